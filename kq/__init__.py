@@ -1,0 +1,68 @@
+"""KQ: a job queue for Python that runs on Kafka alone.
+
+Names are imported when they are first used, so that a process that only needs a job does not load a Kafka client.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kq.broker import LocalKafka as LocalKafka
+    from kq.errors import ArgumentError as ArgumentError
+    from kq.errors import BrokerUnreachable as BrokerUnreachable
+    from kq.errors import KQError as KQError
+    from kq.errors import LocalKafkaError as LocalKafkaError
+    from kq.errors import MissingExtra as MissingExtra
+    from kq.errors import PoisonMessage as PoisonMessage
+    from kq.errors import WorkerError as WorkerError
+    from kq.executors.inline import InlineExecutor as InlineExecutor
+    from kq.executors.thread import ThreadExecutor as ThreadExecutor
+    from kq.job import Job as Job
+    from kq.message import Message as Message
+    from kq.queue import EnqueueError as EnqueueError
+    from kq.queue import EnqueueSpec as EnqueueSpec
+    from kq.queue import EnqueueUnknown as EnqueueUnknown
+    from kq.queue import Queue as Queue
+    from kq.serializer import dumps as dumps
+    from kq.serializer import loads as loads
+    from kq.worker import Worker as Worker
+
+__version__ = "3.0.0"
+
+_HOMES = {
+    "ArgumentError": "errors",
+    "BrokerUnreachable": "errors",
+    "EnqueueError": "queue",
+    "EnqueueSpec": "queue",
+    "EnqueueUnknown": "queue",
+    "InlineExecutor": "executors.inline",
+    "Job": "job",
+    "KQError": "errors",
+    "LocalKafka": "broker",
+    "LocalKafkaError": "errors",
+    "Message": "message",
+    "MissingExtra": "errors",
+    "PoisonMessage": "errors",
+    "Queue": "queue",
+    "ThreadExecutor": "executors.thread",
+    "Worker": "worker",
+    "WorkerError": "errors",
+    "dumps": "serializer",
+    "loads": "serializer",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

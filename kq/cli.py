@@ -1,0 +1,463 @@
+"""The command line.
+
+1. ``main`` is the door: it runs a command, and turns whatever goes wrong into one line and an exit code.
+2. A command reads its arguments, calls the library, and prints what came of it.
+3. What was asked for goes to stdout, everything else to stderr. Without a terminal all of it is plain lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import itertools
+import json
+import logging
+import operator
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, cast
+
+import click
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import KafkaError, NoError, UnknownTopicOrPartitionError, for_code
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+import kq
+from kq import clients, demo
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+__all__ = ["main"]
+
+DEFAULT_HOSTS = "127.0.0.1:9092"
+#: Kafka's own port: ``kq broker`` in one terminal and ``kq worker`` in another find each other without options.
+DEFAULT_PORT = 9092
+#: Exit codes as shells know them.
+FAILED, INTERRUPTED, TERMINATED = 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
+#: Without a terminal nothing but its reader wraps a long line.
+PLAIN_WIDTH = 10_000
+#: Without a terminal, progress is told so many times.
+PLAIN_STEPS = 10
+#: How often the broker in the foreground looks after its Kafka, in seconds.
+WATCH_INTERVAL = 0.5
+#: How long a broker that has just started may look for a group's coordinator, in seconds.
+COORDINATOR_TIMEOUT = 5.0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    :param args: Arguments without the program's name; those of the process if left out.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file's name need not fit the terminal's encoding
+            stream.reconfigure(errors="replace")
+    try:
+        return cli.main(args, prog_name="kq", standalone_mode=False) or 0
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader has had enough, also of what is still buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except kq.LocalKafkaError as error:  # many lines: it ends with the log of the Kafka that did not start
+        click.echo(f"Error: {error}", err=True)
+        return FAILED
+    except (kq.KQError, KafkaError, OSError) as error:
+        return _fail(str(error))
+    except Exception as error:  # the door: one line, and a non-zero exit
+        if sys.flags.dev_mode:
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error} (python -X dev -m kq shows where)")
+
+
+def _fail(message: str, code: int = FAILED) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return code
+
+
+class _Config(click.Path):
+    """A file of settings for kafka-python: TOML or, whatever its name, JSON."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, dict):
+            return value
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        try:
+            config = self._read(path)
+        except ValueError as error:
+            self.fail(f"{path}: {error}", param, ctx)
+        if not isinstance(config, dict):
+            self.fail(f'{path}: must hold an object, such as {{"client_id": "me"}}', param, ctx)
+        return config
+
+    def _read(self, path: Path) -> Any:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() != ".toml":
+            return json.loads(text)
+        if sys.version_info >= (3, 11):
+            return tomllib.loads(text)
+        raise ValueError("TOML needs Python 3.11 or later; use JSON")
+
+
+def _client_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every command that talks to Kafka."""
+    for option in (
+        click.option("--config", type=_Config(exists=True, dir_okay=False), default={}, help="More client settings."),
+        click.option("--topic", default=clients.DEFAULT_TOPIC, show_default=True, help="Name of the Kafka topic."),
+        click.option("--hosts", default=DEFAULT_HOSTS, show_default=True, envvar="KQ_HOSTS", help="Kafka brokers."),
+    ):
+        command = option(command)
+    return command
+
+
+_group_option = click.option("--group", help="Consumer group; by default named like the topic.")
+
+
+@click.group(invoke_without_command=True)
+@click.version_option(kq.__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """KQ, a job queue for Python on Kafka."""
+    logging.basicConfig(format="[%(levelname)s] %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it comes as an exception
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command(name="demo")
+@click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--hosts", help="Kafka brokers. Without it, a local Kafka is started for the time of the demo.")
+def demo_command(folder: Path | None, hosts: str | None) -> None:
+    """Run a job for every file of FOLDER, by default of Python's own standard library."""
+    console = _console()
+    skip = demo.NOT_STDLIB if folder is None else ()
+    folder = folder or demo.stdlib()
+    files = demo.files_of(folder, skip)
+    if not files:
+        raise click.UsageError(f"there are no files in {folder}")
+    ours = hosts is None
+    with _exit_on_sigterm(), ExitStack() as stack:
+        if hosts is None:
+            console.print("Starting a local Kafka …")
+            hosts = stack.enter_context(kq.LocalKafka(on_progress=console.print)).hosts
+        console.print(Text(f"{len(files):,} files of {demo.printable(str(folder))}, one job each, through {hosts}"))
+        report = demo.run(files, hosts, lambda what, total: _progress(console, what, total), keep=ours)
+    _show(console, report, folder)
+
+
+def _show(console: Console, report: demo.Report, folder: Path) -> None:
+    _table(console, ("", ">"), demo.summary(report))
+    _table(console, (">bytes", ">lines", ">words", "SHA-256", "largest files"), demo.largest(report, folder))
+    if problems := demo.failures(report, folder):
+        _table(console, ("file without figures", "reason"), problems)
+    console.print("What to try next, each in a terminal of its own:")
+    _table(
+        console,
+        ("", ""),
+        [
+            ("kq broker", "a Kafka of your own, on this machine"),
+            ("kq worker --verbose", "run the jobs of the topic default, and those to come"),
+            ("kq enqueue math:factorial 20", "enqueue a job: any function that both sides can import"),
+            ("kq --help", "all commands; the documentation begins with docs/tutorial.rst"),
+        ],
+    )
+
+
+@cli.command()
+@_client_options
+@_group_option
+@click.option("--callback", metavar="FILE.py|MODULE[:NAME]", help="Is told each outcome; NAME is by default callback.")
+@click.option("--timeout", type=float, help="How long a job may take, in seconds, whatever the job says.")
+@click.option("--max-messages", type=click.IntRange(min=0), help="Stop after so many messages.")
+@click.option("--verbose", is_flag=True, help="Log what the worker does.")
+def worker(
+    hosts: str, topic: str, config: dict[str, Any], group: str | None, callback: str | None, timeout: float | None,
+    max_messages: int | None, verbose: bool,
+) -> None:  # fmt: skip
+    """Run the jobs of a topic until Ctrl-C, which lets the running job end first."""
+    if verbose:
+        logging.getLogger("kq").setLevel(logging.INFO)
+        logging.getLogger("kafka").setLevel(logging.WARNING)
+    _import_from_here()
+    told = None if callback is None else _load_callback(callback)
+    made = kq.Worker(topic, hosts=hosts, group=group, config=config, callback=told, timeout=timeout)
+    with _admin(hosts, config) as admin:
+        _partitions(admin, hosts, topic)
+    made.start(max_messages=max_messages)
+
+
+@cli.command()
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Number of brokers.")
+@click.option("--port", type=click.IntRange(1, 65535), help=f"By default {DEFAULT_PORT}, or if taken a free one.")
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the data.")
+def broker(nodes: int, port: int | None, data: Path | None) -> None:
+    """Run a real Kafka for development on this machine until Ctrl-C."""
+    if port is None and nodes == 1 and _is_free(DEFAULT_PORT):
+        port = DEFAULT_PORT
+    with _exit_on_sigterm(), kq.LocalKafka(nodes, data=data, port=port, on_progress=_to_stderr) as local:
+        click.echo(f"Kafka {local.version} is ready: --hosts {local.hosts}")
+        try:
+            while True:
+                time.sleep(WATCH_INTERVAL)
+                local.check()
+        except (KeyboardInterrupt, SystemExit):
+            click.echo("Stopping …", err=True)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@_client_options
+@click.option("--timeout", type=float, default=0, show_default=True, help="How long the job may take, in seconds.")
+@click.option("--key", help="Jobs with one key run one after another.")
+@click.option("--partition", type=int, help="Partition of the topic.")
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("arguments", metavar="[VALUE | NAME=VALUE]...", nargs=-1)
+def enqueue(
+    hosts: str, topic: str, config: dict[str, Any], timeout: float, key: str | None, partition: int | None,
+    function: str, arguments: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Enqueue a call and print the job's ID. Values are JSON; what is not, is a string."""
+    args, kwargs = _parse(arguments)
+    _import_from_here()
+    func = _load(function)
+    with kq.Queue(topic, hosts=hosts, config=config) as queue:
+        spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition)
+        click.echo(spec.enqueue(func, *args, **kwargs).id)
+
+
+@cli.command()
+@_client_options
+@_group_option
+def info(hosts: str, topic: str, config: dict[str, Any], group: str | None) -> None:
+    """Show the partitions, offsets, lag and members of a topic and a consumer group."""
+    group = group or topic
+    with _admin(hosts, config) as admin:
+        partitions = [TopicPartition(topic, number) for number in _partitions(admin, hosts, topic)]
+        begin = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+        end = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
+        committed = _patiently(lambda: admin.list_group_offsets({group: partitions})[group])
+        members = _patiently(lambda: admin.describe_groups([group])[group]["members"])
+    owners = {partition: member["member_id"] for member in members for partition in _assigned(member)}
+    rows, total = [], 0
+    for partition in partitions:
+        done = committed[partition].offset if partition in committed else -1
+        lag = max(0, end[partition].offset - max(done, begin[partition].offset))
+        total += lag
+        numbers = (partition.partition, begin[partition].offset, end[partition].offset, done if done >= 0 else "–", lag)
+        rows.append((*map(str, numbers), owners.get(partition, "–")))
+    console = _console()
+    _table(console, (">partition", ">begin", ">end", ">committed", ">lag", "member"), rows)
+    for member in members:
+        console.print(Text(f"member {member['member_id']} at {member['client_host'].lstrip('/')}"))
+    console.print(Text(f"topic {topic}, group {group}: lag {total}, members {len(members)}"))
+
+
+def _assigned(member: Mapping[str, Any]) -> Iterator[TopicPartition]:
+    # a member that is only just joining has none yet
+    for entry in (member["member_assignment"] or {}).get("assigned_partitions", ()):
+        yield from (TopicPartition(entry["topic"], number) for number in entry["partitions"])
+
+
+@contextmanager
+def _admin(hosts: str, config: Mapping[str, Any]) -> Iterator[KafkaAdminClient]:
+    """Give an admin client made with those of the settings that concern it."""
+    known = {*KafkaAdminClient.DEFAULT_CONFIG, *KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG}
+    settings = clients.check_config(config, known, {"bootstrap_servers"})
+    settings = {name: value for name, value in settings.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
+    admin = clients.connect(KafkaAdminClient, clients.check_hosts(hosts), settings)
+    try:
+        yield admin
+    finally:
+        admin.close()
+
+
+def _partitions(admin: KafkaAdminClient, hosts: str, topic: str) -> list[int]:
+    """Return the partitions of a topic; raise :class:`kq.KQError` if there is no such topic."""
+    (described,) = admin.describe_topics([topic])
+    error = for_code(described["error_code"])
+    if error is UnknownTopicOrPartitionError:
+        raise kq.KQError(f"no topic {topic!r} at {hosts}: enqueue a first job (kq enqueue --topic {topic} …)")
+    if error is not NoError and not described["partitions"]:
+        raise kq.KQError(f"topic {topic!r} at {hosts}: {error.__name__}")
+    return sorted(partition["partition_index"] for partition in described["partitions"])
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Return an answer of a group's coordinator, which a broker that has just started must find first."""
+    deadline = time.monotonic() + COORDINATOR_TIMEOUT
+    while True:
+        try:
+            return ask()
+        except KafkaError as error:
+            if not error.retriable or time.monotonic() > deadline:
+                raise
+            time.sleep(WATCH_INTERVAL)
+
+
+def _import_from_here() -> None:
+    """Make the modules of the current folder importable, as ``python -m`` does."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _load_callback(target: str) -> Callable[..., Any]:
+    """Return the function that ``--callback`` names."""
+    where, colon, name = target.rpartition(":")
+    if not colon or not name.isidentifier():  # no name, but perhaps the colon of a Windows drive
+        where, name = target, "callback"
+    if not where.endswith(".py") and os.sep not in where:
+        return _load(f"{where}:{name}")
+    path = Path(where).absolute()
+    # a name of its own: a file called json.py must not stand in for the json of everybody else
+    unique = f"kq_callback_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_loader(unique, SourceFileLoader(unique, str(path)))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[unique] = importlib.util.module_from_spec(spec)
+    with _importing(where):
+        spec.loader.exec_module(module)
+    return _callable(module, name, where)
+
+
+def _load(target: str) -> Callable[..., Any]:
+    """Return the function that ``package.module:function`` names."""
+    where, colon, name = target.partition(":")
+    if not (where and colon and name):
+        raise click.UsageError(f"{target!r} must be package.module:function")
+    with _importing(where):
+        module = importlib.import_module(where)
+    return _callable(module, name, where)
+
+
+def _callable(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
+    try:
+        found = operator.attrgetter(name)(module)
+    except AttributeError:
+        raise click.UsageError(f"{where} has no {name!r}") from None
+    if not callable(found):
+        raise click.UsageError(f"{name!r} of {where} is not a callable but of type {type(found).__name__}")
+    return cast("Callable[..., Any]", found)
+
+
+@contextmanager
+def _importing(where: str) -> Iterator[None]:
+    """Tell in one line whatever a user's module raises while it is imported."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a user's code: it becomes the error of the command
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+        theirs = [frame for frame in theirs if not frame.filename.startswith("<frozen")]
+        line = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+        raise click.UsageError(f"cannot import {where}: {type(error).__name__}: {error}{line}") from error
+
+
+def _parse(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and keyword arguments that words of the command line stand for."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if not (equals and name.isidentifier()):
+            args.append(_value(word))
+        elif name in kwargs:
+            raise click.UsageError(f"argument {name} is given twice")
+        else:
+            kwargs[name] = _value(value)
+    return args, kwargs
+
+
+def _value(word: str) -> Any:
+    """Return the JSON value of a word; a word that is none, and does not look like one, is a str."""
+    try:
+        return json.loads(word, parse_constant=_no_json)
+    except ValueError as error:
+        if word.startswith(("[", "{", '"')):
+            raise click.UsageError(f"bad JSON: {word}: {error}") from None
+    if word.startswith("-"):  # a misspelt option must not become an argument
+        raise click.UsageError(f"no such option: {word} (as an argument write {json.dumps(json.dumps(word))})")
+    return word
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Unwind on SIGTERM as on Ctrl-C: what was started must be stopped."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _console() -> Console:
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+
+
+def _to_stderr(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _table(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table. A header that begins with ``>`` makes a column of numbers."""
+    titled = any(header.strip(">") for header in headers)
+    table = Table(box=box.SIMPLE if console.is_terminal else None, show_header=titled, pad_edge=False)
+    for header in headers:
+        table.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+    console.print()
+
+
+@contextmanager
+def _progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show how far a phase is: a bar, or a line now and then where there is no terminal."""
+    if not console.is_terminal:
+        yield _plain_progress(console, what, total)
+        return
+    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def _plain_progress(console: Console, what: str, total: int) -> Callable[[], None]:
+    marks = {total * step // PLAIN_STEPS for step in range(1, PLAIN_STEPS + 1)}
+    counter = itertools.count(1)
+
+    def advance() -> None:
+        if (count := next(counter)) in marks:
+            console.print(f"{what}: {count:,} of {total:,}")
+
+    return advance

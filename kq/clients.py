@@ -1,0 +1,66 @@
+"""Kafka clients that the library makes by itself, where the user gives hosts instead of a client.
+
+1. ``check_config`` refuses settings that no client has, or that KQ must choose itself.
+2. ``connect`` makes the client, and says in one clear error when no broker answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError
+
+from kq.errors import ArgumentError, BrokerUnreachable
+
+__all__ = ["CLIENT_DEFAULTS", "DEFAULT_TOPIC", "check_config", "check_hosts", "connect", "hosts_of"]
+
+_Client = TypeVar("_Client")
+
+#: The topic where only hosts are given, as in KQ 1.x.
+DEFAULT_TOPIC = "default"
+#: ``bootstrap_timeout_ms``: the client's own 30 s are longer than people wait before they think that it hangs.
+#: ``reconnect_backoff_max_ms``: a broker is back some seconds after a restart; the client's own 30 s (M: 10 to 35 s
+#: until it was back) keep everybody waiting long after that.
+CLIENT_DEFAULTS: Mapping[str, Any] = {"bootstrap_timeout_ms": 8_000, "reconnect_backoff_max_ms": 1_000}
+
+
+def hosts_of(client: Any) -> str:
+    """Return the brokers that a client was given, as ``"host:port,host:port"``."""
+    servers = client.config["bootstrap_servers"]
+    return servers if isinstance(servers, str) else ",".join(servers)
+
+
+def check_hosts(hosts: object) -> str:
+    """Return hosts if they are a non-empty str; raise :class:`kq.ArgumentError` otherwise."""
+    if not isinstance(hosts, str) or not hosts.strip(" ,"):
+        raise ArgumentError('hosts must be a str such as "127.0.0.1:9092,127.0.0.1:9093"')
+    return hosts
+
+
+def check_config(config: Mapping[str, Any] | None, known: Collection[str], reserved: Collection[str]) -> dict[str, Any]:
+    """Return a copy of the settings; raise :class:`kq.ArgumentError` where they do not fit.
+
+    Only names are told, never values: those may be secrets.
+    """
+    settings = dict(config or {})
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ArgumentError(f"config has settings that kafka-python does not know: {', '.join(map(str, unknown))}")
+    taken = sorted(set(settings) & set(reserved))
+    if taken:
+        raise ArgumentError(f"config must not set what KQ sets itself: {', '.join(taken)}")
+    return settings
+
+
+def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any], *topics: str) -> _Client:
+    """Return a new client; a consumer subscribes to the topics.
+
+    :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``.
+    """
+    config = {**CLIENT_DEFAULTS, **settings}
+    try:
+        return make(*topics, bootstrap_servers=hosts, **config)
+    except (KafkaTimeoutError, KafkaConnectionError) as error:
+        seconds = config["bootstrap_timeout_ms"] / 1000
+        raise BrokerUnreachable(f"no Kafka broker answered at {hosts} within {seconds:g} s ({error})") from error

@@ -1,0 +1,229 @@
+"""The tour: one job for every file of a real folder, through a real Kafka.
+
+1. ``files_of`` lists the files, and ``run`` makes a fresh topic with several partitions.
+2. A queue enqueues ``measure`` once for each file; a worker runs them and ``Report`` collects the outcomes.
+3. ``summary``, ``largest`` and ``failures`` turn the report into tables, and the topic is deleted.
+
+The module imports no Kafka and no screen library at its top: whoever runs one of its jobs needs neither.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import sysconfig
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import kq
+from kq import clients
+
+__all__ = ["Figures", "Report", "failures", "files_of", "largest", "measure", "printable", "run", "stdlib", "summary"]
+
+#: Partitions of the demo's topic: several, and few enough that each gets many of the files.
+PARTITIONS = 4
+#: How long the job of one file may take, in seconds. Beyond it lies no file that a tour needs to read to its end.
+JOB_TIMEOUT = 30
+#: Bytes read at a time: a file of any size is measured in little memory.
+CHUNK = 1024 * 1024
+#: Rows of the table of largest files, and of the one of failures.
+LARGEST = 10
+#: Folders of the standard library that are not part of it.
+NOT_STDLIB = frozenset({"__pycache__", "dist-packages", "site-packages"})
+
+#: Shows how far a phase is: (what, how many in all) -> a context manager that gives what to call after each.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+class Figures(NamedTuple):
+    """What the job of one file returns."""
+
+    lines: int
+    words: int
+    bytes: int
+    sha256: str
+
+
+def measure(path: str) -> Figures:
+    """Return lines, words, bytes and SHA-256 of a file. This is the demo's job.
+
+    :param path: Path of a regular file. Anything else is refused before it is opened: a named pipe would never end.
+    :raises OSError: The file cannot be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("not a regular file")
+    digest = hashlib.sha256()
+    lines = words = size = 0
+    in_word = False
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            lines += chunk.count(b"\n")
+            # a word that began in the chunk before is counted there
+            words += len(chunk.split()) - (in_word and not chunk[:1].isspace())
+            in_word = not chunk[-1:].isspace()
+            size += len(chunk)
+    return Figures(lines, words, size, digest.hexdigest())
+
+
+def stdlib() -> Path:
+    """Return the folder of the running Python's own standard library."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def files_of(folder: Path, skip: Collection[str] = ()) -> list[str]:
+    """Return the absolute paths of all files under a folder, sorted; links to folders are not followed.
+
+    A folder that cannot be listed is among them: its job fails, and so it is not silently left out.
+
+    :param skip: Names of folders to leave out.
+    """
+    unlisted: list[OSError] = []
+    found: list[str] = []
+    for root, folders, names in os.walk(os.path.abspath(folder), onerror=unlisted.append):
+        folders[:] = [name for name in folders if name not in skip]
+        found += [os.path.join(root, name) for name in names]
+    return sorted(found + [str(error.filename) for error in unlisted])
+
+
+class Report:
+    """What became of the demo's jobs; its ``collect`` is the worker's callback.
+
+    :param total: How many jobs there are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.figures: dict[str, Figures] = {}
+        self.failed: dict[str, str] = {}
+        self.timed_out: set[str] = set()
+        self._first = self._last = 0.0
+
+    @property
+    def done(self) -> int:
+        """How many jobs have an outcome. A job that ran twice counts once."""
+        return len(self.figures) + len(self.failed) + len(self.timed_out)
+
+    @property
+    def rate(self) -> float | None:
+        """Jobs a second from the first outcome to the last; None where there are fewer than two."""
+        span = self._last - self._first
+        return (self.done - 1) / span if self.done > 1 and span > 0 else None
+
+    def collect(self, status: str, job: kq.Job | None, result: Any, exception: BaseException | None) -> None:
+        """Take down the outcome of one job; ``job`` is None where a message was no job at all."""
+        self._last = time.monotonic()
+        self._first = self._first or self._last
+        path = str(job.args[0]) if job and job.args else "(not a job)"
+        for outcomes in (self.figures, self.failed):
+            outcomes.pop(path, None)
+        self.timed_out.discard(path)
+        if status == "success":
+            self.figures[path] = result
+        elif status == "timeout":
+            self.timed_out.add(path)
+        else:
+            self.failed[path] = status if exception is None else _reason(exception)
+
+
+def _reason(exception: BaseException) -> str:
+    # the path stands beside it already
+    text = exception.strerror if isinstance(exception, OSError) and exception.strerror else str(exception)
+    return f"{type(exception).__name__}: {text}"
+
+
+def run(files: list[str], hosts: str, progress: Progress, *, keep: bool = False) -> Report:
+    """Enqueue one job for each file on a fresh topic, run them all in this thread, and return what became of them.
+
+    :param files: Paths, as from :func:`files_of`.
+    :param hosts: Kafka brokers as ``"host:port,host:port"``.
+    :param progress: Shows how far it is.
+    :param keep: Leave the topic behind: its Kafka goes away anyway.
+    :raises KeyboardInterrupt: Ctrl-C was pressed; what the demo made on the broker is removed all the same.
+    :raises kq.BrokerUnreachable: No broker answered.
+    """
+    with _topic(hosts, keep) as topic:
+        with kq.Queue(topic, hosts=hosts, timeout=JOB_TIMEOUT) as queue, progress("Enqueueing", len(files)) as advance:
+            for path in files:
+                queue.enqueue(measure, path)
+                advance()
+        report = Report(len(files))
+        with progress("Working", len(files)) as advance:
+            _work(topic, hosts, report, advance)
+    return report
+
+
+def _work(topic: str, hosts: str, report: Report, advance: Callable[[], None]) -> None:
+    def callback(status: str, _message: Any, job: Any, result: Any, exception: Any, _stacktrace: Any) -> None:
+        report.collect(status, job, result, exception)
+        advance()
+
+    # a file that cannot be read is a row of the table, not a traceback in the log
+    silent = logging.Logger("kq.demo", logging.CRITICAL + 1)
+    worker = kq.Worker(topic, hosts=hosts, callback=callback, logger=silent)
+    left = report.total
+    while left:
+        # cut short by a signal, it raises the signal's own exception when it is started again
+        left -= worker.start(max_messages=left)
+
+
+@contextmanager
+def _topic(hosts: str, keep: bool) -> Iterator[str]:
+    """Make a topic, give its name, and remove it with the group that has its name."""
+    from kafka import KafkaAdminClient
+
+    name = f"kq-demo-{uuid.uuid4().hex[:8]}"
+    admin = clients.connect(KafkaAdminClient, hosts, {})
+    try:
+        admin.create_topics({name: {"num_partitions": PARTITIONS}}, wait_for_metadata=True)
+        try:
+            yield name
+        finally:
+            if not keep:
+                admin.delete_topics([name])
+                admin.delete_groups([name])
+    finally:
+        admin.close()
+
+
+def summary(report: Report) -> list[tuple[str, str]]:
+    """Return the rows of the table of totals: name, value."""
+    return [
+        ("jobs", f"{report.done:,}"),
+        ("succeeded", f"{len(report.figures):,}"),
+        ("failed", f"{len(report.failed):,}"),
+        ("timed out", f"{len(report.timed_out):,}"),
+        ("jobs a second", "–" if report.rate is None else f"{report.rate:,.0f}"),
+    ]
+
+
+def largest(report: Report, folder: Path) -> list[tuple[str, str, str, str, str]]:
+    """Return the rows of the table of the largest files: bytes, lines, words, start of the SHA-256, path."""
+    order = sorted(report.figures.items(), key=lambda item: (-item[1].bytes, item[0]))
+    return [
+        (f"{of.bytes:,}", f"{of.lines:,}", f"{of.words:,}", of.sha256[:12], printable(path, folder))
+        for path, of in order[:LARGEST]
+    ]
+
+
+def failures(report: Report, folder: Path) -> list[tuple[str, str]]:
+    """Return the rows of the table of files without figures, the first few: path, reason."""
+    timed_out = dict.fromkeys(report.timed_out, f"timed out after {JOB_TIMEOUT} s")
+    rows = sorted({**report.failed, **timed_out}.items())
+    shown = [(printable(path, folder), reason) for path, reason in rows[:LARGEST]]
+    return shown + ([("…", f"and {len(rows) - LARGEST:,} more")] if len(rows) > LARGEST else [])
+
+
+def printable(path: str, folder: Path | None = None) -> str:
+    """Return a path fit for a screen: the name of a file may hold line breaks and escape codes.
+
+    :param folder: Make the path relative to this one.
+    """
+    name = path if folder is None else os.path.relpath(path, os.path.abspath(folder))
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)

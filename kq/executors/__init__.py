@@ -1,0 +1,1 @@
+"""Executors: where jobs run. Alternatives behind one protocol, ``kq.executors.base.Executor``."""

@@ -1,0 +1,54 @@
+"""The inline executor: KQ's way. Jobs run one at a time in the thread that called ``Worker.start``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+
+from kq.executors.base import Finished, Setting, run_message
+from kq.executors.interrupt import Interrupter, SignalInterrupter, ThreadInterrupter
+from kq.message import Message
+
+__all__ = ["InlineExecutor"]
+
+_logger = logging.getLogger("kq.executors")
+
+
+class InlineExecutor:
+    """Runs one job at a time, in the thread that called :meth:`kq.Worker.start`.
+
+    In the main thread a timeout interrupts the job wherever it is, also in a system call. In other threads, and on
+    Windows, it does so only when the job comes back to Python code.
+    """
+
+    def __repr__(self) -> str:
+        return "InlineExecutor()"
+
+    def open(self, setting: Setting, concurrency: int) -> None:
+        self._setting = setting
+        self._finished: list[Finished] = []
+        self._interrupter = _best_interrupter()
+
+    def start(self, message: Message) -> None:
+        self._finished.append(run_message(message, self._setting, self._interrupter))
+
+    def finished(self) -> list[Finished]:
+        finished, self._finished = self._finished, []
+        return finished
+
+    def kill(self) -> None:
+        self._interrupter.interrupt_all()
+
+    def close(self) -> None:
+        self._interrupter.close()
+
+
+def _best_interrupter() -> Interrupter:
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+        return SignalInterrupter()
+    _logger.warning(
+        "Jobs run outside the main thread, or on a system without SIGALRM: a timeout interrupts a job only when it "
+        "comes back to Python code, so a long call into C code runs to its end."
+    )
+    return ThreadInterrupter()

@@ -1,0 +1,220 @@
+"""Interrupting a job from outside: when its time is up, or when the worker must stop now.
+
+1. ``call`` notes that a job is running, with its deadline, and calls it.
+2. When the deadline passes, or ``interrupt_all`` is called, ``Interrupt`` is raised inside the job, and again every
+   ``REPEAT`` seconds for as long as the job swallows it.
+3. When the job has ended nothing is raised any more, however late an alarm comes.
+
+``SignalInterrupter`` uses SIGALRM and interrupts whatever the main thread does, system calls included.
+``ThreadInterrupter`` is the best there is elsewhere: the interpreter raises the exception at the next bytecode, so a
+job is interrupted only when it comes back from C code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import Any, Literal, NamedTuple, Protocol
+
+__all__ = ["Called", "Interrupt", "Interrupter", "SignalInterrupter", "ThreadInterrupter"]
+
+#: Seconds until a swallowed interrupt is raised again: time for a job's own ``finally`` blocks, not for another try.
+REPEAT = 0.5
+#: An itimer is exact; its clock may disagree with ours by this much, in seconds.
+_EARLY = 0.002
+#: What ``setitimer`` takes for certain: less than a microsecond would disarm it, more than about three years overflow.
+_SHORTEST, _LONGEST = 1e-6, 1e8
+
+Reason = Literal["timeout", "stop"]
+
+
+class Interrupt(BaseException):
+    """Raised inside a job to end it. Not an ``Exception``, so that ``except Exception`` does not swallow it."""
+
+
+class Called(NamedTuple):
+    """How a call ended: interrupted for a reason, or with a result, or with an error."""
+
+    interrupted: Reason | None
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Interrupter(Protocol):
+    """Calls jobs, and can interrupt them."""
+
+    def call(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float
+    ) -> Called:
+        """Call a job. ``timeout`` is in seconds, 0 for no limit."""
+
+    def interrupt_all(self) -> None:
+        """Interrupt the jobs that run, because of a stop. From any thread, any number of times."""
+
+    def close(self) -> None:
+        """Interrupt nothing any more."""
+
+
+def _enter(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call the job. This frame marks on the stack where user code begins."""
+    return func(*args, **kwargs)
+
+
+class SignalInterrupter:
+    """Interrupts jobs of the main thread by SIGALRM, while it is open. One job at a time."""
+
+    def __init__(self) -> None:
+        self._previous = signal.signal(signal.SIGALRM, self._on_alarm)
+        self._timer = signal.getitimer(signal.ITIMER_REAL)
+        self._opened = time.monotonic()
+        self._running = False
+        self._deadline = 0.0
+        self._stop = False
+        self._fired: Reason | None = None
+
+    def call(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float
+    ) -> Called:
+        self._fired = None
+        self._deadline = time.monotonic() + timeout if timeout else 0.0
+        self._running = True
+        if timeout:
+            signal.setitimer(signal.ITIMER_REAL, max(_SHORTEST, min(timeout, _LONGEST)), REPEAT)
+        result, error = None, None
+        try:
+            result = _enter(func, args, kwargs)
+        except BaseException as caught:  # the door of user code: what it was becomes the outcome
+            error = caught
+        self._running = False
+        if timeout:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self._mend_handler()
+        return Called(self._fired, result, error)
+
+    def interrupt_all(self) -> None:
+        self._stop = True
+        if self._running:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+    def close(self) -> None:
+        signal.signal(signal.SIGALRM, self._previous)
+        delay, interval = self._timer
+        if delay:  # somebody's alarm was running, such as a test runner's: it goes on
+            left = delay - (time.monotonic() - self._opened)
+            signal.setitimer(signal.ITIMER_REAL, max(left, _EARLY), interval)
+
+    def _mend_handler(self) -> None:
+        if signal.getsignal(signal.SIGALRM) != self._on_alarm:  # the job took it for itself
+            signal.signal(signal.SIGALRM, self._on_alarm)
+
+    def _on_alarm(self, _signum: int, frame: FrameType | None) -> None:
+        """Raise inside the job; anywhere else a late alarm does nothing."""
+        if not (self._running and _is_inside_job(frame)):
+            return
+        if self._stop:
+            self._fired = "stop"
+        elif self._deadline and time.monotonic() >= self._deadline - _EARLY:
+            self._fired = "timeout"
+        else:
+            return
+        raise Interrupt(self._fired)
+
+
+def _is_inside_job(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is _enter.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _Running:
+    """A job that runs in a thread."""
+
+    __slots__ = ("deadline", "fired", "thread_id")
+
+    def __init__(self, thread_id: int, deadline: float) -> None:
+        self.thread_id = thread_id
+        self.deadline = deadline
+        self.fired: Reason | None = None
+
+
+class ThreadInterrupter:
+    """Interrupts jobs of any threads by raising an exception at their next bytecode."""
+
+    def __init__(self) -> None:
+        #: Held while exceptions are raised and jobs come and go, so that none is raised in a thread whose job ended.
+        self._lock = threading.Lock()
+        self._jobs: set[_Running] = set()
+        self._alarm = threading.Event()
+        self._closed = False
+        self._watcher: threading.Thread | None = None
+
+    def call(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float
+    ) -> Called:
+        running = _Running(threading.get_ident(), time.monotonic() + timeout if timeout else 0.0)
+        result, error = None, None
+        self._begin(running)
+        try:
+            try:
+                result = _enter(func, args, kwargs)
+            except BaseException as caught:  # the door of user code: what it was becomes the outcome
+                error = caught
+            self._end(running)
+        except Interrupt:  # it came between the end of the job and here
+            self._end(running)
+        return Called(running.fired, result, error)
+
+    def interrupt_all(self) -> None:
+        with self._lock:
+            for running in self._jobs:
+                self._raise_in(running, "stop")
+
+    def close(self) -> None:
+        self._closed = True
+        self._alarm.set()
+
+    def _begin(self, running: _Running) -> None:
+        with self._lock:
+            self._jobs.add(running)
+            if running.deadline and self._watcher is None:
+                self._watcher = threading.Thread(target=self._watch, name="kq-deadlines", daemon=True)
+                self._watcher.start()
+        if running.deadline:
+            self._alarm.set()
+
+    def _end(self, running: _Running) -> None:
+        with self._lock:
+            self._jobs.discard(running)
+            _raise_async(running.thread_id, None)
+
+    def _watch(self) -> None:
+        while not self._closed:
+            self._alarm.wait(self._fire_due())
+            self._alarm.clear()
+
+    def _fire_due(self) -> float | None:
+        """Interrupt what is due; return the seconds until the next is."""
+        now = time.monotonic()
+        with self._lock:
+            for running in self._jobs:
+                if running.deadline and now >= running.deadline:
+                    self._raise_in(running, "timeout")
+                    running.deadline = now + REPEAT
+            deadlines = [running.deadline for running in self._jobs if running.deadline]
+        return min(deadlines) - now if deadlines else None
+
+    def _raise_in(self, running: _Running, reason: Reason) -> None:
+        running.fired = running.fired or reason
+        _raise_async(running.thread_id, Interrupt)
+
+
+def _raise_async(thread_id: int, kind: type[BaseException] | None) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+        ctypes.c_ulong(thread_id), None if kind is None else ctypes.py_object(kind)
+    )

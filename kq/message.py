@@ -1,0 +1,83 @@
+"""Messages: records that came from Kafka, and records that go there.
+
+A message carries, besides the serialized job, headers named ``kq-…``: what a worker must know without unpickling
+anything. The tables in the documentation ("Wire format") are the contract.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kq.job import Job
+
+__all__ = ["HEADER_ID", "HEADER_PREFIX", "HEADER_TIMEOUT", "Headers", "Message", "Record"]
+
+Headers = list[tuple[str, bytes]]
+
+#: Names that begin so belong to KQ; ``Queue.using(headers=…)`` refuses them.
+HEADER_PREFIX = "kq-"
+#: The job's ID, UTF-8.
+HEADER_ID = "kq-id"
+#: The job's timeout in seconds, as decimal text; absent where there is no limit.
+HEADER_TIMEOUT = "kq-timeout"
+
+
+class Message(NamedTuple):
+    """A record that came from Kafka.
+
+    :param topic: Name of the Kafka topic.
+    :param partition: Kafka partition.
+    :param offset: Offset in the partition.
+    :param key: Kafka message key, raw bytes, or None.
+    :param value: Kafka message value: the serialized job. None for a tombstone.
+    :param timestamp: Record timestamp in Unix milliseconds.
+    :param headers: Pairs of (name, value).
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class Record(NamedTuple):
+    """A record that goes to Kafka: the arguments of ``KafkaProducer.send``, in its words."""
+
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: Headers
+    partition: int | None
+    timestamp_ms: int
+
+
+def job_headers(job: Job) -> Headers:
+    """Return the ``kq-…`` headers that describe a job."""
+    headers: Headers = [(HEADER_ID, str(job.id).encode())]
+    if job.timeout:
+        headers.append((HEADER_TIMEOUT, repr(job.timeout).encode()))
+    return headers
+
+
+def job_from_headers(message: Message) -> Job:
+    """Return what the headers tell of a job whose value is not to be unpickled; func, args, kwargs are None."""
+    headers = dict(message.headers)
+    job_id = headers.get(HEADER_ID)
+    return Job(
+        id=None if job_id is None else job_id.decode("utf-8", "replace"),
+        timestamp=message.timestamp,
+        topic=message.topic,
+        timeout=_timeout(headers.get(HEADER_TIMEOUT)),
+        key=message.key,
+        partition=message.partition,
+    )
+
+
+def _timeout(text: bytes | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:  # another program's header is no reason to fail
+        return None

@@ -1,0 +1,623 @@
+"""The pump: the only user of the Kafka consumer.
+
+1. Its thread polls always, also while jobs run, so that a long job is never the end of a membership.
+2. A partition is assigned: the pump reads the last commit, seeks there, and opens a ``Lease`` for the new epoch.
+3. Records go to the worker as events; how much the worker has in hand decides what is paused.
+4. What the worker publishes as done, a ``View`` a lease, is committed: one commit at a time, all partitions together.
+5. A partition is revoked: what is published of it is committed, and the lease is closed.
+6. ``stop`` commits the rest, says in the metadata that this was no accident, and gives the consumer back or closes it.
+
+The pump never runs user code, and nothing here waits for a job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.errors import (
+    AuthorizationError,
+    FencedInstanceIdError,
+    InconsistentGroupProtocolError,
+    InvalidGroupIdError,
+    InvalidSessionTimeoutError,
+    KafkaConfigurationError,
+    KafkaError,
+    OffsetMetadataTooLargeError,
+    SaslAuthenticationFailedError,
+    UnsupportedVersionError,
+)
+from kafka.structs import MemberState, OffsetAndMetadata
+
+from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, TOTAL_BYTES, TOTAL_COUNT
+from kq.errors import BrokerUnreachable
+from kq.tracker import METADATA_LIMIT, Progress, View, decode, encode, reopen
+
+__all__ = ["Assigned", "Event", "Failed", "Lease", "Moved", "Polled", "Pump", "Revoked"]
+
+_logger = logging.getLogger("kq.pump")
+
+#: Milliseconds of a poll while nothing else is to be done: it returns as soon as there is data, and shorter ones cost
+#: more of a core and keep a first join from ever finishing.
+IDLE_POLL_MS = 100
+#: Seconds between polls while jobs run: short after records came, longer the longer none do. The pump waits on its own
+#: inbox meanwhile, so commits and resumes do not wait for that.
+BUSY_WAIT = (0.001, 0.02)
+#: Seconds until a commit without an answer counts as failed.
+COMMIT_TIMEOUT = 15.0
+#: Seconds for a commit that must be over before things go on: at an assignment, and at the end.
+SYNC_COMMIT_TIMEOUT = 5.0
+#: Seconds that closing an own consumer may take.
+CLOSE_TIMEOUT = 5.0
+#: Part of the room for commit metadata beyond which nothing more is polled: what is in hand must still fit.
+CROWDED = 0.75
+#: Seconds between tries to make an own consumer anew.
+REBUILD_WAIT = 2.0
+
+#: Errors that another try does not mend.
+_FATAL = (
+    AuthorizationError,
+    FencedInstanceIdError,
+    InconsistentGroupProtocolError,
+    InvalidGroupIdError,
+    InvalidSessionTimeoutError,
+    KafkaConfigurationError,
+    SaslAuthenticationFailedError,
+    UnsupportedVersionError,
+)
+
+
+class Lease:
+    """One partition in one epoch: what pump and worker share of it. Each field has one writer."""
+
+    __slots__ = (
+        "committed",
+        "crowded",
+        "delivered",
+        "delivered_bytes",
+        "epoch",
+        "next",
+        "partition",
+        "paused",
+        "taken",
+        "taken_bytes",
+        "topic_id",
+        "view",
+    )
+
+    def __init__(self, partition: int, epoch: int, topic_id: UUID | None, view: View) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.topic_id = topic_id
+        #: Written by the worker: what may be committed.
+        self.view = view
+        #: Written by the worker: messages, and bytes, that it has in hand no more.
+        self.taken = 0
+        self.taken_bytes = 0
+        #: Written by the pump, like all that follows: messages, and bytes, that went to the worker.
+        self.delivered = 0
+        self.delivered_bytes = 0
+        #: The view, and whether it was a living worker's, that the broker has.
+        self.committed: tuple[View, bool] | None = None
+        #: The offset that is expected next.
+        self.next = view.watermark
+        self.paused = False
+        self.crowded = False
+
+    def in_hand(self) -> int:
+        return self.delivered - self.taken
+
+    def in_hand_bytes(self) -> int:
+        return self.delivered_bytes - self.taken_bytes
+
+
+class Assigned(NamedTuple):
+    """An epoch of a partition begins."""
+
+    lease: Lease
+    progress: Progress
+
+
+class Revoked(NamedTuple):
+    """An epoch of a partition is over."""
+
+    lease: Lease
+
+
+class Polled(NamedTuple):
+    """Records came, ascending by offset."""
+
+    lease: Lease
+    records: list[Any]
+
+
+class Moved(NamedTuple):
+    """The log holds nothing more below a position."""
+
+    lease: Lease
+    position: int
+
+
+class Failed(NamedTuple):
+    """The pump has ended by an error that it cannot mend."""
+
+    error: BaseException
+
+
+Event = Assigned | Revoked | Polled | Moved | Failed
+
+
+class _Flush:
+    """Somebody waits until what is published now is committed."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+
+
+class _Commit(NamedTuple):
+    """A commit on its way."""
+
+    leases: dict[Lease, tuple[View, bool]]
+    flushes: list[_Flush]
+    deadline: float
+
+
+class Pump:
+    """Polls and commits for one worker, in a thread of its own, between ``start`` and ``stop``.
+
+    :param consumer: The consumer; nobody else uses it meanwhile.
+    :param make: Makes another consumer after an unexpected error, and the pump closes what it has; None where the
+        consumer is the user's.
+    :param commit_interval: Seconds between commits while there is something to commit; None to commit nothing.
+    :param wake: Called after events were added to ``events``.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        consumer: KafkaConsumer,
+        make: Callable[[], KafkaConsumer] | None,
+        commit_interval: float | None,
+        wake: Callable[[], None],
+    ) -> None:
+        self._topic = topic
+        self._consumer = consumer
+        self._make = make
+        self._commits = commit_interval is not None
+        self._interval = commit_interval or 0.0
+        self._wake = wake
+        self.events: deque[Event] = deque()
+        #: When the thread was last seen at work, by the monotonic clock.
+        self.heartbeat = time.monotonic()
+        self._inbox: SimpleQueue[_Flush | None] = SimpleQueue()
+        #: Guards what the rebalance listener shares with the thread: leases, fresh partitions, the order of commits.
+        self._lock = threading.Lock()
+        self._leases: dict[int, Lease] = {}
+        self._fresh: dict[int, int] = {}
+        #: Where a partition begins of which nothing is committed: what came first, or what was left undone.
+        self._origins: dict[int, int] = {}
+        self._epoch = 0
+        self._flushes: list[_Flush] = []
+        self._commit: _Commit | None = None
+        self._next_commit = 0.0
+        self._wait = BUSY_WAIT[0]
+        self._metadata_limit = METADATA_LIMIT
+        self._alive = True
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="kq-pump", daemon=True)
+
+    # -- for the worker ------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Subscribe and begin to poll."""
+        self._subscribe()
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Have the pump look at what was published now."""
+        self._inbox.put(None)
+
+    def flush(self, timeout: float) -> bool:
+        """Commit what is published, wait for the broker's answer, and return whether it came within the time."""
+        if not self._commits:
+            return True
+        flush = _Flush()
+        self._inbox.put(flush)
+        return flush.done.wait(timeout)
+
+    def expect_end(self) -> None:
+        """From now on the end of this process is a stop, whatever runs: no message is to be blamed for it."""
+        self._alive = False
+        self.poke()
+
+    def stop(self, timeout: float) -> bool:
+        """Commit the rest and let the consumer go; return whether that was over within the time."""
+        self._alive = False
+        self._stopping = True
+        self.poke()
+        if self._thread.ident is None:  # it was never started
+            self._close_own()
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._step_or_rebuild()
+            self._finish()
+        except Exception as error:  # the door of the thread: the worker must hear of it, whatever it is
+            self._post(Failed(error))
+            self._close_own()
+        finally:
+            for flush in self._flushes:
+                flush.done.set()
+
+    def _step_or_rebuild(self) -> None:
+        try:
+            self._step()
+        except _FATAL:
+            raise
+        except Exception as error:
+            if self._make is None:
+                raise
+            _logger.exception("The consumer failed; it is made anew: %s", error)
+            self._rebuild()
+
+    def _step(self) -> None:
+        self.heartbeat = time.monotonic()
+        self._read_inbox(0 if self._is_idle() else self._wait)
+        busy = not self._is_idle()
+        records = self._consumer.poll(timeout_ms=0 if busy else IDLE_POLL_MS)
+        self._check_topic_id()
+        self._open_fresh(records)
+        self._deliver(records)
+        if not (records or busy):
+            self._tell_positions()
+        self._pause_and_resume()
+        self._commit_if_due(time.monotonic())
+        shortest, longest = BUSY_WAIT
+        self._wait = shortest if records else min(longest, self._wait * 2)
+
+    def _is_idle(self) -> bool:
+        """Return whether nothing is in hand nor to be committed, or polling matters more: while the group rebalances."""
+        if self._stopping or self._flushes:
+            return False
+        if not self._leases or self._consumer.group_metadata().state != MemberState.STABLE:
+            return True
+        if self._commit is not None:
+            return False
+        return not any(lease.in_hand() or lease.view.running or self._is_dirty(lease) for lease in self._leases.values())
+
+    def _read_inbox(self, timeout: float) -> None:
+        try:
+            item = self._inbox.get(timeout=timeout) if timeout else self._inbox.get_nowait()
+            while True:
+                if item is not None:
+                    self._flushes.append(item)
+                item = self._inbox.get_nowait()
+        except Empty:
+            return
+
+    def _post(self, event: Event) -> None:
+        self.events.append(event)
+        self._wake()
+
+    # -- assignments ---------------------------------------------------------------------------------------------------
+
+    def _subscribe(self) -> None:
+        consumer, listener = self._consumer, _Listener(self)
+        state = getattr(consumer, "_subscription", None)
+        if consumer.subscription() == {self._topic} and hasattr(state, "rebalance_listener"):
+            state.rebalance_listener = listener  # to subscribe again would do the same, with a warning in the log
+        else:
+            if consumer.subscription() or consumer.assignment():
+                consumer.unsubscribe()
+            consumer.subscribe([self._topic], listener=listener)
+        self.assigned(consumer.assignment())  # a consumer that was here before has no news to tell
+
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Note new partitions (the listener's side)."""
+        with self._lock:
+            for tp in partitions:
+                self._epoch += 1
+                self._fresh[tp.partition] = self._epoch
+
+    def revoked(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Close the leases of partitions and return what is to be committed of them (the listener's side)."""
+        offsets = {}
+        with self._lock:
+            for tp in partitions:
+                self._fresh.pop(tp.partition, None)
+                lease = self._leases.pop(tp.partition, None)
+                if lease is None:
+                    continue
+                self._origins[tp.partition] = lease.view.watermark
+                if self._commits and lease.committed != (lease.view, False):
+                    offsets[tp] = self._offset(lease, lease.view, alive=False)
+                self._post(Revoked(lease))
+        return offsets
+
+    def _open_fresh(self, records: dict[TopicPartition, list[Any]]) -> None:
+        """Begin the epochs of new partitions. What was polled of them came from a position that nobody vouches for."""
+        with self._lock:
+            fresh = dict(self._fresh)
+        for partition in fresh:
+            if polled := records.pop(self._tp(partition), None):
+                self._origins.setdefault(partition, polled[0].offset)
+        opened = [lease for partition, epoch in fresh.items() if (lease := self._open(partition, epoch))]
+        if opened and self._commits:
+            self._commit_now(opened)
+
+    def _open(self, partition: int, epoch: int) -> Lease | None:
+        tp, topic_id = self._tp(partition), self._topic_id()
+        try:
+            committed = self._consumer.committed(tp, metadata=True, timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
+            progress = self._progress(tp, committed, topic_id)
+        except _FATAL:
+            raise
+        except (KafkaError, ValueError) as error:  # tried again after the next poll, or revoked meanwhile
+            _logger.debug("Partition %s could not be opened yet: %s", partition, error)
+            return None
+        with self._lock:
+            if self._fresh.get(partition) != epoch:
+                return None
+            del self._fresh[partition]
+            old = self._leases.pop(partition, None)
+            if old is not None:
+                self._post(Revoked(old))
+            lease = self._leases[partition] = Lease(partition, epoch, topic_id, reopen(progress, epoch))
+            self._post(Assigned(lease, progress))
+        return lease
+
+    def _progress(self, tp: TopicPartition, committed: OffsetAndMetadata | None, topic_id: UUID | None) -> Progress:
+        """Seek to where an epoch begins, and return what is known of it."""
+        if committed is not None:
+            progress = decode(committed.metadata, committed.offset, topic_id)
+            if not progress.foreign_topic:
+                self._consumer.seek(tp, committed.offset)
+                self._consumer.resume(tp)
+                return progress
+            _logger.warning("Topic %s was made anew since the last commit: partition %s begins anew", *tp)
+            self._consumer.seek_to_beginning(tp)
+            self._origins.pop(tp.partition, None)
+        self._consumer.resume(tp)
+        if tp.partition in self._origins:
+            self._consumer.seek(tp, self._origins[tp.partition])
+        position = self._consumer.position(tp, timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
+        if position is None:
+            raise KafkaError(f"no position for {tp}")
+        return Progress(position)
+
+    def _check_topic_id(self) -> None:
+        """Begin anew where the topic was deleted and made anew: the offsets in hand are another topic's."""
+        topic_id = self._topic_id()
+        with self._lock:
+            for partition, lease in self._leases.items():
+                if topic_id is not None and lease.topic_id not in (topic_id, None) and partition not in self._fresh:
+                    self._epoch += 1
+                    self._fresh[partition] = self._epoch
+
+    def _topic_id(self) -> UUID | None:
+        lookup = getattr(getattr(self._consumer, "_cluster", None), "topic_id", None)
+        return None if lookup is None else lookup(self._topic)
+
+    def _tp(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._topic, partition)
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, records: dict[TopicPartition, list[Any]]) -> None:
+        for tp, polled in records.items():
+            lease = self._leases.get(tp.partition)
+            if lease is None:
+                continue
+            if polled[0].offset < lease.next:
+                lease = self._jumped_back(lease, polled[0].offset)
+            lease.next = polled[-1].offset + 1
+            lease.delivered += len(polled)
+            lease.delivered_bytes += sum(len(record.value or b"") for record in polled)
+            self._post(Polled(lease, polled))
+
+    def _jumped_back(self, lease: Lease, offset: int) -> Lease:
+        """Begin anew where the client was sent back: the log lost its end, and these offsets are other messages now."""
+        _logger.warning("Partition %s goes on at %s instead of %s: its log was cut", lease.partition, offset, lease.next)
+        with self._lock:
+            self._epoch += 1
+            progress = Progress(offset)
+            fresh = Lease(lease.partition, self._epoch, lease.topic_id, reopen(progress, self._epoch))
+            self._leases[lease.partition] = fresh
+        self._post(Revoked(lease))
+        self._post(Assigned(fresh, progress))
+        return fresh
+
+    def _tell_positions(self) -> None:
+        """Tell the worker where the log ends in records that are not messages, such as transaction markers."""
+        for lease in list(self._leases.values()):
+            if lease.in_hand() or lease.partition in self._fresh:
+                continue
+            try:
+                position = self._consumer.position(self._tp(lease.partition), timeout_ms=0)
+            except KafkaError:
+                continue
+            if position is not None and position > lease.next:
+                lease.next = position
+                self._post(Moved(lease, position))
+
+    def _pause_and_resume(self) -> None:
+        leases = list(self._leases.values())
+        count = sum(lease.in_hand() for lease in leases)
+        size = sum(lease.in_hand_bytes() for lease in leases)
+        assignment = self._consumer.assignment()
+        for lease in leases:
+            # half of the bound before it resumes, so that a partition does not flutter
+            part = 0.5 if lease.paused else 1.0
+            full = (
+                lease.crowded
+                or lease.in_hand() >= PARTITION_COUNT * part
+                or lease.in_hand_bytes() >= PARTITION_BYTES * part
+                or count >= TOTAL_COUNT * part
+                or size >= TOTAL_BYTES * part
+            )
+            tp = self._tp(lease.partition)
+            if full != lease.paused and tp in assignment:
+                (self._consumer.pause if full else self._consumer.resume)(tp)
+                lease.paused = full
+
+    # -- commits -------------------------------------------------------------------------------------------------------
+
+    def _is_dirty(self, lease: Lease) -> bool:
+        return self._commits and lease.committed != (lease.view, self._alive)
+
+    def _offset(self, lease: Lease, view: View, *, alive: bool | None = None) -> OffsetAndMetadata:
+        alive = self._alive if alive is None else alive
+        metadata = encode(view, lease.topic_id, alive=alive, limit=self._metadata_limit)
+        lease.crowded = len(metadata) > CROWDED * self._metadata_limit
+        return OffsetAndMetadata(view.watermark, metadata, -1)
+
+    def _commit_if_due(self, now: float) -> None:
+        if self._commit is not None and now > self._commit.deadline:
+            self._commit_ended(self._commit, KafkaError("no answer"))
+        if self._commit is not None or not self._commits:
+            return
+        dirty = [lease for lease in self._leases.values() if self._is_dirty(lease)]
+        if not dirty:
+            self._release_flushes()
+            return
+        at_rest = not any(lease.in_hand() or lease.view.running for lease in self._leases.values())
+        if at_rest or self._flushes or now >= self._next_commit:
+            self._send_commit(now)
+
+    def _send_commit(self, now: float) -> None:
+        alive = self._alive
+        with self._lock:  # a lease that the listener closes must not be committed after what the listener commits
+            leases = {lease: (lease.view, alive) for lease in self._leases.values() if self._is_dirty(lease)}
+            offsets = {
+                self._tp(lease.partition): self._offset(lease, view, alive=alive)
+                for lease, (view, _) in leases.items()
+            }
+            commit = self._commit = _Commit(leases, self._flushes, now + COMMIT_TIMEOUT)
+            self._flushes = []
+            self._next_commit = now + self._interval
+            future = self._consumer.commit_async(offsets, callback=lambda _, answer: self._commit_ended(commit, answer))
+        future.add_both(lambda _: self._inbox.put(None))
+
+    def _commit_ended(self, commit: _Commit, answer: Any) -> None:
+        """Note how a commit ended. The client calls this in a later poll or commit."""
+        if commit is not self._commit:
+            return
+        self._commit = None
+        if not isinstance(answer, BaseException):
+            for lease, committed in commit.leases.items():
+                lease.committed = committed
+            for flush in commit.flushes:
+                flush.done.set()
+            return
+        self._flushes = commit.flushes + self._flushes
+        if isinstance(answer, _FATAL):
+            raise answer
+        if isinstance(answer, OffsetMetadataTooLargeError):  # this broker allows less than the default
+            self._metadata_limit //= 2
+        self._next_commit = time.monotonic() + max(self._interval, BUSY_WAIT[1])
+        _logger.debug("A commit failed and is tried again: %s", answer)
+
+    def _release_flushes(self) -> None:
+        for flush in self._flushes:
+            flush.done.set()
+        self._flushes = []
+
+    def _commit_now(self, leases: Iterable[Lease]) -> None:
+        """Commit and wait for the answer. If that fails, the leases stay dirty."""
+        views = {lease: (lease.view, self._alive) for lease in leases}
+        offsets = {self._tp(lease.partition): self._offset(lease, view) for lease, (view, _) in views.items()}
+        try:
+            self._consumer.commit(offsets, timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
+        except _FATAL:
+            raise
+        except KafkaError as error:
+            _logger.debug("A commit failed: %s", error)
+            return
+        for lease, committed in views.items():
+            lease.committed = committed
+
+    # -- ends ----------------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        """Commit the rest; then close an own consumer, or leave the user's where the next start goes on."""
+        deadline = time.monotonic() + SYNC_COMMIT_TIMEOUT
+        while dirty := [lease for lease in self._leases.values() if self._is_dirty(lease)]:
+            self._commit_now(dirty)
+            if time.monotonic() > deadline:
+                _logger.warning("The last commit failed: some messages that are done will run again")
+                break
+            if any(self._is_dirty(lease) for lease in dirty):
+                self._consumer.poll(timeout_ms=IDLE_POLL_MS)  # a rebalance must end before a commit can succeed
+        with self._lock:
+            leases, self._leases, self._fresh = self._leases, {}, {}
+        self._release_flushes()
+        self._close_own()
+        if self._make is None:
+            self._give_back(leases.values())
+
+    def _give_back(self, leases: Iterable[Lease]) -> None:
+        assignment = self._consumer.assignment()
+        for lease in leases:
+            tp = self._tp(lease.partition)
+            if tp in assignment:
+                self._consumer.seek(tp, lease.view.watermark)
+                self._consumer.resume(tp)
+
+    def _close_own(self) -> None:
+        if self._make is None:
+            return
+        try:
+            self._consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT * 1000)
+        except Exception as error:  # it is thrown away: how it ends matters to nobody
+            _logger.debug("The consumer did not close: %s", error)
+
+    def _rebuild(self) -> None:
+        assert self._make is not None
+        self.revoked([self._tp(partition) for partition in list(self._leases)])
+        self._commit = None
+        self._close_own()
+        while not self._stopping:
+            self.heartbeat = time.monotonic()
+            self._read_inbox(REBUILD_WAIT)
+            try:
+                self._consumer = self._make()
+                self._subscribe()
+                return
+            except BrokerUnreachable as error:
+                _logger.error("%s; trying again", error)
+
+
+class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
+    """Hears of rebalances. Runs on the client's I/O thread."""
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._pump.assigned(assigned)
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        offsets = self._pump.revoked(revoked)
+        if not offsets:
+            return
+        try:
+            await self._pump._consumer.commit_async(offsets)
+        except KafkaError as error:
+            _logger.debug("The commit at the end of an epoch failed: %s", error)
+
+    async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        self._pump.revoked(lost)  # another worker may have them: no commit

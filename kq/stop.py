@@ -1,0 +1,116 @@
+"""Requests to stop a worker: from any thread, or by signals.
+
+1. A request is noted and the worker is woken; nothing else happens in the thread, or the handler, that makes it.
+2. The first asks for a warm stop: what runs may finish within a time. The second ends what runs.
+3. The third signal ends the process at once: whoever sends it no longer believes in the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+__all__ = ["Stop", "Waker", "signals_handled"]
+
+#: Requests after which what runs is ended, and after which the process is.
+KILL, EXIT = 2, 3
+
+
+class Waker:
+    """Wakes one waiting thread, from any other or from a signal handler. A socket pair: Windows selects nothing else."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._read, selectors.EVENT_READ)
+
+    def wake(self) -> None:
+        """Have the next, or the present, ``wait`` return."""
+        # a full buffer wakes as well; a closed waker has nobody to wake
+        with contextlib.suppress(OSError):
+            self._write.send(b"\0")
+
+    def wait(self, timeout: float) -> None:
+        """Wait until woken, or for a number of seconds."""
+        if self._selector.select(timeout):
+            with contextlib.suppress(OSError):
+                self._read.recv(4096)
+
+    def close(self) -> None:
+        """Let the descriptors go."""
+        self._selector.close()
+        self._read.close()
+        self._write.close()
+
+
+class Stop:
+    """The requests to stop one worker. Plain attributes, written whole: safe in a signal handler."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        #: When the first request came, by the monotonic clock.
+        self.since: float | None = None
+        #: The signal that asked first, if one did.
+        self.signum: int | None = None
+        self._waker: Waker | None = None
+
+    def request(self) -> None:
+        """Ask for a warm stop. Asking again changes nothing."""
+        if self.requests == 0:
+            self.requests = 1
+            self.since = time.monotonic()
+        self._wake()
+
+    def attach(self, waker: Waker | None) -> None:
+        """Name who is to be woken by requests."""
+        self._waker = waker
+
+    def reset(self) -> None:
+        """Forget the requests: they are spent."""
+        self.requests = 0
+        self.since = None
+        self.signum = None
+
+    def on_signal(self, signum: int, _frame: FrameType | None) -> None:
+        """Note a signal; the third ends the process."""
+        self.requests += 1
+        if self.since is None:
+            self.since = time.monotonic()
+        if self.signum is None:
+            self.signum = signum
+        if self.requests >= EXIT:
+            os._exit(128 + signum)
+        self._wake()
+
+    def _wake(self) -> None:
+        waker = self._waker
+        if waker is not None:
+            waker.wake()
+
+
+@contextlib.contextmanager
+def signals_handled(stop: Stop) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into requests to stop, in the main thread; elsewhere do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {}
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(signum)
+        # a signal that is ignored stays so (nohup), and a handler that is not Python's could not be put back
+        if handler not in (signal.SIG_IGN, None):
+            previous[signum] = signal.signal(signum, stop.on_signal)
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,405 @@
+"""The tracker: which messages of each assigned partition are done, and what may be committed of that.
+
+1. A partition is assigned: an epoch begins, from what the last commit says (``Progress``).
+2. Its messages are polled, started and done, in any order; only the incomplete ones are remembered.
+3. ``view`` tells at any moment what may be committed: the watermark (lowest offset not yet done) and, for the
+   commit's metadata, what is done beyond it, what is running and what was counted against messages.
+4. The partition is revoked: its epoch is over. What was running is remembered, so that the same record coming back
+   adopts the run instead of repeating it.
+
+Tracking the incomplete offsets, and carrying what is done above the lowest of them in the commit's metadata, is how
+Confluent's Parallel Consumer does it; the encoding here is KQ's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+from uuid import UUID
+
+from kq.message import Message
+
+__all__ = ["METADATA_LIMIT", "Progress", "Tracker", "View", "decode", "encode", "reopen"]
+
+#: What a Kafka broker stores with an offset by default (``offset.metadata.max.bytes``), in UTF-16 units.
+METADATA_LIMIT = 4096
+#: How many messages of a partition are started with care after an unclean end: at least what a worker may have had in
+#: hand of it (``backlog.PARTITION_COUNT``), and as many again that it may have finished after its last commit.
+CAREFUL_STARTS = 2000
+
+_MAGIC = "kq1."
+_NO_TOPIC = UUID(int=0)
+
+
+class View(NamedTuple):
+    """What may be committed of one partition: immutable, so that another thread may read it."""
+
+    epoch: int
+    #: Lowest offset that is not done: the offset to commit.
+    watermark: int
+    #: One beyond the highest offset that is done; equal to the watermark if nothing beyond it is.
+    top: int = 0
+    #: Offsets between watermark and top that are not done, ascending.
+    incomplete: tuple[int, ...] = ()
+    #: Offsets whose jobs are running, in the order in which they were started.
+    running: tuple[int, ...] = ()
+    #: (offset, how many of its runs ended with the death of the whole worker).
+    deliveries: tuple[tuple[int, int], ...] = ()
+
+
+class Progress(NamedTuple):
+    """What the last commit of a partition says: where an epoch begins."""
+
+    watermark: int
+    top: int = 0
+    incomplete: frozenset[int] = frozenset()
+    deliveries: tuple[tuple[int, int], ...] = ()
+    #: The worker before did not end by a stop or a rebalance, so some of its running jobs may have killed it.
+    unclean: bool = False
+    #: The commit belongs to another topic of the same name: its offset means nothing here.
+    foreign_topic: bool = False
+
+
+def encode(view: View, topic_id: UUID | None, *, alive: bool, limit: int = METADATA_LIMIT) -> str:
+    """Return the commit metadata for a view.
+
+    ``kq1.`` and URL-safe base64 of: CRC-32 over the committed offset and all that follows, topic id (16 bytes), then
+    varints: 1 if a worker is at work (else 0); counted messages and for each the gap to the one before and its count;
+    running messages and their gaps; top minus watermark; the gaps between the incomplete offsets below it.
+
+    :param alive: A worker goes on working after this commit; if no later commit takes it back, the worker died.
+    :param limit: How many characters there may be. What is done beyond the watermark is cut from above until it fits.
+    """
+    head = bytearray((topic_id or _NO_TOPIC).bytes)
+    _put(head, int(alive))
+    _put(head, len(view.deliveries))
+    base = view.watermark
+    for offset, count in sorted(view.deliveries):
+        _put(head, offset - base)
+        _put(head, count)
+        base = offset
+    running = sorted(view.running) if alive else []
+    _put(head, len(running))
+    _put_gaps(head, running, view.watermark)
+    text = _seal(head + _done_map(view, view.top), view.watermark)
+    while len(text) > limit and view.incomplete:
+        # each incomplete offset costs a byte or more: cut as many as there are characters too many
+        keep = max(0, len(view.incomplete) - 1 - (len(text) - limit) // 2)
+        view = view._replace(top=view.incomplete[keep], incomplete=view.incomplete[:keep])
+        text = _seal(head + _done_map(view, view.top), view.watermark)
+    return text if len(text) <= limit else ""
+
+
+def decode(text: str | None, watermark: int, topic_id: UUID | None) -> Progress:
+    """Return where an epoch begins, from a committed offset and its metadata.
+
+    Metadata that is absent, foreign or damaged, or that was written for another offset, tells nothing.
+    """
+    body = _unseal(text or "", watermark)
+    if body is None:
+        return Progress(watermark)
+    if topic_id is not None and body[:16] not in (topic_id.bytes, _NO_TOPIC.bytes):
+        return Progress(watermark, foreign_topic=True)
+    try:
+        return _read(iter(body[16:]), watermark)
+    except StopIteration:
+        return Progress(watermark)
+
+
+def reopen(progress: Progress, epoch: int) -> View:
+    """Return the first view of an epoch: what was committed, with the counts of an unclean end."""
+    incomplete = tuple(sorted(progress.incomplete))
+    return View(epoch, progress.watermark, progress.top, incomplete, (), progress.deliveries)
+
+
+def _done_map(view: View, top: int) -> bytearray:
+    out = bytearray()
+    _put(out, max(0, top - view.watermark))
+    _put_gaps(out, view.incomplete, view.watermark)
+    return out
+
+
+def _read(body: Iterator[int], watermark: int) -> Progress:
+    alive = bool(_get(body))
+    counts: dict[int, int] = {}
+    offset = watermark
+    for _ in range(_get(body)):
+        offset += _get(body)
+        counts[offset] = _get(body)
+    offset = watermark
+    for _ in range(_get(body)):
+        offset += _get(body)
+        counts[offset] = counts.get(offset, 0) + 1
+    top = watermark + _get(body)
+    offset = watermark
+    incomplete = []
+    for gap in _rest(body):
+        offset += gap
+        incomplete.append(offset)
+    return Progress(watermark, top, frozenset(incomplete), tuple(sorted(counts.items())), unclean=alive)
+
+
+def _seal(body: bytearray, watermark: int) -> str:
+    crc = zlib.crc32(body, zlib.crc32(struct.pack(">q", watermark)))
+    return _MAGIC + base64.urlsafe_b64encode(struct.pack(">I", crc) + body).rstrip(b"=").decode()
+
+
+def _unseal(text: str, watermark: int) -> bytes | None:
+    if not text.startswith(_MAGIC):
+        return None
+    packed = text[len(_MAGIC) :]
+    try:
+        raw = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    crc = zlib.crc32(raw[4:], zlib.crc32(struct.pack(">q", watermark)))
+    return raw[4:] if len(raw) >= 20 and raw[:4] == struct.pack(">I", crc) else None
+
+
+def _put(out: bytearray, number: int) -> None:
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    out.append(number)
+
+
+def _put_gaps(out: bytearray, offsets: Iterable[int], base: int) -> None:
+    for offset in offsets:
+        _put(out, offset - base)
+        base = offset
+
+
+def _get(body: Iterator[int]) -> int:
+    number = shift = 0
+    while (byte := next(body)) > 127:
+        number |= (byte & 127) << shift
+        shift += 7
+    return number | byte << shift
+
+
+def _rest(body: Iterator[int]) -> Iterator[int]:
+    while True:
+        try:
+            yield _get(body)
+        except StopIteration:
+            return
+
+
+class _Partition:
+    """One partition in one epoch."""
+
+    __slots__ = (
+        "careful",
+        "changed",
+        "deliveries",
+        "epoch",
+        "incomplete",
+        "position",
+        "restored",
+        "running",
+        "top",
+        "topic_id",
+    )
+
+    def __init__(self, epoch: int, topic_id: UUID | None, progress: Progress) -> None:
+        self.epoch = epoch
+        self.topic_id = topic_id
+        #: Polled and not done, ascending. Ordered by linked list: the first of a plain dict is slow to find after
+        #: many deletions at its front.
+        self.incomplete: OrderedDict[int, None] = OrderedDict()
+        self.running: dict[int, Message] = {}
+        #: One beyond the highest offset that was polled.
+        self.position = progress.watermark
+        #: One beyond the highest offset that is done.
+        self.top = progress.watermark
+        self.restored = progress
+        self.deliveries = dict(progress.deliveries)
+        self.careful = CAREFUL_STARTS if progress.unclean else 0
+        self.changed = False
+
+    @property
+    def watermark(self) -> int:
+        for offset in self.incomplete:
+            return offset
+        return self.position
+
+    def is_restored_done(self, offset: int) -> bool:
+        return offset < self.restored.top and offset not in self.restored.incomplete
+
+    def view(self) -> View:
+        watermark = self.watermark
+        top = max(self.top, self.restored.top)
+        incomplete = self._incomplete_below(top) if top > watermark else ()
+        deliveries = tuple(self.deliveries.items()) if self.deliveries else ()
+        return View(self.epoch, watermark, max(top, watermark), incomplete, tuple(self.running), deliveries)
+
+    def _incomplete_below(self, top: int) -> tuple[int, ...]:
+        offsets: list[int] = []
+        for offset in self.incomplete:
+            if offset >= top:
+                return tuple(offsets)
+            offsets.append(offset)
+        # of what is not polled again yet, the last commit knows what is incomplete
+        if self.restored.top > self.position:
+            offsets += sorted(o for o in self.restored.incomplete if o >= self.position)
+        return tuple(offsets)
+
+
+class _Closed(NamedTuple):
+    """A partition whose epoch is over: what is known of its messages, should they come back."""
+
+    topic_id: UUID | None
+    begin: int
+    end: int
+    incomplete: set[int]
+    running: dict[int, Message]
+
+    def is_done(self, offset: int) -> bool:
+        return self.begin <= offset < self.end and offset not in self.incomplete
+
+
+class Tracker:
+    """All assigned partitions of one topic, within one ``Worker.start()``.
+
+    Partitions and offsets are ints, as Kafka numbers them. Not for use by more than one thread.
+    """
+
+    def __init__(self) -> None:
+        self._partitions: dict[int, _Partition] = {}
+        self._closed: dict[int, _Closed] = {}
+
+    def assign(self, partition: int, epoch: int, topic_id: UUID | None, progress: Progress) -> None:
+        """Begin an epoch of a partition where the last commit says."""
+        self.revoke(partition)
+        self._partitions[partition] = _Partition(epoch, topic_id, progress)
+        closed = self._closed.get(partition)
+        if closed and (closed.topic_id != topic_id or progress.watermark < closed.begin):
+            # another topic of this name, or somebody set the offset back on purpose: nothing old holds
+            del self._closed[partition]
+
+    def revoke(self, partition: int) -> list[Message]:
+        """End the epoch of a partition and return what was running; later completions of it commit nothing."""
+        ended = self._partitions.pop(partition, None)
+        if ended is None:
+            return []
+        self._closed[partition] = _Closed(
+            ended.topic_id,
+            ended.restored.watermark,
+            ended.position,
+            set(ended.incomplete),
+            self._still_running(partition) | ended.running,
+        )
+        return list(ended.running.values())
+
+    def _still_running(self, partition: int) -> dict[int, Message]:
+        closed = self._closed.get(partition)
+        return dict(closed.running) if closed else {}
+
+    def is_open(self, partition: int, epoch: int) -> bool:
+        """Return whether an epoch is the partition's present one."""
+        current = self._partitions.get(partition)
+        return current is not None and current.epoch == epoch
+
+    def polled(self, message: Message) -> bool:
+        """Note a message that was polled; return whether it is to be run.
+
+        It is not if the last commit says that it is done, if this worker ran it in an earlier epoch, or if it is
+        still running here: then that run is adopted.
+        """
+        partition = self._partitions[message.partition]
+        offset = message.offset
+        if offset < partition.position:
+            return False
+        partition.position = offset + 1
+        partition.changed = True
+        if partition.is_restored_done(offset):
+            partition.top = max(partition.top, offset + 1)
+            return False
+        if message.partition in self._closed and self._adopt(partition, message):
+            return False
+        partition.incomplete[offset] = None
+        return True
+
+    def _adopt(self, partition: _Partition, message: Message) -> bool:
+        closed = self._closed[message.partition]
+        running = closed.running.get(message.offset)
+        if running is not None and running[3:6] == message[3:6]:  # the same key, value and timestamp
+            del closed.running[message.offset]
+            partition.incomplete[message.offset] = None
+            partition.running[message.offset] = running
+            partition.deliveries.pop(message.offset, None)  # its worker is alive: it is this one
+            return True
+        if running is None and closed.is_done(message.offset):
+            partition.top = max(partition.top, message.offset + 1)
+            return True
+        return False
+
+    def skipped_to(self, partition: int, epoch: int, position: int) -> None:
+        """Note that the log holds no message below a position any more (transaction markers, compaction)."""
+        if self.is_open(partition, epoch) and position > self._partitions[partition].position:
+            self._partitions[partition].position = position
+            self._partitions[partition].changed = True
+
+    def started(self, message: Message) -> None:
+        """Note that the job of a message starts."""
+        partition = self._partitions.get(message.partition)
+        if partition is not None and message.offset in partition.incomplete:
+            partition.running[message.offset] = message
+            partition.changed = True
+            if partition.careful:
+                partition.careful -= 1
+
+    def done(self, message: Message) -> bool:
+        """Note that a message is done; return whether that counts in the present epoch."""
+        partition = self._partitions.get(message.partition)
+        if partition is None or partition.running.get(message.offset) is not message:
+            self._done_after_close(message)
+            return False
+        del partition.running[message.offset]
+        del partition.incomplete[message.offset]
+        partition.deliveries.pop(message.offset, None)
+        if message.offset >= partition.top:
+            partition.top = message.offset + 1
+        partition.changed = True
+        return True
+
+    def _done_after_close(self, message: Message) -> None:
+        closed = self._closed.get(message.partition)
+        if closed and closed.running.get(message.offset) is message:
+            del closed.running[message.offset]
+            closed.incomplete.discard(message.offset)
+
+    def given_up(self, message: Message) -> None:
+        """Note that the run of a message ended without an outcome: it is incomplete and may run again."""
+        partition = self._partitions.get(message.partition)
+        if partition is not None and partition.running.get(message.offset) is message:
+            del partition.running[message.offset]
+            partition.changed = True
+
+    def deliveries(self, message: Message) -> int:
+        """Return how many runs of a message ended with the death of the whole worker."""
+        partition = self._partitions.get(message.partition)
+        return partition.deliveries.get(message.offset, 0) if partition else 0
+
+    def is_careful(self, message: Message) -> bool:
+        """Return whether the start of a message is to be committed before it happens."""
+        partition = self._partitions.get(message.partition)
+        return partition is not None and (partition.careful > 0 or message.offset in partition.deliveries)
+
+    def changes(self) -> dict[int, View]:
+        """Return the view of each partition that changed since the last call."""
+        views = {}
+        for number, partition in self._partitions.items():
+            if partition.changed:
+                partition.changed = False
+                views[number] = partition.view()
+        return views
+
+    def view(self, partition: int) -> View:
+        """Return what may be committed of an assigned partition now."""
+        return self._partitions[partition].view()

@@ -1,0 +1,71 @@
+"""Text about things whose own ``repr`` and ``str`` may fail.
+
+1. The queue and the worker log jobs: functions and arguments that somebody else wrote.
+2. Whatever those raise while they are turned into text, the text is made and the job goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
+
+__all__ = ["get_call_repr", "safe_repr", "safe_str"]
+
+#: What bears a name of its own. No class can derive from these, so ``type()`` finds them all and runs nobody's code,
+#: which ``isinstance`` would: it asks the object for its ``__class__``.
+_NAMED = (FunctionType, BuiltinFunctionType, MethodType)
+
+
+def get_call_repr(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
+    """Return a function call as text: ``module.name(1, 2, a=3)``.
+
+    Functions, builtins and methods appear by their qualified name, callable instances by the name of their class,
+    classes and everything else by their repr. Keyword arguments are sorted.
+
+    :param func: What is called.
+    :param args: Positional arguments of the call.
+    :param kwargs: Keyword arguments of the call.
+    """
+    texts = [safe_repr(arg) for arg in args]
+    texts += [f"{name}={safe_repr(kwargs[name])}" for name in sorted(kwargs)]
+    return f"{_name(func)}({', '.join(texts)})"
+
+
+def safe_repr(obj: object) -> str:
+    """Return the repr of an object, or ``<unprintable ClassName>`` where that raises."""
+    return _text(repr, obj)
+
+
+def safe_str(obj: object) -> str:
+    """Return an object as ``str`` does, or ``<unprintable ClassName>`` where that raises."""
+    return _text(str, obj)
+
+
+def _name(func: Any) -> str:
+    if issubclass(type(func), type) or not callable(func):
+        return safe_repr(func)
+    try:
+        if type(func) in _NAMED:
+            return f"{func.__module__}.{func.__qualname__}"
+        return f"{func.__module__}.{_class_name(func)}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - a name that cannot be read: the repr stands in
+        return safe_repr(func)
+
+
+def _text(convert: Callable[[object], str], obj: object) -> str:
+    try:
+        # a subclass of str would bring methods of its own, which may raise when the text is used
+        return str.__str__(convert(obj))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - sys.exit() in a repr is no reason to end a worker: the class's name stands in
+        return f"<unprintable {_class_name(obj)}>"
+
+
+def _class_name(obj: object) -> str:
+    """Return the name of an object's class, whatever the object or a metaclass says of it."""
+    name: str = type.__dict__["__name__"].__get__(type(obj))
+    return name
