@@ -56,9 +56,9 @@ class Record(NamedTuple):
 
 def job_headers(job: Job) -> Headers:
     """Return the ``kq-…`` headers that describe a job."""
-    headers: Headers = [(HEADER_ID, str(job.id).encode())]
+    headers: Headers = [(HEADER_ID, str(job.id).encode("utf-8", "replace"))]
     if job.timeout:
-        headers.append((HEADER_TIMEOUT, repr(job.timeout).encode()))
+        headers.append((HEADER_TIMEOUT, str(job.timeout).encode()))
     return headers
 
 
@@ -78,6 +78,7 @@ def job_from_headers(message: Message) -> Job:
 
 def _timeout(text: bytes | None) -> float | None:
     try:
-        return None if text is None else float(text)
+        seconds = -1.0 if text is None else float(text)
     except ValueError:  # another program's header is no reason to fail
         return None
+    return seconds if seconds >= 0 else None

@@ -72,7 +72,7 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter) ->
         log.info(line, message.topic, message.partition, message.offset, extra=where)
     try:
         job = setting.deserialize(message.value)  # type: ignore[arg-type]  # None, a tombstone, is invalid too
-        func, args, kwargs = job.func, tuple(job.args), dict(job.kwargs)
+        func, args, kwargs = job.func, tuple(job.args), _keywords(job.kwargs)
         timeout = _limit(job.timeout if setting.timeout is None else setting.timeout)
     except BaseException as error:  # the door of user code: unpickling imports, and a script that is imported may exit
         log.exception("Job was invalid: %s", safe_str(error), extra=where)
@@ -82,6 +82,13 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter) ->
         log.info("Executing job %s: %s", job.id, get_call_repr(func, *args, **kwargs), extra=where)
     called = interrupter.call(func, args, kwargs, timeout)
     return Finished(message, job, _describe(job, called, log, where))
+
+
+def _keywords(kwargs: Any) -> dict[str, Any]:
+    keywords = dict(kwargs)
+    if not all(isinstance(name, str) for name in keywords):
+        raise TypeError("keywords must be strings")
+    return keywords
 
 
 def _limit(timeout: Any) -> float:

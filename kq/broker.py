@@ -1,0 +1,302 @@
+"""A real Apache Kafka on loopback, for development and tests.
+
+1. ``start`` takes Kafka's jars from the cache. The first time it fetches them and has Kafka format one node, whose
+   features every later node begins with: formatting is a Java start of its own.
+2. It makes a folder a node and starts the keeper: a small Python in a session of its own, parent of every Java.
+3. It returns when all brokers are registered and a consumer group finds its coordinator.
+4. ``kill``, ``pause``, ``restart`` and the like are one line each to the keeper, and one line back.
+5. ``stop`` closes the keeper's standard input, and so does the death of the owner, whatever killed it. The keeper then
+   ends every Java, removes the folder if it was temporary, and is gone.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from kq.errors import ArgumentError, LocalKafkaError, MissingExtra
+
+__all__ = ["LocalKafka"]
+
+#: The Kafka that KQ is tested with.
+VERSION = "4.3.1"
+#: What Kafka's classes of that version ask for.
+MINIMUM_JAVA = 17
+#: Seconds until a start counts as failed. An idle machine takes 3; a busy one, ten times as long.
+STARTUP_TIMEOUT = 60.0
+#: Enough for thousands of messages a second; Kafka's own default is twice as much.
+HEAP = "512m"
+#: Seconds between two looks at something that has no way to call us.
+POLL = 0.02
+#: Seconds between two looks of the keeper after its owner.
+WATCH = 0.5
+#: Seconds that a Java has between the polite and the other signal. It takes 0.3; more than 2 would be in the way.
+GRACE = 1.5
+#: Lines of log in an error: the cause of a failed start, with its Java stack.
+TAIL = 30
+#: Bytes read from the end of a log for those lines.
+TAIL_BYTES = 16_384
+#: Free ports are looked for here: no system hands these to outgoing connections, which could take the port of a node
+#: between its death and its restart.
+PORTS = range(20_000, 32_000)
+
+#: Serial collector and first compiler only: a start is a third shorter and memory smaller, on few cores.
+JVM_FLAGS = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true")
+LOG_FLAGS = tuple(
+    f"-Dorg.slf4j.simpleLogger.{name}={value}"
+    for name, value in {
+        "defaultLogLevel": "warn",  # info is 1,500 lines a start
+        "showDateTime": "true",
+        "dateTimeFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
+        "showThreadName": "false",
+    }.items()
+)
+#: The same for every node; sizes are for little data, and files that are laid out in advance small.
+PROPERTIES: Mapping[str, Any] = {
+    "process.roles": "broker,controller",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "log.dirs": "data",
+    "log.index.size.max.bytes": 1 << 20,
+    "log.segment.bytes": 64 << 20,
+    "log.cleaner.dedupe.buffer.size": 4 << 20,
+    "group.initial.rebalance.delay.ms": 0,
+    "offsets.topic.num.partitions": 1,
+    "transaction.state.log.num.partitions": 1,
+    "share.coordinator.state.topic.num.partitions": 1,
+}
+
+_log = logging.getLogger(__name__)
+
+
+class LocalKafka:
+    """Run an Apache Kafka on this machine, as a context manager or between ``start()`` and ``stop()``.
+
+    It listens on ``127.0.0.1`` only, and ends with the process that started it, also if that is killed.
+
+    :param nodes: How many brokers; each is a controller too.
+    :param data: Folder that keeps the data, and the log of each node. By default a temporary one, removed at stop.
+    :param port: Port of the first broker; the others follow it. By default free ones.
+    :param version: Version of Apache Kafka, 4.0 or later.
+    :param startup_timeout: How long it may take to start, in seconds; the download of the first time aside.
+    :param config: More broker properties, in Kafka's words.
+    :param heap: Memory of each node's Java heap, in Java's words.
+    :param on_progress: Called with one line of text before each step that takes seconds.
+    :raises kq.ArgumentError: An argument is of the wrong type or value.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 1,
+        *,
+        data: str | Path | None = None,
+        port: int | None = None,
+        version: str = VERSION,
+        startup_timeout: float = STARTUP_TIMEOUT,
+        config: Mapping[str, Any] | None = None,
+        heap: str = HEAP,
+        on_progress: Callable[[str], None] | None = None,
+    ) -> None:
+        _check_arguments(nodes, port, version)
+        self.nodes = nodes
+        self.version = version
+        self._data = None if data is None else Path(data).absolute()
+        self._port = port
+        self._timeout = startup_timeout
+        self._config = dict(config or {})
+        self._heap = heap
+        self._on_progress = on_progress
+        self._keeper: _Keeper | None = None
+        self._folder = Path()
+        self._cluster = ""
+        self._ports: list[int] = []
+        self._pids: dict[int, int] = {}
+        self._command: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"LocalKafka(hosts={self.hosts})" if self._keeper else f"LocalKafka(nodes={self.nodes}, stopped)"
+
+    def __enter__(self) -> LocalKafka:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def hosts(self) -> str:
+        """Addresses of the brokers, as ``"127.0.0.1:port,127.0.0.1:port"``."""
+        self._running()
+        return ",".join(f"127.0.0.1:{port}" for port in self._ports[: self.nodes])
+
+    @property
+    def pids(self) -> list[int]:
+        """Process IDs of the nodes that run, in the order of the nodes."""
+        return [pid for _, pid in sorted(self._pids.items())]
+
+    @property
+    def log(self) -> str:
+        """The last lines that Kafka logged; of each node, where there are several."""
+        if self._keeper is None:
+            return ""
+        files = [self._folder / f"node-{node}" / "kafka.log" for node in range(self.nodes)]
+        return "\n".join(filter(None, map(_tail, [self._folder / "keeper.log", *files])))
+
+    def start(self) -> None:
+        """Start, and return when clients can work; where it runs already, do nothing.
+
+        :raises kq.MissingExtra: ``kq[broker]`` is not installed.
+        :raises kq.LocalKafkaError: Kafka did not start; the message ends with its log, and nothing is left running.
+        """
+        if self._keeper is not None:
+            return
+        java = _find_java()
+        kafka = _cached(self.version, java, self._tell)
+        self._tell(f"Starting Apache Kafka {self.version} ...")
+        classpath = str(kafka / "jars" / "*")
+        self._command = [java, f"-Xmx{self._heap}", *JVM_FLAGS, *LOG_FLAGS, "-cp", classpath, "kafka.Kafka"]
+        try:
+            self._lay_out(kafka)
+            self._launch(range(self.nodes))
+        except BaseException:  # an interrupted start leaves as little behind as a failed one
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop all nodes and remove temporary data; where nothing runs, do nothing."""
+        keeper, self._keeper = self._keeper, None
+        self._pids.clear()
+        if keeper is not None:
+            keeper.close()
+
+    def check(self) -> None:
+        """Raise :class:`kq.LocalKafkaError` if it does not run, or a node ended that nobody told to."""
+        keeper = self._running()
+        for node in self._pids:
+            code = keeper.ask("poll", node)
+            if code is not None:
+                raise self._error(f"node {node} of the local Kafka ended with exit code {code}")
+
+    def kill(self, node: int = 0) -> None:
+        """Kill a node as a power cut would, and return when it is gone."""
+        self._end(node, "kill")
+
+    def terminate(self, node: int = 0) -> None:
+        """Ask a node to shut down in order, and return when it is gone."""
+        self._end(node, "terminate")
+
+    def pause(self, node: int = 0) -> None:
+        """Freeze a node: its connections stay open, and nothing answers. Not on Windows."""
+        self._signal(node, "SIGSTOP")
+
+    def resume(self, node: int = 0) -> None:
+        """Let a paused node go on."""
+        self._signal(node, "SIGCONT")
+
+    def restart(self, node: int = 0) -> None:
+        """Start a node again, on its port and its data, after ending it in order where it still runs.
+
+        Returns when clients can work, or at once while most of the nodes are down: nothing works before then.
+
+        :raises kq.LocalKafkaError: It did not start; it is left as it is.
+        """
+        if node in self._pids:
+            self.terminate(node)
+        self._launch([node])
+
+    # -- steps of a start -------------------------------------------------------------------------------------------
+
+    def _lay_out(self, kafka: Path) -> None:
+        """Start the keeper and write each node's folder."""
+        self._folder = self._data or Path(tempfile.mkdtemp(prefix="kq-kafka-"))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        known = len(list(self._folder.glob("node-*")))
+        if known not in (0, self.nodes):
+            raise ArgumentError(f"{self._folder} holds the data of {known} nodes, not of {self.nodes}")
+        self._keeper = _Keeper(self._folder, temporary=self._data is None)
+        self._cluster = _cluster_of(self._folder) or _new_id()
+        self._ports = _free_ports(self.nodes, self._port)
+        for node in range(self.nodes):
+            self._write_node(node, self._folder / f"node-{node}", kafka)
+
+    def _write_node(self, node: int, folder: Path, kafka: Path) -> None:
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        (folder / "server.properties").write_text(_as_properties(self._properties(node)), encoding="utf-8")
+        meta = folder / "data" / "meta.properties"
+        if not meta.exists():
+            identity = {"version": 1, "cluster.id": self._cluster, "node.id": node, "directory.id": _new_id()}
+            shutil.copy(kafka / "bootstrap.checkpoint", meta.parent)
+            meta.write_text(_as_properties(identity), encoding="utf-8")
+
+    def _properties(self, node: int) -> dict[str, Any]:
+        port, controller = self._ports[node], self._ports[self.nodes + node]
+        voters = (f"{voter}@127.0.0.1:{self._ports[self.nodes + voter]}" for voter in range(self.nodes))
+        replicas = min(3, self.nodes)
+        return {
+            **PROPERTIES,
+            "node.id": node,
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "controller.quorum.voters": ",".join(voters),
+            "default.replication.factor": replicas,
+            "offsets.topic.replication.factor": replicas,
+            "transaction.state.log.replication.factor": replicas,
+            "transaction.state.log.min.isr": min(2, replicas),
+            "share.coordinator.state.topic.replication.factor": replicas,
+            "share.coordinator.state.topic.min.isr": min(2, replicas),
+            **self._config,
+        }
+
+    def _launch(self, nodes: Collection[int]) -> None:
+        """Start these nodes, and wait until clients can work."""
+        deadline = time.monotonic() + self._timeout
+        keeper = self._running()
+        for node in nodes:
+            self._pids[node] = keeper.ask("start", node, self._command, str(self._folder / f"node-{node}"))
+        if len(self._pids) <= self.nodes // 2:
+            return
+        for node in nodes:
+            self._wait(lambda port=self._ports[node]: _is_open(port), deadline)  # type: ignore[misc]
+        self._wait(self._is_ready, deadline)
+
+    def _wait(self, condition: Callable[[], bool], deadline: float) -> None:
+        self.check()
+        while not condition():
+            if time.monotonic() > deadline:
+                raise self._error(f"the local Kafka was not ready within {self._timeout:g} s")
+            time.sleep(POLL)
+            self.check()
+
+    def _is_ready(self) -> bool:
+        """Return whether this cluster has all running brokers, and a coordinator for groups."""
+        from kafka import KafkaAdminClient
+        from kafka.errors import KafkaError
+
+        servers = [f"127.0.0.1:{self._ports[node]}" for node in self._pids]
+        try:
+            with KafkaAdminClient(bootstrap_servers=servers, bootstrap_timeout_ms=2_000) as admin:
+                cluster = admin.describe_cluster()
+                brokers = {broker["broker_id"] for broker in cluster["brokers"] if not broker.get("is_fenced")}
+                if cluster["cluster_id"] != self._cluster or not brokers >= self._pids.keys():
+                    return False
+                admin.describe_groups(["kq"])
+                return True
+        except KafkaError:  # not yet
+            return False

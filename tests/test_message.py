@@ -1,0 +1,80 @@
+"""Messages are plain records, and their headers tell of a job what may be known without unpickling it."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kq.job import Job
+from kq.message import HEADER_ID, HEADER_PREFIX, HEADER_TIMEOUT, Message, Record, job_from_headers, job_headers
+
+#: Text that UTF-8 can carry: an ID with half a surrogate pair is not on this wire.
+IDS = st.text(st.characters(codec="utf-8"))
+
+
+def message(*headers: tuple[str, bytes]) -> Message:
+    return Message("topic", 3, 42, b"key", b"not to be unpickled", 1_700_000_000_000, headers)
+
+
+def test_a_message_is_a_namedtuple_with_kq_s_fields_first() -> None:
+    """KQ 2.x's five fields by position, then the two that are new, with defaults."""
+    assert Message._fields == ("topic", "partition", "offset", "key", "value", "timestamp", "headers")
+    short = Message("topic", 3, 42, None, None)
+    assert isinstance(short, tuple)
+    assert short == ("topic", 3, 42, None, None, None, ())
+
+
+def test_plain_pickle_carries_messages_and_records() -> None:
+    """They cross from process to process as they are."""
+    record = Record("topic", b"value", None, [("name", b"value")], None, 5)
+    for one in (message(("name", b"value")), record):
+        again = pickle.loads(pickle.dumps(one))
+        assert type(again) is type(one)
+        assert again == one
+
+
+def test_a_record_has_the_words_of_the_producer() -> None:
+    """Its fields can be passed to ``KafkaProducer.send`` as they are named."""
+    words = {"topic", "value", "key", "headers", "partition", "timestamp_ms"}
+    assert set(Record("topic", b"", None, [], None, 0)._asdict()) == words
+
+
+def test_headers_are_kq_s_own() -> None:
+    """Every name begins with ``kq-``, every value is bytes; without a limit there is no timeout header."""
+    assert job_headers(Job(id="a", timeout=1.5)) == [("kq-id", b"a"), ("kq-timeout", b"1.5")]
+    assert job_headers(Job(id="a", timeout=0)) == job_headers(Job(id="a")) == [("kq-id", b"a")]
+    assert HEADER_ID.startswith(HEADER_PREFIX)
+    assert HEADER_TIMEOUT.startswith(HEADER_PREFIX)
+
+
+@given(IDS, st.none() | st.integers(1, 10**9) | st.floats(0, exclude_min=True, allow_infinity=False))
+def test_id_and_timeout_come_back_from_the_headers(job_id: str, timeout: float | None) -> None:
+    """What ``job_headers`` wrote, ``job_from_headers`` reads; the rest is the message's own."""
+    written = job_headers(Job(id=job_id, timeout=timeout, func=print))
+    expected = Job(job_id, 1_700_000_000_000, "topic", None, None, None, timeout, b"key", 3)
+    assert job_from_headers(message(*written)) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from([HEADER_ID, HEADER_TIMEOUT, "other"]), st.binary())))
+def test_no_header_of_anybody_is_an_error(headers: list[tuple[str, bytes]]) -> None:
+    """Whatever bytes another program put there, a Job comes out, with text or None, a number or None."""
+    job = job_from_headers(message(*headers))
+    assert type(job) is Job
+    assert job.id is None or type(job.id) is str
+    assert job.timeout is None or type(job.timeout) is float
+
+
+@pytest.mark.parametrize("value", [b"", b"soon", b"\xff", b"1.5s", b"1,5", None])
+def test_a_limit_that_is_no_number_is_none(value: bytes) -> None:
+    """A timeout header that cannot be read, or has no value at all, tells nothing."""
+    assert job_from_headers(message((HEADER_TIMEOUT, value))).timeout is None
+
+
+def test_an_id_that_is_not_text_is_shown_as_well_as_can_be() -> None:
+    """Bytes that are not UTF-8 become replacement characters; no header, or one without a value, None."""
+    assert job_from_headers(message((HEADER_ID, b"a\xff"))).id == "a\ufffd"
+    assert job_from_headers(message((HEADER_ID, None))).id is None  # type: ignore[arg-type]
+    assert job_from_headers(message()).id is None
