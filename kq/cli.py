@@ -72,8 +72,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return cli.main(args, prog_name="kq", standalone_mode=False) or 0
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
+    except click.Abort:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the exit is left, and a second Ctrl-C would garble it
+        click.echo("\nInterrupted." if sys.stderr.isatty() else "Interrupted.", err=True)  # a terminal shows ^C
         return INTERRUPTED
     except BrokenPipeError:  # the reader has had enough, also of what is still buffered
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -134,7 +135,15 @@ def _client_options(command: Callable[..., None]) -> Callable[..., None]:
 _group_option = click.option("--group", help="Consumer group; by default named like the topic.")
 
 
-@click.group(invoke_without_command=True)
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would print an empty line of its own
+            raise click.Abort from None
+
+
+@click.group(cls=_Commands, invoke_without_command=True)
 @click.version_option(kq.__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -208,12 +217,12 @@ def worker(
 
 
 @cli.command()
-@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="Number of brokers.")
-@click.option("--port", type=click.IntRange(1, 65535), help=f"By default {DEFAULT_PORT}, or if taken a free one.")
+@click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="How many brokers.")
+@click.option("--port", type=click.IntRange(1, 65535), help=f"By default {DEFAULT_PORT}, if it is free.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the data.")
 def broker(nodes: int, port: int | None, data: Path | None) -> None:
     """Run a real Kafka for development on this machine until Ctrl-C."""
-    if port is None and nodes == 1 and _is_free(DEFAULT_PORT):
+    if port is None and all(_is_free(DEFAULT_PORT + node) for node in range(nodes)):
         port = DEFAULT_PORT
     with _exit_on_sigterm(), kq.LocalKafka(nodes, data=data, port=port, on_progress=_to_stderr) as local:
         click.echo(f"Kafka {local.version} is ready: --hosts {local.hosts}")

@@ -214,6 +214,8 @@ class Loop:
 
     def _start_jobs(self) -> bool:
         batch, careful = [], False
+        if not self._pump.is_vouched(time.monotonic()):
+            return False
         while (message := self._next()) is not None:
             self._took(message)
             self._started += 1

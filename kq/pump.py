@@ -37,6 +37,7 @@ from kafka.errors import (
 )
 from kafka.structs import MemberState, OffsetAndMetadata
 
+from kq.assignor import BusyFirstAssignor
 from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, TOTAL_BYTES, TOTAL_COUNT
 from kq.errors import BrokerUnreachable
 from kq.tracker import METADATA_LIMIT, Progress, View, decode, encode, reopen
@@ -167,7 +168,7 @@ class _Commit(NamedTuple):
 
     leases: dict[Lease, tuple[View, bool]]
     flushes: list[_Flush]
-    deadline: float
+    sent: float
 
 
 class Pump:
@@ -210,6 +211,9 @@ class Pump:
         self._next_commit = 0.0
         self._wait = BUSY_WAIT[0]
         self._metadata_limit = METADATA_LIMIT
+        self._session = consumer.config["session_timeout_ms"] / 1000
+        #: When something was sent that the coordinator answered as to a member.
+        self._vouched = 0.0
         self._alive = True
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kq-pump", daemon=True)
@@ -232,6 +236,16 @@ class Pump:
         flush = _Flush()
         self._inbox.put(flush)
         return flush.done.wait(timeout)
+
+    def is_vouched(self, now: float) -> bool:
+        """Return whether the group's coordinator has known this member within the session timeout.
+
+        If not, as after the process was stopped for a while, others may have its partitions: nothing should start
+        before the coordinator has answered.
+        """
+        heartbeat = getattr(getattr(self._consumer, "_coordinator", None), "heartbeat", None)
+        answered = getattr(heartbeat, "last_receive", now)
+        return now - max(answered, self._vouched) < self._session
 
     def expect_end(self) -> None:
         """From now on the end of this process is a stop, whatever runs: no message is to be blamed for it."""
@@ -319,12 +333,18 @@ class Pump:
         consumer, listener = self._consumer, _Listener(self)
         state = getattr(consumer, "_subscription", None)
         if consumer.subscription() == {self._topic} and hasattr(state, "rebalance_listener"):
-            state.rebalance_listener = listener  # to subscribe again would do the same, with a warning in the log
+            state.rebalance_listener = listener  # type: ignore[union-attr]  # to subscribe again would do the same, with a warning in the log
         else:
             if consumer.subscription() or consumer.assignment():
                 consumer.unsubscribe()
             consumer.subscribe([self._topic], listener=listener)
+        for assignor in consumer.config["partition_assignment_strategy"]:
+            if isinstance(assignor, BusyFirstAssignor):
+                assignor.busy = self._busy_partitions
         self.assigned(consumer.assignment())  # a consumer that was here before has no news to tell
+
+    def _busy_partitions(self) -> list[int]:
+        return [lease.partition for lease in list(self._leases.values()) if lease.view.running]
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Note new partitions (the listener's side)."""
@@ -332,6 +352,11 @@ class Pump:
             for tp in partitions:
                 self._epoch += 1
                 self._fresh[tp.partition] = self._epoch
+
+    def joined(self, partitions: Iterable[TopicPartition]) -> None:
+        """Note that the coordinator gave partitions to this member (the listener's side)."""
+        self._vouched = time.monotonic()
+        self.assigned(partitions)
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """Close the leases of partitions and return what is to be committed of them (the listener's side)."""
@@ -486,7 +511,7 @@ class Pump:
         return OffsetAndMetadata(view.watermark, metadata, -1)
 
     def _commit_if_due(self, now: float) -> None:
-        if self._commit is not None and now > self._commit.deadline:
+        if self._commit is not None and now > self._commit.sent + COMMIT_TIMEOUT:
             self._commit_ended(self._commit, KafkaError("no answer"))
         if self._commit is not None or not self._commits:
             return
@@ -506,7 +531,7 @@ class Pump:
                 self._tp(lease.partition): self._offset(lease, view, alive=alive)
                 for lease, (view, _) in leases.items()
             }
-            commit = self._commit = _Commit(leases, self._flushes, now + COMMIT_TIMEOUT)
+            commit = self._commit = _Commit(leases, self._flushes, now)
             self._flushes = []
             self._next_commit = now + self._interval
             future = self._consumer.commit_async(offsets, callback=lambda _, answer: self._commit_ended(commit, answer))
@@ -518,6 +543,7 @@ class Pump:
             return
         self._commit = None
         if not isinstance(answer, BaseException):
+            self._vouched = commit.sent
             for lease, committed in commit.leases.items():
                 lease.committed = committed
             for flush in commit.flushes:
@@ -538,6 +564,7 @@ class Pump:
 
     def _commit_now(self, leases: Iterable[Lease]) -> None:
         """Commit and wait for the answer. If that fails, the leases stay dirty."""
+        sent = time.monotonic()
         views = {lease: (lease.view, self._alive) for lease in leases}
         offsets = {self._tp(lease.partition): self._offset(lease, view) for lease, (view, _) in views.items()}
         try:
@@ -547,6 +574,7 @@ class Pump:
         except KafkaError as error:
             _logger.debug("A commit failed: %s", error)
             return
+        self._vouched = sent
         for lease, committed in views.items():
             lease.committed = committed
 
@@ -608,7 +636,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
         self._pump = pump
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        self._pump.assigned(assigned)
+        self._pump.joined(assigned)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         offsets = self._pump.revoked(revoked)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 
+from kq.assignor import BusyFirstAssignor
 from kq.backlog import Ordering
 from kq.callback import takes_message
 from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
@@ -44,7 +44,6 @@ CONSUMER_DEFAULTS: Mapping[str, Any] = {
     "allow_auto_create_topics": False,
     "metadata_max_age_ms": 10_000,
     "metrics_enabled": False,
-    "partition_assignment_strategy": (CooperativeStickyAssignor,),
 }
 #: Settings that have an argument of their own, or that would lose jobs.
 _RESERVED = (
@@ -288,7 +287,8 @@ class Worker:
         return self._consumer
 
     def _make_consumer(self) -> KafkaConsumer:
-        settings = {**CONSUMER_DEFAULTS, **self._config, "group_id": self._group, "enable_auto_commit": False}
+        strategy = {"partition_assignment_strategy": (BusyFirstAssignor(),)}
+        settings = {**CONSUMER_DEFAULTS, **strategy, **self._config, "group_id": self._group, "enable_auto_commit": False}
         return connect(KafkaConsumer, self._hosts, settings, self._topic)
 
     def _interval(self, consumer: KafkaConsumer) -> float:

@@ -1,0 +1,23 @@
+"""One Kafka for the code on all pages: made at first need, stopped when the build is over."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import kq
+
+_open = ExitStack()
+_hosts: list[str] = []
+
+
+def hosts() -> str:
+    """Return the address of the Kafka, after starting it where it does not run yet."""
+    if not _hosts:
+        _hosts.append(_open.enter_context(kq.LocalKafka()).hosts)
+    return _hosts[0]
+
+
+def stop() -> None:
+    """Stop the Kafka if it runs."""
+    _hosts.clear()
+    _open.close()

@@ -1,0 +1,157 @@
+"""One Kafka for all tests, and what they make on it.
+
+1. The first test that needs Kafka starts one, for the whole run; ``--hosts`` or ``KQ_TEST_HOSTS`` names another.
+2. Topics and groups have names of their own, so no test sees another's messages.
+3. What a fixture opens, it closes.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import wait_until as _wait_until
+from journal import Journal
+
+import kq
+
+with warnings.catch_warnings():
+    # Reads its own files by a function that Python 3.11 and 3.12 call deprecated.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+    from kafka.admin import NewTopic
+
+#: Quick to come back after a broker was away, quick to complain when it is not there at all.
+CLIENT: dict[str, Any] = {"reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": 20_000}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--hosts",
+        default=os.environ.get("KQ_TEST_HOSTS"),
+        help="brokers to test against, instead of a Kafka of our own; also KQ_TEST_HOSTS",
+    )
+    parser.addoption("--long", action="store_true", help="run also what takes minutes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes minutes; runs with --long only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="takes minutes: --long"))
+
+
+@pytest.fixture(scope="session")
+def _local(request: pytest.FixtureRequest) -> Iterator[kq.LocalKafka | None]:
+    if request.config.getoption("--hosts"):
+        yield None
+        return
+    with kq.LocalKafka() as local:
+        yield local
+
+
+@pytest.fixture(scope="session")
+def hosts(request: pytest.FixtureRequest, _local: kq.LocalKafka | None) -> str:
+    """Return the addresses of a Kafka that runs."""
+    return request.config.getoption("--hosts") if _local is None else _local.hosts
+
+
+@pytest.fixture(scope="session")
+def kafka(_local: kq.LocalKafka | None) -> kq.LocalKafka:
+    """Return the Kafka of this run, to be killed and restarted; a test that does so leaves it running."""
+    if _local is None:
+        pytest.skip("somebody else's Kafka is not ours to kill")
+    return _local
+
+
+@pytest.fixture(scope="session")
+def admin(hosts: str) -> Iterator[KafkaAdminClient]:
+    """Return an admin client, the same for all tests."""
+    with KafkaAdminClient(bootstrap_servers=hosts, **CLIENT) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def make_topic(admin: KafkaAdminClient) -> Callable[..., str]:
+    """Return a function that makes a topic with a name of its own, and returns that."""
+
+    def make(partitions: int = 1, replicas: int = 1, **config: Any) -> str:
+        name = _name("topic")
+        settings = {setting.replace("_", "."): str(value) for setting, value in config.items()}
+        admin.create_topics([NewTopic(name, partitions, replicas, topic_configs=settings)])
+        _wait_until(lambda: _is_led(admin, name, partitions), message=f"topic {name} has no leader")
+        return name
+
+    return make
+
+
+@pytest.fixture
+def topic(make_topic: Callable[..., str]) -> str:
+    """Return the name of a new topic with one partition."""
+    return make_topic()
+
+
+@pytest.fixture
+def group() -> str:
+    """Return the name of a consumer group that was never used."""
+    return _name("group")
+
+
+@pytest.fixture
+def producer(hosts: str) -> Iterator[Callable[..., KafkaProducer]]:
+    """Return a function that makes a producer, closed after the test."""
+    with ExitStack() as stack:
+
+        def make(**config: Any) -> KafkaProducer:
+            client = KafkaProducer(**{"bootstrap_servers": hosts, **CLIENT, **config})
+            stack.callback(client.close, timeout=5)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+def consumer(hosts: str, group: str) -> Iterator[Callable[..., KafkaConsumer]]:
+    """Return a function that makes a consumer: from the earliest message, committing nothing by itself."""
+    with ExitStack() as stack:
+
+        def make(*topics: str, **config: Any) -> KafkaConsumer:
+            defaults = {"group_id": group, "auto_offset_reset": "earliest", "enable_auto_commit": False}
+            client = KafkaConsumer(*topics, **{"bootstrap_servers": hosts, **CLIENT, **defaults, **config})
+            stack.callback(client.close)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    """Return a file in which jobs write down what happens to them."""
+    return Journal(tmp_path / "journal")
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., Any]:
+    """Return ``helpers.wait_until``."""
+    return _wait_until
+
+
+def _name(kind: str) -> str:
+    return f"{kind}-{uuid.uuid4().hex[:12]}"
+
+
+def _is_led(admin: KafkaAdminClient, topic: str, partitions: int) -> bool:
+    (described,) = admin.describe_topics([topic])
+    leaders = [partition["leader_id"] for partition in described["partitions"]]
+    return len(leaders) == partitions and min(leaders) >= 0

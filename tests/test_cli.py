@@ -1,0 +1,284 @@
+"""The command line: each command against a real Kafka, and each mistake as one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import kq
+from kq import cli
+
+#: Seconds for one command.
+PATIENCE = 60
+#: Nothing listens there.
+NOWHERE = "127.0.0.1:1"
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "kq", *map(str, args)]
+
+
+def run(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own."""
+    return subprocess.run(
+        command(*args),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(kq.__file__).parent.parent), **env},
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Assert that a command failed with one clear line that has these words in it."""
+    assert "" == done.stdout
+    assert done.stderr.startswith("Error: ")
+    assert 1 == done.stderr.count("\n")
+    assert done.returncode not in (0, None)
+    assert [] == [word for word in words if word not in done.stderr]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """Give a folder with a module of jobs, and modules of callbacks, good and bad."""
+    (tmp_path / "jobs.py").write_text("import pathlib\ndef touch(path): pathlib.Path(path).touch()\nvalue = 3\n")
+    (tmp_path / "good.py").write_text(
+        "import sys\n"
+        "def callback(status, message, job, result, exception, stacktrace): print(status, result, file=sys.stderr)\n"
+        "def other(*args): print('other', args[0], file=sys.stderr)\n"
+        "def wrong(status): pass\n"
+        "value = 3\n"
+    )
+    (tmp_path / "raises.py").write_text("x = 1\nraise RuntimeError('no\\nway')\n")
+    (tmp_path / "leaves.py").write_text("raise SystemExit\n")
+    (tmp_path / "half.py").write_text("x = (\n")
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "unknown.json").write_text('{"nonsense": 1}')
+    (tmp_path / "good.json").write_text('{"max_poll_records": 5}')
+    return tmp_path
+
+
+def test_help_and_version():
+    """Both say what they should, and ``kq`` alone helps."""
+    assert (0, f"kq {kq.__version__}\n") == ((done := run("--version")).returncode, done.stdout)
+    for args in (["--help"], []):
+        done = run(*args)
+        assert 0 == done.returncode
+        for name in ("broker", "demo", "enqueue", "info", "worker"):
+            assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
+    """A missing dependency of the command line is one line with the cure."""
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{missing!r}] = None\n")
+    done = run("--version", PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(kq.__file__).parent.parent}")
+    assert_one_line(done, 'pip install "kq[cli]"')
+    assert 1 == done.returncode
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nonsense"], ["nonsense"]),
+        (["worker", "--nonsense"], ["--nonsense"]),
+        (["worker", "--callback", "missing.py"], ["missing.py"]),
+        (["worker", "--callback", "missing"], ["missing", "No module named"]),
+        (["worker", "--callback", "raises.py"], ["RuntimeError: no way", "line 2"]),
+        (["worker", "--callback", "leaves"], ["SystemExit"]),
+        (["worker", "--callback", "half.py"], ["SyntaxError"]),
+        (["worker", "--callback", "jobs.py"], ["jobs.py", "'callback'"]),
+        (["worker", "--callback", "good:missing"], ["good", "'missing'"]),
+        (["worker", "--callback", "good:value"], ["not a callable"]),
+        (["worker", "--callback", "good.py:wrong"], ["callback must accept"]),
+        (["worker", "--timeout", "-1"], ["timeout must be 0 or greater"]),
+        (["worker", "--max-messages", "few"], ["--max-messages", "few"]),
+        (["worker", "--config", "missing.json"], ["missing.json"]),
+        (["worker", "--config", "broken.json"], ["broken.json"]),
+        (["worker", "--config", "list.json"], ["object"]),
+        (["worker", "--config", "unknown.json"], ["nonsense"]),
+        (["worker", "--hosts", ","], ["hosts"]),
+        (["enqueue", "jobs"], ["package.module:function"]),
+        (["enqueue", "missing:touch"], ["No module named 'missing'"]),
+        (["enqueue", "jobs:missing"], ["jobs", "'missing'"]),
+        (["enqueue", "jobs:value"], ["not a callable"]),
+        (["enqueue", "raises:touch"], ["RuntimeError"]),
+        (["enqueue", "jobs:touch", "[1"], ["bad JSON"]),
+        (["enqueue", "jobs:touch", "a=1", "a=2"], ["twice"]),
+        (["enqueue", "jobs:touch", "--topik", "x"], ["no such option: --topik"]),
+        (["enqueue", "jobs:touch", "--partition", "one"], ["--partition"]),
+        (["info", "--config", "unknown.json"], ["nonsense"]),
+        (["demo", "missing"], ["missing"]),
+        (["demo", "good.py"], ["good.py"]),
+        (["broker", "--nodes", "0"], ["--nodes"]),
+        (["broker", "--port", "70000"], ["--port"]),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_line(here, args, words):
+    """Whatever is wrong with the arguments is told in one line, without a traceback and without a broker."""
+    assert_one_line(run(*args, cwd=here), *words)
+
+
+def test_a_folder_without_files_is_a_mistake(tmp_path):
+    """There is nothing to show: exit code 2."""
+    done = run("demo", tmp_path)
+    assert_one_line(done, "no files", str(tmp_path))
+    assert 2 == done.returncode
+
+
+def test_no_broker_is_one_line_within_ten_seconds(here):
+    """Each command names the hosts, given as an option or by ``KQ_HOSTS``, and does not keep anybody waiting."""
+    began = time.monotonic()
+    cases = [("worker",), ("info",), ("enqueue", "math:sqrt", "4"), ("demo", ".", "--hosts", NOWHERE)]
+    env = {**os.environ, "KQ_HOSTS": NOWHERE}
+    started = [
+        subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=here, env=env)
+        for args in [*cases, ("info", "--hosts", "127.0.0.1:2")]
+    ]
+    ends = [(process.communicate(timeout=PATIENCE)[1], process.returncode) for process in started]
+    assert time.monotonic() - began < 10 + 2  # the start of five interpreters at once is not the command's time
+    for (stderr, code), port in zip(ends, (1, 1, 1, 1, 2), strict=True):
+        assert re.fullmatch(rf"Error: [^\n]*127\.0\.0\.1:{port} [^\n]*\n", stderr), stderr
+        assert 1 == code
+
+
+@pytest.mark.parametrize("name", ["worker", "info"])
+def test_an_unknown_topic_is_one_line(hosts, name):
+    """A worker does not wait for a topic that nobody made."""
+    assert_one_line(run(name, "--hosts", hosts, "--topic", "no-such-topic"), "no-such-topic", hosts, "kq enqueue")
+
+
+def test_what_is_enqueued_is_run(hosts, topic, here):
+    """A call goes through Kafka with its positional and keyword arguments; the callback is told."""
+    at = ("--hosts", hosts, "--topic", topic)
+    touched = here / "touched"
+    enqueued = run("enqueue", *at, "jobs:touch", f"path={touched}", cwd=here)
+    assert re.fullmatch(r"[0-9a-f]{32}\n", enqueued.stdout), enqueued.stderr
+    run("enqueue", *at, "operator:add", "2", "-5", cwd=here)
+    run("enqueue", *at, "math:sqrt", "-1", cwd=here)
+    done = run("worker", *at, "--callback", here / "good.py", "--max-messages", 3, cwd=here)
+    assert (0, "") == (done.returncode, done.stdout)
+    assert touched.exists()
+    assert {"success None", "success -3", "failure None"} <= set(done.stderr.splitlines())
+    assert "[ERROR] Job " in done.stderr
+    assert "[INFO]" not in done.stderr
+
+
+def test_a_verbose_worker_logs_in_the_words_of_kq(hosts, topic, here):
+    """With --verbose each step is a line that begins with its level, once."""
+    at = ("--hosts", hosts, "--topic", topic)
+    job_id = run("enqueue", *at, "operator:add", "2", "3").stdout.strip()
+    done = run("worker", *at, "--verbose", "--callback=good:other", "--max-messages=1", "--config=good.json", cwd=here)
+    assert 0 == done.returncode
+    for line in (
+        f"[INFO] Starting Worker(hosts={hosts}, topic={topic}, group={topic}) ...",
+        f"[INFO] Processing Message(topic={topic}, partition=0, offset=0) ...",
+        f"[INFO] Executing job {job_id}: _operator.add(2, 3)",
+        f"[INFO] Job {job_id} returned: 5",
+        "[INFO] Executing callback ...",
+        "other success",
+    ):
+        assert 1 == done.stderr.splitlines().count(line), done.stderr
+
+
+def test_a_worker_stopped_by_ctrl_c_ends_well(hosts, topic):
+    """A warm stop is what was asked for: exit code 0."""
+    at = ("--hosts", hosts, "--topic", topic)
+    run("enqueue", *at, "operator:add", "2", "3")
+    worker = subprocess.Popen(command("worker", *at, "--verbose"), stderr=subprocess.PIPE, text=True)
+    try:
+        assert worker.stderr is not None
+        assert any("returned: 5" in line for line in worker.stderr)
+        worker.send_signal(signal.SIGINT)
+        _, stderr = worker.communicate(timeout=PATIENCE)
+    finally:
+        worker.kill()
+    assert 0 == worker.returncode, stderr
+    assert "Traceback" not in stderr
+    assert "lag 0" in run("info", *at).stdout
+
+
+def test_timeout_of_the_worker_wins(hosts, topic):
+    """--timeout ends a job that would take longer."""
+    at = ("--hosts", hosts, "--topic", topic)
+    run("enqueue", *at, "time:sleep", "30")
+    done = run("worker", *at, "--timeout", "0.3", "--max-messages", "1")
+    assert (0, True) == (done.returncode, "timed out" in done.stderr)
+
+
+def test_key_and_partition_reach_the_record(hosts, make_topic):
+    """--partition says where a job goes; a partition that is not there is one line."""
+    topic = make_topic(partitions=3)
+    at = ("--hosts", hosts, "--topic", topic)
+    assert 0 == run("enqueue", *at, "--partition", 2, "--key", "k", "--timeout", 5, "math:sqrt", 4).returncode
+    assert re.search(r"^ *2 +0 +1 +– +1 ", run("info", *at).stdout, re.MULTILINE)
+    assert_one_line(run("enqueue", *at, "--partition", 9, "math:sqrt", 4), "9")
+
+
+def test_info_shows_offsets_lag_and_members(hosts, make_topic):
+    """What is on the topic, what is done of it, and who is at it."""
+    topic = make_topic(partitions=2)
+    at = ("--hosts", hosts, "--topic", topic)
+    for partition in (0, 0, 1):
+        run("enqueue", *at, "--partition", partition, "operator:add", 2, 3)
+    assert "lag 3, members 0" in run("info", *at).stdout
+    worker = subprocess.Popen(command("worker", *at, "--group", "g", "--verbose"), stderr=subprocess.PIPE, text=True)
+    try:
+        assert worker.stderr is not None
+        while "lag 0, members 1" not in (shown := run("info", *at, "--group", "g").stdout):
+            assert worker.poll() is None
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=PATIENCE)
+    finally:
+        worker.kill()
+    (member,) = re.findall(r"^member (\S+) at ", shown, re.MULTILINE)
+    assert re.search(rf"^ *0 +0 +2 +2 +0 +{re.escape(member)}", shown, re.MULTILINE)
+    assert re.search(rf"^ *1 +0 +1 +1 +0 +{re.escape(member)}", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_broker_in_the_foreground_runs_until_it_is_told(number):
+    """It prints the address to use, works, and ends well."""
+    process = subprocess.Popen(command("broker"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        found = re.fullmatch(r"Kafka 4\.\S+ is ready: --hosts (\S+)\n", ready)
+        assert found, ready
+        assert 0 == run("enqueue", "--hosts", found[1], "math:sqrt", 4).returncode
+        process.send_signal(number)
+        assert 0 == process.wait(PATIENCE)
+    finally:
+        process.kill()
+        process.communicate()
+    with socket.socket() as probe:
+        host, port = found[1].split(":")
+        assert 0 != probe.connect_ex((host, int(port)))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["1", "-2.5", "true", "null"], ([1, -2.5, True, None], {})),
+        (["word", "two words", "", "NaN", "1x"], (["word", "two words", "", "NaN", "1x"], {})),
+        (['"1"', '"a=b"', '"--x"'], (["1", "a=b", "--x"], {})),
+        (["a=1", 'b={"c": [2]}', "d=", "é=x=y"], ([], {"a": 1, "b": {"c": [2]}, "d": "", "é": "x=y"})),
+        (["1=2", "a-b=3"], (["1=2", "a-b=3"], {})),
+    ],
+    ids=json.dumps,
+)
+def test_words_are_json_or_strings(words, expected):
+    """Values are JSON literals; a word that is none is a string."""
+    assert expected == cli._parse(words)
