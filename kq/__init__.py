@@ -55,6 +55,9 @@ _HOMES = {
 
 __all__ = sorted([*_HOMES, "__version__"])
 
+if not __debug__:  # the user's client may be made before anything of KQ is used, and must be mended by then
+    import_module("kq.clients")
+
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:

@@ -1,7 +1,8 @@
 """The backlog: messages that were polled and have not started, and which of them may start next.
 
 1. Messages are added in the order of their offsets. Those that must wait for one another share a *lane*.
-2. ``take`` gives the oldest message whose lane is free; its lane is then taken until ``done``.
+2. ``take`` gives the message that was added first among those whose lane is free; its lane is taken until ``done``. So
+   messages that run one at a time come out as they came in.
 3. When a partition is revoked, what waits of it is dropped.
 
 A message that is suspected of killing workers is added with ``alone=True``: it is given out only while nothing else
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
+from heapq import heapify, heappop, heappush
 from typing import Literal
 
 from kq.message import Message
@@ -29,6 +31,9 @@ PARTITION_BYTES = 16 * 1024 * 1024
 #: Bytes of all partitions in hand before all are paused.
 TOTAL_BYTES = 64 * 1024 * 1024
 
+#: A message, and whether it runs alone, behind the number that says when it was added; no two have the same.
+_Item = tuple[int, Message, bool]
+
 
 class Backlog:
     """What waits to be started. Not for use by more than one thread.
@@ -39,12 +44,16 @@ class Backlog:
 
     def __init__(self, ordering: Ordering) -> None:
         self._ordering = ordering
-        self._ready: deque[Message] = deque()
-        self._ready_alone: deque[Message] = deque()
+        #: Messages that found their lane free, in the order in which they were added.
+        self._ready: deque[_Item] = deque()
+        #: Heap of messages that were ready later than they were added, because their lane was taken.
+        self._freed: list[_Item] = []
+        #: Heap of messages that are ready and run alone.
+        self._ready_alone: list[_Item] = []
         #: Lane -> what waits behind its first message, which is ready or running. A lane that is here is taken.
-        self._lanes: dict[Hashable, deque[Message]] = {}
-        self._suspects: set[Message] = set()
+        self._lanes: dict[Hashable, deque[_Item]] = {}
         self._alone: Message | None = None
+        self._added = 0
         self._count = 0
         self._running = 0
 
@@ -62,33 +71,44 @@ class Backlog:
         :param alone: Start it only while nothing else runs.
         """
         self._count += 1
-        if alone:
-            self._suspects.add(message)
+        self._added += 1
+        item = (self._added, message, alone)
         lane = self._lane(message)
-        if lane is not None and lane in self._lanes:
-            self._lanes[lane].append(message)
-            return
         if lane is not None:
+            if lane in self._lanes:
+                self._lanes[lane].append(item)
+                return
             self._lanes[lane] = deque()
-        (self._ready_alone if alone else self._ready).append(message)
+        if alone:
+            heappush(self._ready_alone, item)
+        else:
+            self._ready.append(item)
 
     def take(self) -> Message | None:
-        """Return the next message that may start, or None if there is none at present."""
+        """Return the next message that may start, or None if there is none at present.
+
+        One that runs alone goes before all others: what runs comes to its end, then it starts.
+        """
+        if self._alone is not None:
+            return None
         if self._ready_alone:
             return self._take_alone()
-        if self._alone is not None or not self._ready:
+        if self._freed and not (self._ready and self._ready[0] < self._freed[0]):
+            message = heappop(self._freed)[1]
+        elif self._ready:
+            message = self._ready.popleft()[1]
+        else:
             return None
         self._count -= 1
         self._running += 1
-        return self._ready.popleft()
+        return message
 
     def _take_alone(self) -> Message | None:
         if self._running:
             return None
         self._count -= 1
         self._running += 1
-        self._alone = self._ready_alone.popleft()
-        self._suspects.discard(self._alone)
+        self._alone = heappop(self._ready_alone)[1]
         return self._alone
 
     def done(self, message: Message) -> None:
@@ -97,13 +117,14 @@ class Backlog:
         if message is self._alone:
             self._alone = None
         lane = self._lane(message)
-        waiting = None if lane is None else self._lanes.get(lane)
+        if lane is None:
+            return
+        waiting = self._lanes[lane]
         if waiting:
-            first = waiting.popleft()
-            # it is older than what was polled since
-            (self._ready_alone if first in self._suspects else self._ready).appendleft(first)
-        elif lane is not None:
-            self._lanes.pop(lane, None)
+            item = waiting.popleft()
+            heappush(self._ready_alone if item[2] else self._freed, item)
+        else:
+            del self._lanes[lane]
 
     def drop(self, partition: int) -> int:
         """Drop what waits of a partition and return how many messages that were.
@@ -111,26 +132,26 @@ class Backlog:
         The lanes of what runs stay taken: should the partition come back, its messages wait for those runs.
         """
         before = self._count
-        for ready in (self._ready, self._ready_alone):
-            dropped = [message for message in ready if message.partition == partition]
-            kept = [message for message in ready if message.partition != partition]
+        for ready in (self._ready, self._freed, self._ready_alone):
+            dropped = [item[1] for item in ready if item[1].partition == partition]
+            kept = [item for item in ready if item[1].partition != partition]
             ready.clear()
             ready.extend(kept)
             for message in dropped:
                 self._forget(message)
+        heapify(self._freed)
+        heapify(self._ready_alone)
         for waiting in self._lanes.values():
-            if waiting and waiting[0].partition == partition:
+            if waiting and waiting[0][1].partition == partition:
                 self._count -= len(waiting)
-                self._suspects.difference_update(waiting)
                 waiting.clear()
         return before - self._count
 
     def _forget(self, message: Message) -> None:
+        self._count -= 1
         lane = self._lane(message)
         if lane is not None:
             self._count -= len(self._lanes.pop(lane))
-        self._suspects.discard(message)
-        self._count -= 1
 
     def _lane(self, message: Message) -> Hashable | None:
         if self._ordering == "partition":

@@ -446,7 +446,8 @@ def _table(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    console.print()
+    if not console.is_terminal:  # there the box brings its own margin
+        console.print()
 
 
 @contextmanager

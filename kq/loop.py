@@ -16,20 +16,21 @@ import enum
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, Backlog, Ordering
 from kq.errors import PoisonMessage
 from kq.executors.base import Executor, Finished, Setting
-from kq.job import FAILURE, INVALID, Outcome
+from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
 from kq.message import Message, job_from_headers
 from kq.pump import Assigned, Event, Failed, Lease, Moved, Polled, Pump, Revoked
 from kq.stop import KILL, Stop, Waker
 from kq.tracker import Tracker
 from kq.utils import safe_str
 
-__all__ = ["Loop", "Plan", "State"]
+__all__ = ["Loop", "Plan", "State", "Stats"]
 
 _own_logger = logging.getLogger("kq.loop")
 
@@ -91,6 +92,27 @@ class Plan(NamedTuple):
     idle_limit: float
 
 
+class Stats(NamedTuple):
+    """Figures of a worker, at one moment, since its last ``start``."""
+
+    state: State
+    #: Jobs that run.
+    in_flight: int = 0
+    #: Messages that were polled and have not started.
+    backlog: int = 0
+    #: Messages processed, whatever their outcome.
+    done: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    invalid: int = 0
+    #: Messages that ran again because a worker died while they ran.
+    retried: int = 0
+    #: Partition -> offsets from what is committed to what was polled.
+    commit_lag: Mapping[int, int] = {}
+    #: Seconds since the oldest job that runs was started; None if none runs.
+    oldest: float | None = None
+
+
 class Loop:
     """One run of a worker. Everything here but ``watch`` belongs to the thread that called ``Worker.start``."""
 
@@ -102,9 +124,11 @@ class Loop:
         self._tracker = Tracker()
         self._backlog = Backlog(plan.ordering)
         self._leases: dict[int, Lease] = {}
-        self._running: dict[int, Message] = {}
+        #: What runs, and since when; oldest first.
+        self._running: dict[int, tuple[Message, float]] = {}
         self._started = 0
-        self.processed = 0
+        self._retried = 0
+        self._outcomes: Counter[Status] = Counter()
         self.state = State.NEW
         #: The error that ended the pump.
         self.failure: BaseException | None = None
@@ -127,7 +151,24 @@ class Loop:
         finally:
             self._end()
             watchdog.stop()
-        return self.processed
+        return self._outcomes.total()
+
+    def stats(self) -> Stats:
+        """Return the figures of this moment. From any thread."""
+        oldest = next(iter(list(self._running.values())), None)
+        leases = list(self._leases.values())
+        return Stats(
+            state=self.state,
+            in_flight=len(self._running),
+            backlog=len(self._backlog),
+            done=self._outcomes.total(),
+            failed=self._outcomes[FAILURE],
+            timed_out=self._outcomes[TIMEOUT],
+            invalid=self._outcomes[INVALID],
+            retried=self._retried,
+            commit_lag={lease.partition: lease.commit_lag() for lease in leases},
+            oldest=None if oldest is None else time.monotonic() - oldest[1],
+        )
 
     def _turn(self) -> None:
         self._take_in()
@@ -220,6 +261,7 @@ class Loop:
             self._took(message)
             self._started += 1
             deaths = self._tracker.deliveries(message)
+            self._retried += deaths > 0
             careful = careful or self._tracker.is_careful(message)
             self._tracker.started(message)
             if deaths >= self._plan.max_deliveries:
@@ -229,7 +271,7 @@ class Loop:
         if batch:
             self._announce(careful)
         for message in batch:
-            self._running[id(message)] = message
+            self._running[id(message)] = message, time.monotonic()
             self._executor.start(message)
         return bool(batch)
 
@@ -258,7 +300,7 @@ class Loop:
         else:
             self._tell(outcome, message, job)
             self._tracker.done(message)
-            self.processed += 1
+            self._outcomes[outcome.status] += 1
         self._backlog.done(message)
 
     def _tell(self, outcome: Outcome, message: Message, job: Any) -> None:
@@ -278,7 +320,7 @@ class Loop:
         where = f"message {message.offset} of partition {message.partition} of topic {message.topic}"
         error = PoisonMessage(f"{where} was not run again: {deaths} of its runs ended with the death of the worker")
         _own_logger.error("%s", error)
-        self._running[id(message)] = message
+        self._running[id(message)] = message, time.monotonic()
         outcome = Outcome(FAILURE, None, error, f"{type(error).__module__}.PoisonMessage: {error}\n")
         self._settle(Finished(message, job_from_headers(message), outcome))
 
@@ -303,7 +345,7 @@ class Loop:
         self._executor.close()
         for ended in self._executor.finished():
             self._settle(ended)
-        for message in self._running.values():
+        for message, _ in self._running.values():
             _own_logger.warning("The job of message %s of partition %s goes on: it could not be ended", *message[2:0:-1])
             self._tracker.given_up(message)
         self._take_in()
@@ -335,7 +377,7 @@ class Loop:
         self._kill_since = getattr(self, "_kill_since", now)
         if now - self._kill_since > _STUBBORN_AFTER:
             self._kill_since = now + _STALLED_AFTER
-            for message in list(self._running.values()):
+            for message, _ in list(self._running.values()):
                 where = (message.offset, message.partition)
                 _own_logger.warning("The job of message %s of partition %s does not let itself be ended", *where)
 

@@ -80,6 +80,7 @@ class Lease:
     """One partition in one epoch: what pump and worker share of it. Each field has one writer."""
 
     __slots__ = (
+        "begin",
         "committed",
         "crowded",
         "delivered",
@@ -109,12 +110,17 @@ class Lease:
         #: The view, and whether it was a living worker's, that the broker has.
         self.committed: tuple[View, bool] | None = None
         #: The offset that is expected next.
-        self.next = view.watermark
+        self.next = self.begin = view.watermark
         self.paused = False
         self.crowded = False
 
     def in_hand(self) -> int:
         return self.delivered - self.taken
+
+    def commit_lag(self) -> int:
+        """Return the offsets from what is committed to what was polled."""
+        committed = self.committed
+        return self.next - (self.begin if committed is None else committed[0].watermark)
 
     def in_hand_bytes(self) -> int:
         return self.delivered_bytes - self.taken_bytes
@@ -245,7 +251,7 @@ class Pump:
         """
         heartbeat = getattr(getattr(self._consumer, "_coordinator", None), "heartbeat", None)
         answered = getattr(heartbeat, "last_receive", now)
-        return now - max(answered, self._vouched) < self._session
+        return bool(now - max(answered, self._vouched) < self._session)
 
     def expect_end(self) -> None:
         """From now on the end of this process is a stop, whatever runs: no message is to be blamed for it."""

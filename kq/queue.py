@@ -279,10 +279,13 @@ class Queue:
         value = self._serializer(job)
         if not isinstance(value, bytes):
             raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
-        record = Record(
-            self._topic, value, job.key or None, job_headers(job) + headers, job.partition, job.timestamp
-        )
-        self._await_acknowledgement(job, self._send(job, record))
+        record = Record(self._topic, value, job.key or None, job_headers(job) + headers, job.partition, job.timestamp)
+        future = self._send(job, record)
+        try:
+            self._await_acknowledgement(job, future)
+        except EnqueueError:
+            self._let_dead_producer_go()
+            raise
 
     def _send(self, job: Job, record: Record) -> Any:
         """Hand a record to the producer. What fails here was not sent."""
@@ -304,6 +307,16 @@ class Queue:
             raise self._unknown(job, error) from error
         except KafkaError as error:
             raise self._unknown(job, error) from error
+
+    def _let_dead_producer_go(self) -> None:
+        """Have a dead own producer made anew at next use: after one refusal an idempotent one sends nothing."""
+        with self._lock:
+            producer = self._producer
+            state = getattr(producer, "_transaction_manager", None)
+            if not (self._is_owner and producer is not None and state is not None and state.has_fatal_error()):
+                return
+            self._producer = None
+        producer.close(timeout=_EXIT_TIMEOUT)
 
     def _unknown(self, job: Job, error: KafkaError) -> EnqueueUnknown:
         return EnqueueUnknown(f"job {job.id} may or may not be on topic {self._topic}: {_text(error)}")

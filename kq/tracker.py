@@ -4,8 +4,8 @@
 2. Its messages are polled, started and done, in any order; only the incomplete ones are remembered.
 3. ``view`` tells at any moment what may be committed: the watermark (lowest offset not yet done) and, for the
    commit's metadata, what is done beyond it, what is running and what was counted against messages.
-4. The partition is revoked: its epoch is over. What was running is remembered, so that the same record coming back
-   adopts the run instead of repeating it.
+4. The partition is revoked: its epoch is over. What was running, and what was done lately, is remembered, so that the
+   same record coming back adopts the run, or what came of it, instead of repeating it.
 
 Tracking the incomplete offsets, and carrying what is done above the lowest of them in the commit's metadata, is how
 Confluent's Parallel Consumer does it; the encoding here is KQ's own.
@@ -17,7 +17,7 @@ import base64
 import binascii
 import struct
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from uuid import UUID
@@ -31,6 +31,10 @@ METADATA_LIMIT = 4096
 #: How many messages of a partition are started with care after an unclean end: at least what a worker may have had in
 #: hand of it (``backlog.PARTITION_COUNT``), and as many again that it may have finished after its last commit.
 CAREFUL_STARTS = 2000
+#: How many messages done in an epoch are known again after its end: as many as may be done and not committed, that is
+#: what a partition has in hand (``backlog.PARTITION_COUNT``) while the broker is away, and as many again between two
+#: commits. What is committed as done needs no memory here.
+REMEMBERED = 2000
 
 _MAGIC = "kq1."
 _NO_TOPIC = UUID(int=0)
@@ -48,8 +52,10 @@ class View(NamedTuple):
     incomplete: tuple[int, ...] = ()
     #: Offsets whose jobs are running, in the order in which they were started.
     running: tuple[int, ...] = ()
-    #: (offset, how many of its runs ended with the death of the whole worker).
+    #: (offset, how many of its runs ended with the death of the whole worker), ascending.
     deliveries: tuple[tuple[int, int], ...] = ()
+    #: How many starts are still to be made with care.
+    careful: int = 0
 
 
 class Progress(NamedTuple):
@@ -63,36 +69,29 @@ class Progress(NamedTuple):
     unclean: bool = False
     #: The commit belongs to another topic of the same name: its offset means nothing here.
     foreign_topic: bool = False
+    #: How many starts are to be made with care: all of them after an unclean end, else what the worker before left.
+    careful: int = 0
 
 
 def encode(view: View, topic_id: UUID | None, *, alive: bool, limit: int = METADATA_LIMIT) -> str:
     """Return the commit metadata for a view.
 
     ``kq1.`` and URL-safe base64 of: CRC-32 over the committed offset and all that follows, topic id (16 bytes), then
-    varints: 1 if a worker is at work (else 0); counted messages and for each the gap to the one before and its count;
-    running messages and their gaps; top minus watermark; the gaps between the incomplete offsets below it.
+    varints: 1 if a worker is at work (else 0); careful starts left; counted messages and for each the gap to the one
+    before and its count; running messages and their gaps; top minus watermark; the gaps between the incomplete offsets
+    below it.
 
     :param alive: A worker goes on working after this commit; if no later commit takes it back, the worker died.
-    :param limit: How many characters there may be. What is done beyond the watermark is cut from above until it fits.
+    :param limit: How many characters there may be. What is done beyond the watermark is cut from above until it fits;
+        where that is not enough, what is running and then the counts are left out.
     """
-    head = bytearray((topic_id or _NO_TOPIC).bytes)
-    _put(head, int(alive))
-    _put(head, len(view.deliveries))
-    base = view.watermark
-    for offset, count in sorted(view.deliveries):
-        _put(head, offset - base)
-        _put(head, count)
-        base = offset
+    room = (limit - len(_MAGIC)) * 3 // 4 - 4
     running = sorted(view.running) if alive else []
-    _put(head, len(running))
-    _put_gaps(head, running, view.watermark)
-    text = _seal(head + _done_map(view, view.top), view.watermark)
-    while len(text) > limit and view.incomplete:
-        # each incomplete offset costs a byte or more: cut as many as there are characters too many
-        keep = max(0, len(view.incomplete) - 1 - (len(text) - limit) // 2)
-        view = view._replace(top=view.incomplete[keep], incomplete=view.incomplete[:keep])
-        text = _seal(head + _done_map(view, view.top), view.watermark)
-    return text if len(text) <= limit else ""
+    for counted, started in ((view.deliveries, running), (view.deliveries, []), ((), [])):
+        body = _head(view, topic_id, alive, counted, started)
+        if len(body) < room:
+            return _seal(body + _done_map(view, room - len(body)), view.watermark)
+    return ""
 
 
 def decode(text: str | None, watermark: int, topic_id: UUID | None) -> Progress:
@@ -113,19 +112,48 @@ def decode(text: str | None, watermark: int, topic_id: UUID | None) -> Progress:
 
 def reopen(progress: Progress, epoch: int) -> View:
     """Return the first view of an epoch: what was committed, with the counts of an unclean end."""
-    incomplete = tuple(sorted(progress.incomplete))
-    return View(epoch, progress.watermark, progress.top, incomplete, (), progress.deliveries)
+    return _Partition(epoch, None, progress).view()
 
 
-def _done_map(view: View, top: int) -> bytearray:
+def _head(
+    view: View, topic_id: UUID | None, alive: bool, counted: Iterable[tuple[int, int]], running: list[int]
+) -> bytearray:
+    head = bytearray((topic_id or _NO_TOPIC).bytes)
+    counts = dict(counted)
+    _put(head, int(alive))
+    _put(head, view.careful)
+    _put(head, len(counts))
+    base = view.watermark
+    for offset, count in sorted(counts.items()):
+        _put(head, offset - base)
+        _put(head, count)
+        base = offset
+    _put(head, len(running))
+    for offset, base in zip(running, [view.watermark, *running], strict=False):
+        _put(head, offset - base)
+    return head
+
+
+def _done_map(view: View, room: int) -> bytearray:
+    """Return what is done beyond the watermark, in at most ``room`` bytes (one or more), cut from above."""
+    top, base = max(view.top, view.watermark), view.watermark
+    room -= _size(top - base)
+    if room < 0:
+        return bytearray(1)
+    gaps = bytearray()
+    for offset in view.incomplete:
+        if len(gaps) + _size(offset - base) > room:
+            top = offset
+            break
+        _put(gaps, offset - base)
+        base = offset
     out = bytearray()
-    _put(out, max(0, top - view.watermark))
-    _put_gaps(out, view.incomplete, view.watermark)
-    return out
+    _put(out, top - view.watermark)
+    return out + gaps
 
 
 def _read(body: Iterator[int], watermark: int) -> Progress:
-    alive = bool(_get(body))
+    alive, careful = bool(_get(body)), _get(body)
     counts: dict[int, int] = {}
     offset = watermark
     for _ in range(_get(body)):
@@ -141,7 +169,9 @@ def _read(body: Iterator[int], watermark: int) -> Progress:
     for gap in _rest(body):
         offset += gap
         incomplete.append(offset)
-    return Progress(watermark, top, frozenset(incomplete), tuple(sorted(counts.items())), unclean=alive)
+    deliveries = tuple(sorted(counts.items()))
+    careful = CAREFUL_STARTS if alive else careful
+    return Progress(watermark, top, frozenset(incomplete), deliveries, unclean=alive, careful=careful)
 
 
 def _seal(body: bytearray, watermark: int) -> str:
@@ -168,10 +198,8 @@ def _put(out: bytearray, number: int) -> None:
     out.append(number)
 
 
-def _put_gaps(out: bytearray, offsets: Iterable[int], base: int) -> None:
-    for offset in offsets:
-        _put(out, offset - base)
-        base = offset
+def _size(number: int) -> int:
+    return (max(number.bit_length(), 1) + 6) // 7
 
 
 def _get(body: Iterator[int]) -> int:
@@ -199,6 +227,7 @@ class _Partition:
         "deliveries",
         "epoch",
         "incomplete",
+        "lately",
         "position",
         "restored",
         "running",
@@ -211,15 +240,17 @@ class _Partition:
         self.topic_id = topic_id
         #: Polled and not done, ascending. Ordered by linked list: the first of a plain dict is slow to find after
         #: many deletions at its front.
-        self.incomplete: OrderedDict[int, None] = OrderedDict()
+        self.incomplete: OrderedDict[int, Message] = OrderedDict()
         self.running: dict[int, Message] = {}
+        #: Offsets and fingerprints of what was done last.
+        self.lately: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)
         #: One beyond the highest offset that was polled.
         self.position = progress.watermark
         #: One beyond the highest offset that is done.
-        self.top = progress.watermark
+        self.top = max(progress.top, progress.watermark)
         self.restored = progress
         self.deliveries = dict(progress.deliveries)
-        self.careful = CAREFUL_STARTS if progress.unclean else 0
+        self.careful = progress.careful
         self.changed = False
 
     @property
@@ -231,12 +262,20 @@ class _Partition:
     def is_restored_done(self, offset: int) -> bool:
         return offset < self.restored.top and offset not in self.restored.incomplete
 
+    def has_done(self, message: Message) -> None:
+        self.lately.append((message.offset, _fingerprint(message)))
+        if self.deliveries:
+            self.deliveries.pop(message.offset, None)
+        if message.offset >= self.top:
+            self.top = message.offset + 1
+        self.changed = True
+
     def view(self) -> View:
         watermark = self.watermark
-        top = max(self.top, self.restored.top)
+        top = max(self.top, watermark)
         incomplete = self._incomplete_below(top) if top > watermark else ()
-        deliveries = tuple(self.deliveries.items()) if self.deliveries else ()
-        return View(self.epoch, watermark, max(top, watermark), incomplete, tuple(self.running), deliveries)
+        deliveries = self._deliveries_from(watermark) if self.deliveries else ()
+        return View(self.epoch, watermark, top, incomplete, tuple(self.running), deliveries, self.careful)
 
     def _incomplete_below(self, top: int) -> tuple[int, ...]:
         offsets: list[int] = []
@@ -249,18 +288,37 @@ class _Partition:
             offsets += sorted(o for o in self.restored.incomplete if o >= self.position)
         return tuple(offsets)
 
+    def _deliveries_from(self, watermark: int) -> tuple[tuple[int, int], ...]:
+        # a message that was counted may be gone from the log: it is never done
+        return tuple(sorted(item for item in self.deliveries.items() if item[0] >= watermark))
+
+    def close(self, before: _Closed | None) -> _Closed:
+        begin = self.restored.watermark
+        done, running = dict(self.lately), dict(self.running)
+        deliveries = {offset: self.deliveries[offset] for offset in running if offset in self.deliveries}
+        if before is not None:  # runs and deeds of older epochs whose messages did not come back in this one
+            older = [item for item in before.done.items() if item[0] >= begin and item[0] not in done]
+            done = dict((older + list(done.items()))[-REMEMBERED:])
+            deliveries |= {o: n for o, n in before.deliveries.items() if o in before.running and o not in running}
+            running = before.running | running
+        return _Closed(self.topic_id, begin, done, running, deliveries)
+
 
 class _Closed(NamedTuple):
     """A partition whose epoch is over: what is known of its messages, should they come back."""
 
     topic_id: UUID | None
+    #: Where its last epoch began: never was less committed, unless somebody set the offset back.
     begin: int
-    end: int
-    incomplete: set[int]
+    #: Offset -> fingerprint of what was done lately.
+    done: dict[int, int]
     running: dict[int, Message]
+    deliveries: dict[int, int]
 
-    def is_done(self, offset: int) -> bool:
-        return self.begin <= offset < self.end and offset not in self.incomplete
+
+def _fingerprint(message: Message) -> int:
+    """Return a number that another record at the same offset does not have; good within one process."""
+    return hash(message[3:6])  # key, value, timestamp
 
 
 class Tracker:
@@ -287,18 +345,8 @@ class Tracker:
         ended = self._partitions.pop(partition, None)
         if ended is None:
             return []
-        self._closed[partition] = _Closed(
-            ended.topic_id,
-            ended.restored.watermark,
-            ended.position,
-            set(ended.incomplete),
-            self._still_running(partition) | ended.running,
-        )
+        self._closed[partition] = ended.close(self._closed.get(partition))
         return list(ended.running.values())
-
-    def _still_running(self, partition: int) -> dict[int, Message]:
-        closed = self._closed.get(partition)
-        return dict(closed.running) if closed else {}
 
     def is_open(self, partition: int, epoch: int) -> bool:
         """Return whether an epoch is the partition's present one."""
@@ -318,26 +366,34 @@ class Tracker:
         partition.position = offset + 1
         partition.changed = True
         if partition.is_restored_done(offset):
-            partition.top = max(partition.top, offset + 1)
             return False
-        if message.partition in self._closed and self._adopt(partition, message):
+        if self._closed and self._adopt(partition, message):
             return False
-        partition.incomplete[offset] = None
+        partition.incomplete[offset] = message
         return True
 
     def _adopt(self, partition: _Partition, message: Message) -> bool:
-        closed = self._closed[message.partition]
-        running = closed.running.get(message.offset)
-        if running is not None and running[3:6] == message[3:6]:  # the same key, value and timestamp
-            del closed.running[message.offset]
-            partition.incomplete[message.offset] = None
-            partition.running[message.offset] = running
-            partition.deliveries.pop(message.offset, None)  # its worker is alive: it is this one
+        closed = self._closed.get(message.partition)
+        if closed is None:
+            return False
+        offset = message.offset
+        run = closed.running.get(offset)
+        if run is not None and run[3:6] == message[3:6]:  # the same key, value and timestamp
+            self._adopt_run(partition, closed, run)
             return True
-        if running is None and closed.is_done(message.offset):
-            partition.top = max(partition.top, message.offset + 1)
+        if offset in closed.done and closed.done[offset] == _fingerprint(message):
+            partition.has_done(message)
             return True
         return False
+
+    def _adopt_run(self, partition: _Partition, closed: _Closed, run: Message) -> None:
+        del closed.running[run.offset]
+        partition.incomplete[run.offset] = run
+        partition.running[run.offset] = run
+        # its worker is alive, it is this one: no death has been added to what was counted before
+        partition.deliveries.pop(run.offset, None)
+        if run.offset in closed.deliveries:
+            partition.deliveries[run.offset] = closed.deliveries[run.offset]
 
     def skipped_to(self, partition: int, epoch: int, position: int) -> None:
         """Note that the log holds no message below a position any more (transaction markers, compaction)."""
@@ -348,7 +404,7 @@ class Tracker:
     def started(self, message: Message) -> None:
         """Note that the job of a message starts."""
         partition = self._partitions.get(message.partition)
-        if partition is not None and message.offset in partition.incomplete:
+        if partition is not None and partition.incomplete.get(message.offset) is message:
             partition.running[message.offset] = message
             partition.changed = True
             if partition.careful:
@@ -357,22 +413,25 @@ class Tracker:
     def done(self, message: Message) -> bool:
         """Note that a message is done; return whether that counts in the present epoch."""
         partition = self._partitions.get(message.partition)
-        if partition is None or partition.running.get(message.offset) is not message:
+        offset = message.offset
+        if partition is None or partition.running.get(offset) is not message:
             self._done_after_close(message)
             return False
-        del partition.running[message.offset]
-        del partition.incomplete[message.offset]
-        partition.deliveries.pop(message.offset, None)
-        if message.offset >= partition.top:
-            partition.top = message.offset + 1
-        partition.changed = True
+        del partition.running[offset]
+        del partition.incomplete[offset]
+        partition.has_done(message)
         return True
 
     def _done_after_close(self, message: Message) -> None:
+        if self._end_old_run(message):
+            self._closed[message.partition].done[message.offset] = _fingerprint(message)
+
+    def _end_old_run(self, message: Message) -> bool:
         closed = self._closed.get(message.partition)
-        if closed and closed.running.get(message.offset) is message:
-            del closed.running[message.offset]
-            closed.incomplete.discard(message.offset)
+        if closed is None or closed.running.get(message.offset) is not message:
+            return False
+        del closed.running[message.offset]
+        return True
 
     def given_up(self, message: Message) -> None:
         """Note that the run of a message ended without an outcome: it is incomplete and may run again."""
@@ -380,6 +439,8 @@ class Tracker:
         if partition is not None and partition.running.get(message.offset) is message:
             del partition.running[message.offset]
             partition.changed = True
+        else:
+            self._end_old_run(message)
 
     def deliveries(self, message: Message) -> int:
         """Return how many runs of a message ended with the death of the whole worker."""

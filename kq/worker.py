@@ -24,7 +24,7 @@ from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors.base import Executor
 from kq.executors.inline import InlineExecutor
 from kq.executors.thread import ThreadExecutor
-from kq.loop import Loop, Plan, State
+from kq.loop import Loop, Plan, State, Stats
 from kq.pump import Pump
 from kq.serializer import loads
 from kq.stop import Stop, Waker, signals_handled
@@ -187,6 +187,10 @@ class Worker:
     def state(self) -> State:
         """What the worker is doing."""
         return State.NEW if self._loop is None else self._loop.state
+
+    def stats(self) -> Stats:
+        """Return the figures of this moment, since the last ``start``. From any thread; cheap enough for every second."""
+        return Stats(State.NEW) if self._loop is None else self._loop.stats()
 
     def start(self, max_messages: int | None = None, commit_offsets: bool = True) -> int:
         """Run jobs until stopped, and return how many messages were processed.

@@ -148,9 +148,9 @@ def test_no_broker_is_one_line_within_ten_seconds(here):
         for args in [*cases, ("info", "--hosts", "127.0.0.1:2")]
     ]
     ends = [(process.communicate(timeout=PATIENCE)[1], process.returncode) for process in started]
-    assert time.monotonic() - began < 10 + 2  # the start of five interpreters at once is not the command's time
+    assert time.monotonic() - began < 10 + 10  # five interpreters start at once, perhaps on a busy machine
     for (stderr, code), port in zip(ends, (1, 1, 1, 1, 2), strict=True):
-        assert re.fullmatch(rf"Error: [^\n]*127\.0\.0\.1:{port} [^\n]*\n", stderr), stderr
+        assert re.fullmatch(rf"Error: [^\n]*127\.0\.0\.1:{port} within 8 s[^\n]*\n", stderr), stderr
         assert 1 == code
 
 

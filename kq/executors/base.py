@@ -91,6 +91,15 @@ def _keywords(kwargs: Any) -> dict[str, Any]:
     return keywords
 
 
+def _named(kwargs: Any) -> dict[str, Any]:
+    """Return keyword arguments as a dict; raise if they cannot be some."""
+    named = dict(kwargs)
+    for name in named:
+        if not isinstance(name, str):
+            raise TypeError(f"names of arguments must be strings, not {safe_str(name)}")
+    return named
+
+
 def _limit(timeout: Any) -> float:
     """Return a job's limit in seconds, 0 for none; raise if it is not one."""
     if timeout is None:
@@ -109,7 +118,14 @@ def _describe(job: Any, called: Called, log: logging.Logger, where: dict[str, An
     if called.error is not None:
         error = called.error
         log.error("Job %s raised an exception:", job.id, exc_info=error, extra=where)
-        return Outcome(FAILURE, None, error, "".join(traceback.format_exception(error)))
+        return Outcome(FAILURE, None, error, _stacktrace(error))
     if log.isEnabledFor(logging.INFO):
         log.info("Job %s returned: %s", job.id, safe_str(called.result), extra=where)
     return Outcome(SUCCESS, called.result)
+
+
+def _stacktrace(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - fields of its own are in the way, as a SyntaxError has: where it was is told
+        return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: {safe_str(error)}\n"
