@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     from kq.broker import LocalKafka as LocalKafka
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
+    from kq.errors import ChildLost as ChildLost
     from kq.errors import KQError as KQError
     from kq.errors import LocalKafkaError as LocalKafkaError
     from kq.errors import MissingExtra as MissingExtra
     from kq.errors import PoisonMessage as PoisonMessage
+    from kq.errors import RemoteError as RemoteError
     from kq.errors import WorkerError as WorkerError
     from kq.executors.inline import InlineExecutor as InlineExecutor
+    from kq.executors.process import ProcessExecutor as ProcessExecutor
     from kq.executors.thread import ThreadExecutor as ThreadExecutor
     from kq.job import Job as Job
     from kq.message import Message as Message
@@ -34,6 +37,7 @@ __version__ = "3.0.0"
 _HOMES = {
     "ArgumentError": "errors",
     "BrokerUnreachable": "errors",
+    "ChildLost": "errors",
     "EnqueueError": "queue",
     "EnqueueSpec": "queue",
     "EnqueueUnknown": "queue",
@@ -45,7 +49,9 @@ _HOMES = {
     "Message": "message",
     "MissingExtra": "errors",
     "PoisonMessage": "errors",
+    "ProcessExecutor": "executors.process",
     "Queue": "queue",
+    "RemoteError": "errors",
     "ThreadExecutor": "executors.thread",
     "Worker": "worker",
     "WorkerError": "errors",

@@ -23,6 +23,7 @@ import secrets
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from kq.errors import ArgumentError, LocalKafkaError, MissingExtra
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 __all__ = ["LocalKafka"]
 
@@ -52,6 +58,8 @@ POLL = 0.02
 WATCH = 0.5
 #: Seconds that a Java has between the polite and the other signal. It takes 0.3; more than 2 would be in the way.
 GRACE = 1.5
+#: The smallest question to a broker: its length, ApiVersions in version 0, a number of ours, no name.
+API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 #: Lines of log in an error: the cause of a failed start, with its Java stack.
 TAIL = 30
 #: Bytes read from the end of a log for those lines.
@@ -242,10 +250,10 @@ class LocalKafka:
         """Start the keeper and write each node's folder."""
         self._folder = self._data or Path(tempfile.mkdtemp(prefix="kq-kafka-"))
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._keeper = _Keeper(self._folder, temporary=self._data is None)
         known = len(list(self._folder.glob("node-*")))
         if known not in (0, self.nodes):
             raise ArgumentError(f"{self._folder} holds the data of {known} nodes, not of {self.nodes}")
-        self._keeper = _Keeper(self._folder, temporary=self._data is None)
         self._cluster = _cluster_of(self._folder) or _new_id()
         self._ports = _free_ports(self.nodes, self._port)
         for node in range(self.nodes):
@@ -287,8 +295,8 @@ class LocalKafka:
         if len(self._pids) <= self.nodes // 2:
             return
         for node in nodes:
-            self._wait(functools.partial(_is_open, self._ports[node]), deadline)
-        self._wait(self._is_ready, deadline)
+            self._wait(functools.partial(_answers, self._ports[node]), deadline)
+        self._wait(functools.partial(self._is_ready, nodes), deadline)
 
     def _wait(self, condition: Callable[[], bool], deadline: float) -> None:
         self.check()
@@ -298,17 +306,17 @@ class LocalKafka:
             time.sleep(POLL)
             self.check()
 
-    def _is_ready(self) -> bool:
-        """Return whether this cluster has all running brokers, and a coordinator for groups."""
+    def _is_ready(self, nodes: Collection[int]) -> bool:
+        """Return whether these nodes are brokers of this cluster, and it has a coordinator for groups."""
         from kafka import KafkaAdminClient
         from kafka.errors import KafkaError
 
-        servers = [f"127.0.0.1:{self._ports[node]}" for node in self._pids]
+        servers = [f"127.0.0.1:{self._ports[node]}" for node in nodes]
         try:
-            with KafkaAdminClient(bootstrap_servers=servers, bootstrap_timeout_ms=2_000) as admin:
+            with KafkaAdminClient(bootstrap_servers=servers) as admin:
                 cluster = admin.describe_cluster()
                 brokers = {broker["broker_id"] for broker in cluster["brokers"] if not broker.get("is_fenced")}
-                if cluster["cluster_id"] != self._cluster or not brokers >= self._pids.keys():
+                if cluster["cluster_id"] != self._cluster or not brokers.issuperset(nodes):
                     return False
                 admin.describe_groups(["kq"])
                 return True
@@ -357,15 +365,14 @@ class _Keeper:
 
     def __init__(self, folder: Path, temporary: bool) -> None:
         home = str(Path(__file__).resolve().parent.parent)
-        code = "import sys; sys.path.append(sys.argv[1]); import kq.broker; kq.broker._keep(sys.argv[2:])"
-        removed = [str(folder)] if temporary else []
+        code = "import sys; sys.path.append(sys.argv[1]); import kq.broker; kq.broker._keep(*sys.argv[2:])"
         self._owner = os.getpid()
         self._numbers = itertools.count()
         self._lock = threading.RLock()  # a signal handler may stop what its own thread is just starting
         with open(folder / "keeper.log", "ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the owner, who may want to stop things in order.
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", code, home, *removed],
+                [sys.executable, "-I", "-S", "-c", code, home, str(folder), "temporary" if temporary else "kept"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -374,22 +381,34 @@ class _Keeper:
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
+        if not self._hear():
+            self.close()
+            raise LocalKafkaError(f"another local Kafka uses {folder}")
 
     def ask(self, verb: str, node: int, *args: Any) -> Any:
         """Have one thing done, and return the answer."""
         with self._lock:
             number = next(self._numbers)
-            try:
-                _stream(self._process.stdin).write(json.dumps([number, verb, node, *args]) + "\n")
-                _stream(self._process.stdin).flush()
-                answered = None
-                while answered != number:  # a Ctrl-C may have left the answer to an earlier question
-                    answered, value, problem = json.loads(_stream(self._process.stdout).readline())
-            except (OSError, ValueError) as error:
-                raise LocalKafkaError(f"the process that keeps the local Kafka is gone ({error})") from error
+            self._say([number, verb, node, *args])
+            answered = None
+            while answered != number:  # a Ctrl-C may have left the answer to an earlier question
+                answered, value, problem = self._hear()
         if problem is not None:
             raise LocalKafkaError(problem)
         return value
+
+    def _say(self, words: list[Any]) -> None:
+        try:
+            _stream(self._process.stdin).write(json.dumps(words) + "\n")
+            _stream(self._process.stdin).flush()
+        except (OSError, ValueError) as error:
+            raise LocalKafkaError("the process that keeps the local Kafka is gone") from error
+
+    def _hear(self) -> Any:
+        try:
+            return json.loads(_stream(self._process.stdout).readline())
+        except (OSError, ValueError) as error:
+            raise LocalKafkaError("the process that keeps the local Kafka is gone") from error
 
     def close(self) -> None:
         """End all nodes and the keeper. In a fork of the owner, do nothing: they are not its own."""
@@ -412,19 +431,39 @@ def _stream(stream: IO[str] | None) -> IO[str]:
 # -- in the keeper's process ------------------------------------------------------------------------------------------
 
 
-def _keep(temporary: list[str]) -> None:
+def _keep(folder: str, kind: str) -> None:
     """Start and signal nodes as told by the owner; when the owner falls silent, end them all."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     threading.Thread(target=_watch_owner, args=[os.getppid()], daemon=True).start()
     nodes: dict[int, subprocess.Popen[bytes]] = {}
-    try:
-        for line in sys.stdin:
-            print(json.dumps(_obey(nodes, *json.loads(line))), flush=True)  # noqa: T201
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _end_all(nodes.values(), polite=not temporary)
-        for folder in temporary:
-            shutil.rmtree(folder, ignore_errors=True)
+    # Kafka's own lock comes late: a second node in the folder has damaged the log of the first one before it gives up.
+    with open(os.path.join(folder, "lock"), "ab") as lock:
+        locked = _try_to_lock(lock.fileno())
+        print(json.dumps(locked), flush=True)  # noqa: T201
+        try:
+            for line in sys.stdin if locked else ():
+                print(json.dumps(_obey(nodes, *json.loads(line))), flush=True)  # noqa: T201
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _end_all(nodes.values(), polite=kind == "kept")
+    if kind == "temporary":
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _try_to_lock(file: int) -> bool:
+    """Lock a file; give the keeper of an owner that was just killed the time to end its nodes."""
+    deadline = time.monotonic() + 2 * GRACE
+    while True:
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL)
 
 
 def _watch_owner(owner: int) -> None:
@@ -446,9 +485,11 @@ def _obey(nodes: dict[int, subprocess.Popen[bytes]], number: int, verb: str, nod
 
 
 def _start_java(command: list[str], folder: str) -> subprocess.Popen[bytes]:
-    # Paths are relative to the folder, so that nothing in its name needs an escape in Kafka's own file.
+    # Paths are relative to the folder, so that nothing in its name needs an escape in Kafka's own file. And Java opens
+    # no folder with a letter that the locale does not have: the plain C locale has but ASCII.
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
     with open(os.path.join(folder, "kafka.log"), "ab") as log:
-        return subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def _end_all(processes: Collection[subprocess.Popen[bytes]], polite: bool) -> None:
@@ -605,12 +646,14 @@ def _is_free(port: int) -> bool:
         return True
 
 
-def _is_open(port: int) -> bool:
+def _answers(port: int) -> bool:
+    """Return whether a broker answers at this port; a Kafka client that finds none leaks a thread and complains."""
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as probe:
+            probe.sendall(API_VERSIONS)
+            return bool(probe.recv(1))
     except OSError:
         return False
-    return True
 
 
 def _tail(path: Path) -> str:

@@ -4,6 +4,9 @@
 
     KQError
     ├── ArgumentError       (also TypeError and AssertionError)  a call was made wrongly
+    ├── ChildLost           a child of the process executor ended while it ran a job
+    ├── ChildTraceback      the traceback of a job's exception, as text, where it crossed from a child
+    ├── RemoteError         an exception of a job that could not cross from its child, as text
     ├── BrokerUnreachable   (also ConnectionError)               no broker answered at these hosts
     ├── LocalKafkaError     the Kafka for development did not start or went away
     ├── MissingExtra        (also ImportError)                   an optional dependency is not installed
@@ -21,10 +24,13 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "BrokerUnreachable",
+    "ChildLost",
+    "ChildTraceback",
     "KQError",
     "LocalKafkaError",
     "MissingExtra",
     "PoisonMessage",
+    "RemoteError",
     "WorkerError",
 ]
 
@@ -59,3 +65,31 @@ class PoisonMessage(KQError):
 
 class WorkerError(KQError):
     """A worker stopped because its consumer failed in a way that it cannot mend; the cause is attached."""
+
+
+class ChildLost(KQError):
+    """A child of the process executor ended while it ran a job; the message says how, and what was running.
+
+    :ivar exitcode: The exit code of the child, or minus the signal that killed it; None where that is not known.
+    """
+
+    def __init__(self, message: str, exitcode: int | None = None) -> None:
+        super().__init__(message, exitcode)
+        self.exitcode = exitcode
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ChildTraceback(KQError):
+    """The traceback of a job's exception as it was in its child; the ``__cause__`` of that exception."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+class RemoteError(KQError):
+    """An exception of a job that could not be pickled: the name of its type, and its text."""
+
+    def __str__(self) -> str:
+        return ": ".join(map(str, self.args))

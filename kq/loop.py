@@ -135,15 +135,15 @@ class Loop:
         self._last_activity = time.monotonic()
         self._last_publish = 0.0
         self._unpublished = False
+        self._is_open = False
 
     def run(self, pump: Pump) -> int:
         """Work until there is a reason to end; return how many messages were processed."""
         self._pump = pump
-        plan = self._plan
-        self._executor.open(Setting(plan.deserialize, plan.timeout, plan.logger, self._waker.wake), plan.concurrency)
         watchdog = _Watchdog(self.watch)
         watchdog.start()
         try:
+            self._open_executor()
             self._advance(State.RUNNING)
             pump.start()
             while not self._is_over():
@@ -170,6 +170,15 @@ class Loop:
             oldest=None if oldest is None else time.monotonic() - oldest[1],
         )
 
+    def _open_executor(self) -> None:
+        plan, waker = self._plan, self._waker
+        wants_outcome = plan.callback is not None
+        setting = Setting(
+            plan.deserialize, plan.timeout, plan.logger, wants_outcome, waker.wake, waker.watch, waker.unwatch
+        )
+        self._executor.open(setting, plan.concurrency)
+        self._is_open = True
+
     def _turn(self) -> None:
         self._take_in()
         finished = self._executor.finished()
@@ -181,7 +190,7 @@ class Loop:
         if self._unpublished and (not started or time.monotonic() - self._last_publish > _PUBLISH_EVERY):
             self._publish()
         if not (started or finished or self._pump.events):
-            self._waker.wait(min(_TICK, self._plan.idle_limit))
+            self._waker.wait(min(_TICK, self._plan.idle_limit, self._executor.patience()))
 
     def _is_over(self) -> bool:
         if self._stop.requests and self.state in (State.RUNNING, State.QUIET):
@@ -257,7 +266,9 @@ class Loop:
         batch, careful = [], False
         if not self._pump.is_vouched(time.monotonic()):
             return False
-        while (message := self._next()) is not None:
+        room = self._executor.room()
+        while room > 0 and (message := self._next()) is not None:
+            room -= 1
             self._took(message)
             self._started += 1
             deaths = self._tracker.deliveries(message)
@@ -273,12 +284,14 @@ class Loop:
         for message in batch:
             self._running[id(message)] = message, time.monotonic()
             self._executor.start(message)
+        if batch:
+            self._executor.flush()
         return bool(batch)
 
     def _next(self) -> Message | None:
         if self.state is not State.RUNNING or self._stop.requests or self._started >= self._plan.max_messages:
             return None
-        return self._backlog.take() if self._backlog.running < self._plan.concurrency else None
+        return self._backlog.take()
 
     def _announce(self, careful: bool) -> None:
         """Publish what starts before it starts: an inline job may take hours, and a careful start is to be committed."""
@@ -342,9 +355,10 @@ class Loop:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        self._executor.close()
-        for ended in self._executor.finished():
-            self._settle(ended)
+        if self._is_open:
+            self._executor.close()
+            for ended in self._executor.finished():
+                self._settle(ended)
         for message, _ in self._running.values():
             _own_logger.warning("The job of message %s of partition %s goes on: it could not be ended", *message[2:0:-1])
             self._tracker.given_up(message)

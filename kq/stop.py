@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 __all__ = ["Stop", "Waker", "signals_handled"]
 
@@ -45,11 +46,29 @@ class Waker:
             with contextlib.suppress(OSError):
                 self._read.recv(4096)
 
+    def watch(self, selector: selectors.BaseSelector) -> None:
+        """Wake also when one of a selector's files is ready; its users read them."""
+        self._selector.register(_Watched(selector), selectors.EVENT_READ)
+
+    def unwatch(self, selector: selectors.BaseSelector) -> None:
+        """Watch a selector no more."""
+        self._selector.unregister(_Watched(selector))
+
     def close(self) -> None:
         """Let the descriptors go."""
         self._selector.close()
         self._read.close()
         self._write.close()
+
+
+class _Watched:
+    """A selector as a file: those of Linux, macOS and the BSDs are files themselves."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector: Any = selector
+
+    def fileno(self) -> int:
+        return int(self._selector.fileno())
 
 
 class Stop:

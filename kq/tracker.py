@@ -293,15 +293,16 @@ class _Partition:
         return tuple(sorted(item for item in self.deliveries.items() if item[0] >= watermark))
 
     def close(self, before: _Closed | None) -> _Closed:
-        begin = self.restored.watermark
+        """Return what is known at the end: of older epochs, only of messages that did not come back in this one."""
         done, running = dict(self.lately), dict(self.running)
-        deliveries = {offset: self.deliveries[offset] for offset in running if offset in self.deliveries}
-        if before is not None:  # runs and deeds of older epochs whose messages did not come back in this one
-            older = [item for item in before.done.items() if item[0] >= begin and item[0] not in done]
+        counts = {offset: self.deliveries[offset] for offset in running if offset in self.deliveries}
+        if before is not None:
+            older = [item for item in before.done.items() if item[0] >= self.position]
             done = dict((older + list(done.items()))[-REMEMBERED:])
-            deliveries |= {o: n for o, n in before.deliveries.items() if o in before.running and o not in running}
-            running = before.running | running
-        return _Closed(self.topic_id, begin, done, running, deliveries)
+            runs = {offset: run for offset, run in before.running.items() if offset >= self.position}
+            running |= runs
+            counts |= {offset: before.deliveries[offset] for offset in runs if offset in before.deliveries}
+        return _Closed(self.topic_id, self.restored.watermark, done, running, counts)
 
 
 class _Closed(NamedTuple):

@@ -23,6 +23,7 @@ from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors.base import Executor
 from kq.executors.inline import InlineExecutor
+from kq.executors.process import ProcessExecutor
 from kq.executors.thread import ThreadExecutor
 from kq.loop import Loop, Plan, State, Stats
 from kq.pump import Pump
@@ -329,13 +330,16 @@ def _check_numbers(concurrency: Any, commit_interval: Any, shutdown_timeout: Any
 
 def _executor(executor: Any, concurrency: int) -> Executor:
     if executor == "process":
-        raise ArgumentError('executor="process" is not built yet')
-    if executor == "inline":
+        executor = ProcessExecutor()
+    elif executor == "inline":
         executor = InlineExecutor()
     elif executor == "thread":
         executor = ThreadExecutor()
     if isinstance(executor, InlineExecutor) and concurrency > 1:
-        raise ArgumentError('an inline executor runs one job at a time: pass executor="thread" with concurrency above 1')
-    if not all(callable(getattr(executor, name, None)) for name in ("open", "start", "finished", "kill", "close")):
-        raise ArgumentError('executor must be "inline", "thread" or an executor object')
+        raise ArgumentError(
+            'an inline executor runs one job at a time: pass executor="process" or "thread" with concurrency above 1'
+        )
+    parts = ("open", "room", "start", "flush", "finished", "patience", "kill", "close")
+    if not all(callable(getattr(executor, part, None)) for part in parts):
+        raise ArgumentError('executor must be "inline", "thread", "process" or an executor object')
     return executor  # type: ignore[no-any-return]

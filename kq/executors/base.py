@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable
+from selectors import BaseSelector
 from typing import Any, NamedTuple, Protocol
 
 from kq.executors.interrupt import Called, Interrupter
@@ -19,7 +20,16 @@ from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message
 from kq.utils import get_call_repr, safe_str
 
-__all__ = ["Executor", "Finished", "Setting", "run_message"]
+__all__ = [
+    "Executor",
+    "Finished",
+    "Setting",
+    "log_executing",
+    "log_invalid",
+    "log_outcome",
+    "log_processing",
+    "run_message",
+]
 
 
 class Setting(NamedTuple):
@@ -30,8 +40,13 @@ class Setting(NamedTuple):
     timeout: float | int | None
     #: Where KQ's lines about each job go.
     logger: logging.Logger
+    #: Whether anybody asks for jobs, results and exceptions: there is a callback.
+    wants_outcome: bool
     #: Tells the worker, from any thread, that a run has finished.
     wake: Callable[[], None]
+    #: Has the worker wake when one of a selector's files is ready, and no more.
+    watch: Callable[[BaseSelector], None]
+    unwatch: Callable[[BaseSelector], None]
 
 
 class Finished(NamedTuple):
@@ -48,11 +63,20 @@ class Executor(Protocol):
     def open(self, setting: Setting, concurrency: int) -> None:
         """Make ready to run ``concurrency`` jobs at once."""
 
+    def room(self) -> int:
+        """Return how many runs may be begun now."""
+
     def start(self, message: Message) -> None:
-        """Begin a run. Never called while ``concurrency`` runs have not been given by ``finished``."""
+        """Begin a run."""
+
+    def flush(self) -> None:
+        """Have all runs that were begun go ahead."""
 
     def finished(self) -> list[Finished]:
         """Return the runs that ended since the last call, without waiting."""
+
+    def patience(self) -> float:
+        """Return the seconds after which ``finished`` should be asked again, though nothing woke the worker."""
 
     def kill(self) -> None:
         """End what runs, because of a stop. From any thread, any number of times."""
@@ -64,24 +88,75 @@ class Executor(Protocol):
 def run_message(message: Message, setting: Setting, interrupter: Interrupter) -> Finished:
     """Unpickle the job of a message, call it, and describe what became of it."""
     log = setting.logger
-    verbose = log.isEnabledFor(logging.INFO)
-    where: dict[str, Any] | None = None
-    if verbose:
-        where = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
-        line = "Processing Message(topic=%s, partition=%s, offset=%s) ..."
-        log.info(line, message.topic, message.partition, message.offset, extra=where)
+    log_processing(log, message)
     try:
         job = setting.deserialize(message.value)  # type: ignore[arg-type]  # None, a tombstone, is invalid too
         func, args, kwargs = job.func, tuple(job.args), _keywords(job.kwargs)
         timeout = _limit(job.timeout if setting.timeout is None else setting.timeout)
     except BaseException as error:  # the door of user code: unpickling imports, and a script that is imported may exit
-        log.exception("Job was invalid: %s", safe_str(error), extra=where)
+        log.exception("Job was invalid: %s", safe_str(error), extra=_where(message))
         return Finished(message, None, Outcome(INVALID))
-    if verbose:
-        where = {"job_id": job.id, **(where or {})}
-        log.info("Executing job %s: %s", job.id, get_call_repr(func, *args, **kwargs), extra=where)
-    called = interrupter.call(func, args, kwargs, timeout)
-    return Finished(message, job, _describe(job, called, log, where))
+    if log.isEnabledFor(logging.INFO):
+        log_executing(log, message, job.id, get_call_repr(func, *args, **kwargs))
+    outcome = _describe(interrupter.call(func, args, kwargs, timeout))
+    if outcome is not None:
+        text = safe_str(outcome.result) if log.isEnabledFor(logging.INFO) else ""
+        log_outcome(log, message, job.id, outcome, text)
+    return Finished(message, job, outcome)
+
+
+def _describe(called: Called) -> Outcome | None:
+    if called.interrupted == "stop":
+        return None
+    if called.interrupted == "timeout":
+        return Outcome(TIMEOUT)
+    if called.error is not None:
+        return Outcome(FAILURE, None, called.error, _stacktrace(called.error))
+    return Outcome(SUCCESS, called.result)
+
+
+def _stacktrace(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - fields of its own are in the way, as a SyntaxError has: where it was is told
+        return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: {safe_str(error)}\n"
+
+
+def log_processing(log: logging.Logger, message: Message) -> None:
+    """Log that a message is looked at."""
+    if log.isEnabledFor(logging.INFO):
+        line = "Processing Message(topic=%s, partition=%s, offset=%s) ..."
+        log.info(line, message.topic, message.partition, message.offset, extra=_where(message))
+
+
+def log_executing(log: logging.Logger, message: Message, job_id: Any, call: str) -> None:
+    """Log that a job is called."""
+    log.info("Executing job %s: %s", job_id, call, extra=_where(message, job_id))
+
+
+def log_invalid(log: logging.Logger, message: Message, error: str, stacktrace: str) -> None:
+    """Log that a message holds no job that could be run."""
+    log.error("Job was invalid: %s\n%s", error, stacktrace.rstrip(), extra=_where(message))
+
+
+def log_outcome(log: logging.Logger, message: Message, job_id: Any, outcome: Outcome, result: str) -> None:
+    """Log what became of a job; ``result`` is the text of what it returned."""
+    if outcome.status == SUCCESS:
+        if log.isEnabledFor(logging.INFO):
+            log.info("Job %s returned: %s", job_id, result, extra=_where(message, job_id))
+    elif outcome.status == TIMEOUT:
+        log.error("Job %s timed out or was interrupted", job_id, extra=_where(message, job_id))
+    elif outcome.exception is not None:
+        line = "Job %s raised an exception:"
+        log.error(line, job_id, exc_info=outcome.exception, extra=_where(message, job_id))
+    else:
+        line = "Job %s raised an exception:\n%s"
+        log.error(line, job_id, (outcome.stacktrace or "").rstrip(), extra=_where(message, job_id))
+
+
+def _where(message: Message, job_id: Any = None) -> dict[str, Any]:
+    where = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
+    return where if job_id is None else {"job_id": job_id, **where}
 
 
 def _keywords(kwargs: Any) -> dict[str, Any]:
@@ -107,25 +182,3 @@ def _limit(timeout: Any) -> float:
     if not (isinstance(timeout, (int, float)) and timeout >= 0):
         raise ValueError(f"timeout must be 0 or greater, not {safe_str(timeout)}")
     return timeout
-
-
-def _describe(job: Any, called: Called, log: logging.Logger, where: dict[str, Any] | None) -> Outcome | None:
-    if called.interrupted == "stop":
-        return None
-    if called.interrupted == "timeout":
-        log.error("Job %s timed out or was interrupted", job.id, extra=where)
-        return Outcome(TIMEOUT)
-    if called.error is not None:
-        error = called.error
-        log.error("Job %s raised an exception:", job.id, exc_info=error, extra=where)
-        return Outcome(FAILURE, None, error, _stacktrace(error))
-    if log.isEnabledFor(logging.INFO):
-        log.info("Job %s returned: %s", job.id, safe_str(called.result), extra=where)
-    return Outcome(SUCCESS, called.result)
-
-
-def _stacktrace(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - fields of its own are in the way, as a SyntaxError has: where it was is told
-        return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: {safe_str(error)}\n"

@@ -30,12 +30,21 @@ class InlineExecutor:
         self._finished: list[Finished] = []
         self._interrupter = _best_interrupter()
 
+    def room(self) -> int:
+        return 0 if self._finished else 1
+
     def start(self, message: Message) -> None:
         self._finished.append(run_message(message, self._setting, self._interrupter))
 
     def finished(self) -> list[Finished]:
         finished, self._finished = self._finished, []
         return finished
+
+    def flush(self) -> None:
+        pass
+
+    def patience(self) -> float:
+        return float("inf")
 
     def kill(self) -> None:
         self._interrupter.interrupt_all()

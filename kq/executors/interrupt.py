@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Literal, NamedTuple, Protocol
 
+from kq.executors.coroutine import complete, wake
+
 __all__ = ["Called", "Interrupt", "Interrupter", "SignalInterrupter", "ThreadInterrupter"]
 
 #: Seconds until a swallowed interrupt is raised again: time for a job's own ``finally`` blocks, not for another try.
@@ -61,7 +63,7 @@ class Interrupter(Protocol):
 
 def _enter(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Call the job. This frame marks on the stack where user code begins."""
-    return func(*args, **kwargs)
+    return complete(func(*args, **kwargs))
 
 
 class SignalInterrupter:
@@ -75,6 +77,8 @@ class SignalInterrupter:
         self._deadline = 0.0
         self._stop = False
         self._fired: Reason | None = None
+        #: Held while an alarm is sent, so that none is after the handler is gone: it would end the process.
+        self._lock = threading.Lock()
 
     def call(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float
@@ -92,16 +96,18 @@ class SignalInterrupter:
         self._running = False
         if timeout:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            self._mend_handler()
+        self._mend_handler()
         return Called(self._fired, result, error)
 
     def interrupt_all(self) -> None:
-        self._stop = True
-        if self._running:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+        with self._lock:
+            self._stop = True
+            if self._running:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def close(self) -> None:
-        signal.signal(signal.SIGALRM, self._previous)
+        with self._lock:
+            signal.signal(signal.SIGALRM, self._previous)
         delay, interval = self._timer
         if delay:  # somebody's alarm was running, such as a test runner's: it goes on
             left = delay - (time.monotonic() - self._opened)
@@ -135,12 +141,14 @@ def _is_inside_job(frame: FrameType | None) -> bool:
 class _Running:
     """A job that runs in a thread."""
 
-    __slots__ = ("deadline", "fired", "thread_id")
+    __slots__ = ("deadline", "fired", "over", "thread_id")
 
     def __init__(self, thread_id: int, deadline: float) -> None:
         self.thread_id = thread_id
         self.deadline = deadline
         self.fired: Reason | None = None
+        #: Whether it has ended; nothing is raised in its thread from then on.
+        self.over = False
 
 
 class ThreadInterrupter:
@@ -159,15 +167,15 @@ class ThreadInterrupter:
     ) -> Called:
         running = _Running(threading.get_ident(), time.monotonic() + timeout if timeout else 0.0)
         result, error = None, None
-        self._begin(running)
         try:
+            self._begin(running)
             try:
                 result = _enter(func, args, kwargs)
             except BaseException as caught:  # the door of user code: what it was becomes the outcome
                 error = caught
             self._end(running)
-        except Interrupt:  # it came between the end of the job and here
-            self._end(running)
+        except Interrupt:  # it came before the job began, or after it ended
+            self._end_again(running)
         return Called(running.fired, result, error)
 
     def interrupt_all(self) -> None:
@@ -185,10 +193,17 @@ class ThreadInterrupter:
             if running.deadline and self._watcher is None:
                 self._watcher = threading.Thread(target=self._watch, name="kq-deadlines", daemon=True)
                 self._watcher.start()
-        if running.deadline:
-            self._alarm.set()
+            if running.deadline:
+                self._alarm.set()
+
+    def _end_again(self, running: _Running) -> None:
+        try:
+            self._end(running)
+        except Interrupt:  # the last: it was being raised when the first was caught
+            self._end(running)
 
     def _end(self, running: _Running) -> None:
+        running.over = True
         with self._lock:
             self._jobs.discard(running)
             _raise_async(running.thread_id, None)
@@ -207,11 +222,14 @@ class ThreadInterrupter:
                     self._raise_in(running, "timeout")
                     running.deadline = now + REPEAT
             deadlines = [running.deadline for running in self._jobs if running.deadline]
-        return min(deadlines) - now if deadlines else None
+        return min(min(deadlines) - now, _LONGEST, threading.TIMEOUT_MAX) if deadlines else None
 
     def _raise_in(self, running: _Running, reason: Reason) -> None:
+        if running.over:
+            return
         running.fired = running.fired or reason
         _raise_async(running.thread_id, Interrupt)
+        wake(running.thread_id)
 
 
 def _raise_async(thread_id: int, kind: type[BaseException] | None) -> None:

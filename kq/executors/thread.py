@@ -36,12 +36,16 @@ class ThreadExecutor:
         self._interrupter = ThreadInterrupter()
         self._finished: deque[Finished] = deque()
         self._running = 0
+        self._concurrency = concurrency
         self._messages: SimpleQueue[Message | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"kq-job-{number}", daemon=True) for number in range(concurrency)
         ]
         for thread in self._threads:
             thread.start()
+
+    def room(self) -> int:
+        return self._concurrency - self._running
 
     def start(self, message: Message) -> None:
         self._running += 1
@@ -51,6 +55,12 @@ class ThreadExecutor:
         ended = [self._finished.popleft() for _ in range(len(self._finished))]
         self._running -= len(ended)
         return ended
+
+    def flush(self) -> None:
+        pass
+
+    def patience(self) -> float:
+        return float("inf")
 
     def kill(self) -> None:
         self._interrupter.interrupt_all()

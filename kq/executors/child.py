@@ -1,0 +1,272 @@
+"""A child of the process executor: runs jobs, one at a time, and knows nothing of Kafka.
+
+1. It reads what it needs to know once (``Birth``), calls ``on_start``, and says that it is ready.
+2. A token, the index of a job, lets it start that job; the job itself came, or comes, over the stream. What has an
+   index lower than the last token was given to another child meanwhile, and is dropped.
+3. Start and deadline of the running job stand in shared memory, where the worker sees them without a message.
+4. What became of the job goes back over the stream: status, texts for the log, and the outcome if anybody asks.
+5. It ends when the token socket ends, that is with the worker, or when it has done its share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import pickle
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dill
+
+from kq.errors import ChildLost, RemoteError
+from kq.executors.coroutine import complete
+from kq.job import FAILURE, INVALID, SUCCESS
+from kq.utils import get_call_repr, safe_str
+
+__all__ = ["LENGTH", "LOG", "READY", "RESULT", "SLOT", "STARTED", "TOKEN", "UNREADY", "Birth", "run_child"]
+
+#: Index of the running job.
+TOKEN = struct.Struct("=Q")
+#: Length of what follows on the stream.
+LENGTH = struct.Struct("=Q")
+#: Shared with the worker: index of the job that was started last; when, by the monotonic clock; and its deadline.
+SLOT = struct.Struct("=Qdd")
+#: Seconds that a job's second copy has to say that it returned too, where a job has forked.
+_TWIN_WAIT = 0.1
+#: Where in shared memory that copy says so.
+_TWIN = SLOT.size
+
+READY, UNREADY, STARTED, RESULT, LOG = range(5)
+_NEVER = float("inf")
+#: Types that any process can unpickle, so that it need not be tried.
+_PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+class Birth(NamedTuple):
+    """What a child is told once."""
+
+    deserialize: Callable[[bytes], Any]
+    on_start: Callable[[], Any] | None
+    timeout: float | int | None
+    #: Whether the worker logs each job.
+    is_verbose: bool
+    #: Whether the worker wants results and exceptions.
+    wants_outcome: bool
+    log_level: int
+    max_jobs: int | None
+    max_memory: int | None
+
+
+def run_child(stream: int, tokens: int, shared: int) -> None:
+    """Run jobs until there is no worker, or until the share of this child is done."""
+    _Child(socket.socket(fileno=stream), socket.socket(fileno=tokens), mmap.mmap(shared, 0)).run()
+
+
+class _Child:
+    def __init__(self, stream: socket.socket, tokens: socket.socket, shared: mmap.mmap) -> None:
+        self._stream = stream
+        self._tokens = tokens
+        self._shared = shared
+        self._pid = os.getpid()
+        self._jobs: dict[int, tuple[bytes, float]] = {}
+        #: A job's own threads may log while the job's outcome is sent.
+        self._sending = threading.Lock()
+        self._done = 0
+        self._forked = False
+        self.running_id: str | None = None
+
+    def run(self) -> None:
+        if not self._begin():
+            return
+        while (index := self._next_token()) is not None:
+            value, limit = self._job(index)
+            self._run(index, value, limit)
+            self._done += 1
+            if self._has_done_its_share():
+                return
+
+    def _begin(self) -> bool:
+        try:
+            self._birth: Birth = dill.loads(self._read_frame())
+            self._set_up_logging()
+            os.register_at_fork(after_in_parent=self._note_fork)
+            if self._birth.on_start is not None:
+                self._birth.on_start()
+        except BaseException:  # the door of the user's hook: the worker hears of it, and this child ends
+            self._send((UNREADY, traceback.format_exc()))
+            return False
+        self._send((READY,))
+        return True
+
+    def _set_up_logging(self) -> None:
+        root = logging.getLogger()
+        root.handlers[:] = [_ToWorker(self)]
+        root.setLevel(self._birth.log_level)
+
+    def _note_fork(self) -> None:
+        self._forked = True
+
+    def _next_token(self) -> int | None:
+        token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
+        return TOKEN.unpack(token)[0] if len(token) == TOKEN.size else None
+
+    def _job(self, index: int) -> tuple[bytes, float]:
+        while index not in self._jobs:
+            for number, value, limit in pickle.loads(self._read_frame()):
+                self._jobs[number] = value, limit
+        job = self._jobs.pop(index)
+        for withdrawn in [number for number in self._jobs if number < index]:
+            del self._jobs[withdrawn]
+        return job
+
+    def _run(self, index: int, value: bytes, limit: float) -> None:
+        birth = self._birth
+        begun = time.monotonic()
+        self._tell_start(index, begun, limit)
+        try:
+            job = birth.deserialize(value)
+            func, args, kwargs = job.func, tuple(job.args), dict(job.kwargs)
+            timeout = job.timeout if birth.timeout is None else birth.timeout
+            if not (timeout is None or timeout >= 0):
+                raise ValueError(f"timeout must be 0 or greater, not {safe_str(timeout)}")
+            text = get_call_repr(func, *args, **kwargs) if birth.is_verbose else ""
+        except BaseException as error:  # the door of user code: unpickling imports
+            self._send((RESULT, index, INVALID, time.monotonic(), safe_str(error), traceback.format_exc(), None))
+            return
+        self.running_id = job.id
+        if birth.is_verbose:
+            self._send((STARTED, index, job.id, text))
+        self._forked = False
+        self._tell_start(index, time.monotonic(), timeout or 0)
+        try:
+            result = complete(func(*args, **kwargs))
+        except BaseException as error:  # the door of user code: what it was becomes the outcome
+            self._end_twin()
+            self._send(self._failure(index, error))
+        else:
+            self._end_twin()
+            self._send(self._success(index, result))
+        self.running_id = None
+
+    def _tell_start(self, index: int, now: float, limit: float) -> None:
+        SLOT.pack_into(self._shared, 0, index, now, now + limit if limit else _NEVER)
+
+    def _end_twin(self) -> None:
+        """End here what is a copy of this child, made by a job that forked and came back twice."""
+        if os.getpid() != self._pid:
+            self._shared[_TWIN] = 1
+            os._exit(0)
+
+    def _has_twin(self) -> bool:
+        """Return whether a copy of this child came back from the job too. A job that never forked has none."""
+        deadline = time.monotonic() + _TWIN_WAIT
+        while self._forked and not self._shared[_TWIN] and time.monotonic() < deadline:
+            time.sleep(0.001)
+        has_twin, self._shared[_TWIN] = bool(self._shared[_TWIN]), 0
+        return has_twin
+
+    def _success(self, index: int, result: Any) -> tuple[Any, ...]:
+        if self._forked and self._has_twin():
+            return self._failure(index, ChildLost("the job forked and returned twice"))
+        text = safe_str(result) if self._birth.is_verbose else ""
+        packed = self._pack(result) if self._birth.wants_outcome else None
+        return RESULT, index, SUCCESS, time.monotonic(), text, "", packed
+
+    def _failure(self, index: int, error: BaseException) -> tuple[Any, ...]:
+        stacktrace = "".join(traceback.format_exception(error))
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else 1
+            error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", code)
+        packed = self._pack(_bare(error)) if self._birth.wants_outcome else None
+        if self._birth.wants_outcome and packed is None:
+            packed = pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
+        return RESULT, index, FAILURE, time.monotonic(), "", stacktrace, packed
+
+    def _pack(self, thing: Any) -> bytes | None:
+        """Return bytes that can be unpickled, tried here where it hurts nobody else; None if there are none."""
+        if type(thing) in _PLAIN:
+            return pickle.dumps(thing)
+        for dumps in (pickle.dumps, dill.dumps):
+            try:
+                packed: bytes = dumps(thing)
+                dill.loads(packed)
+            except BaseException:  # the door of user code: __reduce__ and __init__ may raise anything
+                continue
+            return packed
+        return None
+
+    def _has_done_its_share(self) -> bool:
+        birth = self._birth
+        if birth.max_jobs is not None and self._done >= birth.max_jobs:
+            return True
+        return birth.max_memory is not None and _resident_bytes() > birth.max_memory
+
+    def _read_frame(self) -> bytes:
+        (length,) = LENGTH.unpack(_read_exactly(self._stream, LENGTH.size))
+        return _read_exactly(self._stream, length)
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        data = pickle.dumps(message)
+        with self._sending:
+            self._stream.sendall(LENGTH.pack(len(data)) + data)
+
+    def send_log(self, record: dict[str, Any]) -> None:
+        self._send((LOG, record))
+
+
+class _ToWorker(logging.Handler):
+    """Hands log records to the worker, with the ID of the job that runs."""
+
+    def __init__(self, child: _Child) -> None:
+        super().__init__()
+        self._child = child
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+            if record.exc_info:
+                text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            plain = {"msg": text, "args": None, "exc_info": None, "job_id": self._child.running_id}
+            kept = {name: value for name, value in record.__dict__.items() if type(value) in _PLAIN}
+            self._child.send_log({**kept, **plain})
+        except Exception:  # the door of the user's log call: logging's own way to say so
+            self.handleError(record)
+
+
+def _bare(error: BaseException) -> BaseException:
+    """Return an exception without what it hangs on: frames cannot cross, and the text of the traceback does."""
+    with contextlib.suppress(Exception):
+        error = error.with_traceback(None)
+        error.__cause__ = error.__context__ = None
+    return error
+
+
+def _read_exactly(stream: socket.socket, length: int) -> bytes:
+    data = bytearray(length)
+    view = memoryview(data)
+    while view:
+        count = stream.recv_into(view)
+        if count == 0:
+            raise EOFError("the worker is gone")
+        view = view[count:]
+    return bytes(data)
+
+
+def _resident_bytes() -> int:
+    """Return this process's resident memory; where the system does not tell, its highest so far."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        import resource  # not on every system
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,615 @@
+"""The process executor: jobs run in children, which can really be killed.
+
+1. ``open`` starts the nursery, which forks the children: each has a stream for jobs and outcomes, a socket for tokens,
+   and a page of shared memory with the start and the deadline of what it runs.
+2. ``start`` queues a message on the child that has least to do, and ``flush`` writes what is queued, then the tokens.
+   While jobs are short several travel in one write.
+3. A child that is idle while another's queue waits behind a slow job is given that queue: whoever reads a token owns
+   the job, and the parent can read tokens back.
+4. A deadline that passes: SIGTERM to the child's group, ``kill_grace`` seconds later SIGKILL, and another child.
+5. A child that dies: what ran is a failure, what had not started runs elsewhere.
+6. ``close`` lets the nursery go, and with it everything that descends from it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import mmap
+import os
+import pickle
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import dill
+
+from kq.errors import ArgumentError, ChildLost, ChildTraceback, WorkerError
+from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
+from kq.executors.child import LENGTH, LOG, READY, RESULT, SLOT, STARTED, TOKEN, UNREADY, Birth
+from kq.executors.nursery import BORN, DIED, FORK, KILL, MESSAGE
+from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
+from kq.message import Message, job_from_headers
+from kq.utils import safe_str
+
+__all__ = ["ProcessExecutor"]
+
+_logger = logging.getLogger("kq.executors")
+
+#: Seconds of work that a child may have queued: no message waits longer behind short ones that turn out longer.
+QUEUE_TIME = 0.002
+#: Messages that a child may have queued, however short they are: more make nothing faster.
+QUEUE_COUNT = 64
+#: Bytes that a busy child may have queued: they must fit the socket, since it reads only between jobs.
+QUEUE_BYTES = 64 * 1024
+#: Seconds that a job may keep others in its child's queue while another child is idle.
+STEAL_AFTER = 0.002
+#: Seconds between looks at deadlines.
+LOOK_EVERY = 0.05
+#: Weight of the latest job in the mean duration.
+_LATEST = 0.1
+#: Children in a row that may fail to become ready before the worker gives up.
+_BIRTHS = 3
+#: Seconds that the nursery may take to import what it is to import.
+_NURSERY_PATIENCE = 60.0
+#: Seconds that the nursery may take to end.
+_END_PATIENCE = 3.0
+_SLOT_BYTES = mmap.PAGESIZE
+
+
+class _Sent(NamedTuple):
+    number: int
+    message: Message
+
+
+class _Child:
+    """A child as its parent sees it."""
+
+    def __init__(self) -> None:
+        self.stream, theirs = socket.socketpair()
+        self.tokens, self.tokens_back = socket.socketpair()
+        with tempfile.TemporaryFile() as memory:
+            memory.truncate(_SLOT_BYTES)
+            self.shared = mmap.mmap(memory.fileno(), _SLOT_BYTES)
+            self.descriptors = [theirs.detach(), os.dup(self.tokens_back.fileno()), os.dup(memory.fileno())]
+        self.stream.setblocking(False)
+        SLOT.pack_into(self.shared, 0, 0, 0.0, float("inf"))
+        self.pid: int | None = None
+        self.is_ready = False
+        #: What was sent and has no outcome, oldest first; the first may be running, the rest waits.
+        self.queue: deque[_Sent] = deque()
+        self.queued_bytes = 0
+        self.unsent: list[_Sent] = []
+        self.outbox: deque[memoryview] = deque()
+        self.inbox = bytearray()
+        self.next_index = 1
+        #: Why it is being killed: "timeout", or something that went wrong.
+        self.doom: str | None = None
+        #: The index of the job whose time was up.
+        self.doomed: int | None = None
+        #: When it is sent SIGKILL, by the monotonic clock.
+        self.kill_at: float | None = None
+        self.job_id: str | None = None
+        self.text = ""
+
+    def running(self) -> tuple[_Sent | None, float, float]:
+        """Return what runs, since when, and its deadline."""
+        index, since, deadline = SLOT.unpack_from(self.shared, 0)
+        if self.queue and self.queue[0].number == index:
+            return self.queue[0], since, deadline
+        return None, 0.0, float("inf")
+
+    def load(self) -> int:
+        return len(self.queue) + len(self.unsent)
+
+    def take_back(self) -> list[_Sent]:
+        """Take back what was sent and has not started: its tokens are ours as soon as we have read them."""
+        taken = []
+        waiting = list(self.queue)
+        try:
+            data = self.tokens_back.recv(TOKEN.size * len(waiting), socket.MSG_DONTWAIT)
+        except (BlockingIOError, OSError):
+            return []
+        indices = {index for (index,) in TOKEN.iter_unpack(data)}
+        for sent in waiting:
+            if sent.number in indices:
+                self.queue.remove(sent)
+                taken.append(sent)
+        return taken
+
+    def close(self) -> None:
+        for thing in (self.stream, self.tokens, self.tokens_back, self.shared):
+            thing.close()
+
+
+class ProcessExecutor:
+    """Runs jobs in child processes: a timeout really kills, and a crash touches nobody else.
+
+    :param kill_grace: Seconds between SIGTERM and SIGKILL for a job whose time is up.
+    :param max_jobs: How many jobs a child runs before it is replaced; None for no limit.
+    :param max_memory: Bytes of resident memory beyond which a child is replaced, between jobs; None for no limit.
+    :param preload: Names of modules that are imported once, before children are forked.
+    :param on_start: Called without arguments in each child before its first job, to open connections for instance.
+    :raises kq.ArgumentError: An argument has the wrong type or value.
+    """
+
+    def __init__(
+        self,
+        kill_grace: float = 2.0,
+        max_jobs: int | None = None,
+        max_memory: int | None = None,
+        preload: Sequence[str] = (),
+        on_start: Callable[[], Any] | None = None,
+    ) -> None:
+        if not (isinstance(kill_grace, (int, float)) and kill_grace >= 0):
+            raise ArgumentError("kill_grace must be an int or float of 0 or greater")
+        for name, limit in (("max_jobs", max_jobs), ("max_memory", max_memory)):
+            if not (limit is None or (isinstance(limit, int) and limit > 0)):
+                raise ArgumentError(f"{name} must be an int of 1 or greater")
+        if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
+            raise ArgumentError("preload must be a sequence of module names")
+        if not (on_start is None or callable(on_start)):
+            raise ArgumentError("on_start must be a callable")
+        if not hasattr(os, "fork"):
+            raise ArgumentError('executor="process" needs a system with fork; use executor="thread" here')
+        self._kill_grace = kill_grace
+        self._max_jobs = max_jobs
+        self._max_memory = max_memory
+        self._preload = tuple(preload)
+        self._on_start = on_start
+
+    def __repr__(self) -> str:
+        return f"ProcessExecutor(kill_grace={self._kill_grace:g})"
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def open(self, setting: Setting, concurrency: int) -> None:
+        self._setting = setting
+        self._selector = selectors.DefaultSelector()
+        self._finished: list[Finished] = []
+        self._children: list[_Child] = []
+        self._unborn: deque[_Child] = deque()
+        self._homeless: deque[Message] = deque()
+        self._mean = 1.0
+        self._failed_births = 0
+        self._killing = False
+        self._is_closed = False
+        self._looked = 0.0
+        self._birth = self._pack_birth(setting)
+        self._start_nursery()
+        setting.watch(self._selector)
+        for _ in range(concurrency):
+            self._add_child()
+
+    def kill(self) -> None:
+        self._killing = True
+
+    def close(self) -> None:
+        self._killing = self._is_closed = True
+        self._read_ready(0)
+        self._end_nursery()
+        for child in self._children:
+            self._read_rest(child)
+            self._give_up(child)
+        for child in [*self._children, *self._unborn]:
+            child.close()
+        self._setting.unwatch(self._selector)
+        self._selector.close()
+
+    def _pack_birth(self, setting: Setting) -> bytes:
+        birth = Birth(
+            deserialize=setting.deserialize,
+            on_start=self._on_start,
+            timeout=setting.timeout,
+            is_verbose=setting.logger.isEnabledFor(logging.INFO),
+            wants_outcome=setting.wants_outcome,
+            log_level=logging.getLogger().getEffectiveLevel(),
+            max_jobs=self._max_jobs,
+            max_memory=self._max_memory,
+        )
+        try:
+            packed: bytes = dill.dumps(birth)
+        except Exception as error:  # the door of user code
+            raise ArgumentError(f"deserializer and on_start must be picklable to reach children: {error}") from error
+        return packed
+
+    def _start_nursery(self) -> None:
+        self._nursery, theirs = socket.socketpair()
+        code = "import sys; sys.path[:0] = {0}; from kq.executors.nursery import main; main({1}, {2!r}, {3!r})"
+        path = json.dumps(sys.path)
+        command = [sys.executable, "-c", code.format(sys.path, theirs.fileno(), path, json.dumps(self._preload))]
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+        theirs.close()
+        self._nursery.settimeout(_NURSERY_PATIENCE)
+        try:
+            is_ready = len(self._nursery.recv(MESSAGE.size, socket.MSG_WAITALL)) == MESSAGE.size
+        except TimeoutError:
+            is_ready = False
+        if not is_ready:
+            self._end_nursery()
+            raise WorkerError("the nursery of the process executor did not start; what it said is on standard error")
+        self._nursery.setblocking(False)
+        self._selector.register(self._nursery, selectors.EVENT_READ, None)
+
+    def _end_nursery(self) -> None:
+        self._nursery.close()
+        try:
+            self._process.wait(_END_PATIENCE)
+        except subprocess.TimeoutExpired:
+            _logger.error("The nursery does not end; it is killed, and its children with it")
+            self._process.kill()
+            self._process.wait()
+
+    # -- for the loop --------------------------------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """Return how many messages may be started now."""
+        depth = min(QUEUE_COUNT, 1 + int(QUEUE_TIME / max(self._mean, 1e-6)))
+        room = -len(self._homeless)
+        for child in self._children:
+            if child.is_ready and child.doom is None and child.queued_bytes < QUEUE_BYTES:
+                room += max(0, depth - child.load())
+        return max(0, room)
+
+    def start(self, message: Message) -> None:
+        candidates = [child for child in self._children if child.is_ready and child.doom is None]
+        if not candidates:
+            self._homeless.append(message)
+            return
+        child = min(candidates, key=_Child.load)
+        child.unsent.append(_Sent(child.next_index, message))
+        child.queued_bytes += len(message.value or b"")
+        child.next_index += 1
+
+    def flush(self) -> None:
+        for child in self._children:
+            if child.unsent:
+                self._send_queued(child)
+
+    def finished(self) -> list[Finished]:
+        if not self._is_closed:
+            self._tend()
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _tend(self) -> None:
+        self._read_ready(0)
+        now = time.monotonic()
+        if now - self._looked > LOOK_EVERY or self._killing:
+            self._looked = now
+            self._watch_deadlines(now)
+        self._share_work(now)
+
+    def patience(self) -> float:
+        """Return the seconds that the loop may wait before it asks for what has finished."""
+        loads = [child.load() for child in self._children if child.is_ready]
+        if loads and min(loads) == 0 and max(loads) > 1:
+            return STEAL_AFTER
+        return LOOK_EVERY if any(loads) else float("inf")
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    def _send_queued(self, child: _Child) -> None:
+        batch, child.unsent = child.unsent, []
+        limit = self._setting.timeout
+        jobs = [
+            (sent.number, sent.message.value, (_header_limit(sent.message) if limit is None else limit) or 0)
+            for sent in batch
+        ]
+        data = pickle.dumps(jobs)
+        child.queue.extend(batch)
+        self._write(child, LENGTH.pack(len(data)) + data)
+        try:
+            child.tokens.sendall(b"".join([TOKEN.pack(sent.number) for sent in batch]))
+        except OSError:  # it is dead: that will be heard of
+            return
+
+    def _write(self, child: _Child, data: bytes) -> None:
+        child.outbox.append(memoryview(data))
+        if len(child.outbox) == 1:
+            self._write_on(child)
+
+    def _write_on(self, child: _Child) -> None:
+        try:
+            while child.outbox:
+                count = child.stream.send(child.outbox[0])
+                if count == len(child.outbox[0]):
+                    child.outbox.popleft()
+                else:
+                    child.outbox[0] = child.outbox[0][count:]
+        except BlockingIOError:
+            pass
+        except OSError:  # it is dead: that will be heard of
+            child.outbox.clear()
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.outbox else 0)
+        if child.stream in self._selector.get_map() and self._selector.get_key(child.stream).events != events:
+            self._selector.modify(child.stream, events, child)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _read_ready(self, timeout: float) -> None:
+        for key, events in self._selector.select(timeout):
+            if key.data is None:
+                self._read_nursery()
+            else:
+                if events & selectors.EVENT_WRITE:
+                    self._write_on(key.data)
+                if events & selectors.EVENT_READ:
+                    self._read_child(key.data)
+
+    def _read_child(self, child: _Child) -> None:
+        try:
+            data = child.stream.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._selector.unregister(child.stream)
+            if child.pid is not None:  # it may live on without its stream, and can tell us nothing more
+                child.doom = child.doom or "closed its connection"
+                self._signal(child, signal.SIGKILL)
+            return
+        child.inbox += data
+        self._read_frames(child)
+
+    def _read_frames(self, child: _Child) -> None:
+        inbox, begin = child.inbox, 0
+        while len(inbox) - begin >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(inbox, begin)
+            end = begin + LENGTH.size + length
+            if len(inbox) < end:
+                break
+            self._hear(child, pickle.loads(memoryview(inbox)[begin + LENGTH.size : end].tobytes()))
+            begin = end
+        if begin:
+            del inbox[:begin]
+
+    def _read_rest(self, child: _Child) -> None:
+        """Read what a dead child had still to say."""
+        try:
+            while data := child.stream.recv(1 << 18):
+                child.inbox += data
+        except OSError:
+            pass
+        self._read_frames(child)
+
+    def _hear(self, child: _Child, frame: tuple[Any, ...]) -> None:
+        kind = frame[0]
+        if kind == RESULT:
+            self._hear_result(child, *frame[1:])
+        elif kind == STARTED:
+            self._hear_start(child, *frame[1:])
+        elif kind == LOG:
+            record = logging.makeLogRecord(frame[1])
+            target = logging.getLogger(record.name)
+            if target.isEnabledFor(record.levelno):
+                target.handle(record)
+        elif kind == READY:
+            child.is_ready = True
+            self._failed_births = 0
+            self._rehouse()
+        elif kind == UNREADY:
+            child.doom = "failed to start"
+            _logger.error("A child failed to start:\n%s", frame[1])
+
+    def _hear_start(self, child: _Child, index: int, job_id: Any, text: str) -> None:
+        child.job_id, child.text = job_id, text
+        if child.queue and child.queue[0].number == index:
+            message = child.queue[0].message
+            log_processing(self._setting.logger, message)
+            log_executing(self._setting.logger, message, job_id, text)
+
+    def _hear_result(
+        self, child: _Child, index: int, status: Any, ended: float, text: str, stacktrace: str, packed: bytes | None
+    ) -> None:
+        if not child.queue or child.queue[0].number != index:
+            return
+        _, since, deadline = child.running()
+        message = child.queue.popleft().message
+        child.queued_bytes -= len(message.value or b"")
+        self._mean += _LATEST * (max(0.0, ended - since) - self._mean) if since else 0.0
+        job_id, child.job_id = child.job_id, None
+        if index == child.doomed and ended > deadline:
+            self._finish(message, Outcome(TIMEOUT), job_id)
+        elif status == INVALID:
+            log_processing(self._setting.logger, message)
+            log_invalid(self._setting.logger, message, text, stacktrace)
+            self._finished.append(Finished(message, None, Outcome(INVALID)))
+        elif status == SUCCESS:
+            self._finish(message, Outcome(SUCCESS, self._unpack(packed)), job_id, text)
+        else:
+            error = self._unpack(packed)
+            if isinstance(error, BaseException):
+                error.__cause__ = ChildTraceback(stacktrace)
+            self._finish(message, Outcome(FAILURE, None, error, stacktrace), job_id)
+
+    def _finish(self, message: Message, outcome: Outcome, job_id: Any, text: str = "") -> None:
+        job = self._job(message)
+        if job_id is None:
+            job_id = job.id if job is not None else job_from_headers(message).id
+        log_outcome(self._setting.logger, message, job_id, outcome, text)
+        self._finished.append(Finished(message, job, outcome))
+
+    def _job(self, message: Message) -> Any:
+        """Return the job for the callback: the child could unpickle it, so this process probably can."""
+        if not self._setting.wants_outcome:
+            return None
+        try:
+            return self._setting.deserialize(message.value)  # type: ignore[arg-type]
+        except BaseException as error:  # the door of user code: unpickling imports
+            _logger.warning("A job that a child could read cannot be read here: %s", safe_str(error))
+            return job_from_headers(message)
+
+    def _unpack(self, packed: bytes | None) -> Any:
+        if packed is None:
+            return None
+        try:
+            return dill.loads(packed)
+        except BaseException as error:  # the door of user code: the child could, this process cannot
+            _logger.warning("What a job returned or raised cannot be read here: %s", safe_str(error))
+            return None
+
+    # -- children ------------------------------------------------------------------------------------------------------
+
+    def _add_child(self) -> None:
+        child = _Child()
+        try:
+            socket.send_fds(self._nursery, [MESSAGE.pack(FORK, 0, 0)], child.descriptors)
+        except OSError as error:
+            raise WorkerError(f"the nursery of the process executor is gone: {error}") from error
+        finally:
+            for descriptor in child.descriptors:
+                os.close(descriptor)
+        self._unborn.append(child)
+        self._selector.register(child.stream, selectors.EVENT_READ, child)
+        self._write(child, LENGTH.pack(len(self._birth)) + self._birth)
+
+    def _read_nursery(self) -> None:
+        while True:
+            try:
+                data = self._nursery.recv(MESSAGE.size)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._replace_nursery()
+                return
+            verb, pid, status = MESSAGE.unpack(data)
+            if verb == BORN:
+                child = self._unborn.popleft()
+                child.pid = pid
+                self._children.append(child)
+                self._rehouse()
+            elif verb == DIED:
+                self._bury(pid, status)
+
+    def _replace_nursery(self) -> None:
+        """Begin with another nursery: the one that is gone took its children with it."""
+        if self._killing:
+            self._selector.unregister(self._nursery)
+            return
+        _logger.error("The nursery of the process executor is gone; it is replaced")
+        self._selector.unregister(self._nursery)
+        self._nursery.close()
+        self._process.wait()
+        self._start_nursery()
+        for child in [*self._unborn, *self._children]:
+            self._unborn.clear()
+            self._lose(child, None)
+
+    def _bury(self, pid: int, status: int) -> None:
+        for child in self._children:
+            if child.pid == pid:
+                self._lose(child, status)
+                return
+
+    def _lose(self, child: _Child, status: int | None) -> None:
+        """Settle what a dead child ran, have the rest run elsewhere, and replace it."""
+        child.pid = None
+        self._read_rest(child)
+        if child in self._children:
+            self._children.remove(child)
+        if child.stream in self._selector.get_map():
+            self._selector.unregister(child.stream)
+        self._settle_dead(child, status)
+        self._homeless.extend(sent.message for sent in [*child.queue, *child.unsent])
+        child.close()
+        if not child.is_ready:
+            self._failed_births += 1
+            if self._failed_births >= _BIRTHS:
+                raise WorkerError("children of the process executor fail to start; the log says why")
+        if not self._killing:
+            self._add_child()
+            self._rehouse()
+
+    def _settle_dead(self, child: _Child, status: int | None) -> None:
+        running, _, _ = child.running()
+        if running is None or (child.doom == "timeout" and running.number != child.doomed):
+            return  # nothing ran, or what ran was killed for the job before it: it runs again
+        child.queue.popleft()
+        message = running.message
+        if child.doom == "timeout":
+            self._finish(message, Outcome(TIMEOUT), child.job_id)
+        elif self._killing:
+            self._finished.append(Finished(message, None, None))
+        else:
+            was_ours = child.doom is not None and status == -signal.SIGKILL
+            how = child.doom if was_ours else _how_it_ended(status)
+            what = child.text or f"job {job_from_headers(message).id}"
+            error = ChildLost(f"the child process {how} while it ran {what}", status)
+            self._finish(message, Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n"), child.job_id)
+
+    def _give_up(self, child: _Child) -> None:
+        """Report what a stop has ended, or kept from starting."""
+        for sent in [*child.queue, *child.unsent]:
+            self._finished.append(Finished(sent.message, None, None))
+        while self._homeless:
+            self._finished.append(Finished(self._homeless.popleft(), None, None))
+
+    def _rehouse(self) -> None:
+        homeless, self._homeless = self._homeless, deque()
+        for message in homeless:
+            self.start(message)
+        self.flush()
+
+    def _watch_deadlines(self, now: float) -> None:
+        for child in self._children:
+            running, _, deadline = child.running()
+            if self._killing and child.load() and child.doom is None:
+                child.doom, child.kill_at = None, now
+                self._signal(child, signal.SIGKILL)
+            elif running is not None and now > deadline and child.doom is None:
+                child.doom, child.doomed, child.kill_at = "timeout", running.number, now + self._kill_grace
+                self._signal(child, signal.SIGTERM)
+                self._rehome(child)
+            elif child.kill_at is not None and now > child.kill_at:
+                child.kill_at = now + self._kill_grace
+                self._signal(child, signal.SIGKILL)
+
+    def _share_work(self, now: float) -> None:
+        """Give what waits behind a slow job to children that are idle."""
+        idle = [child for child in self._children if child.is_ready and child.doom is None and not child.load()]
+        if not idle:
+            return
+        for child in self._children:
+            if len(child.queue) > 1 and now - child.running()[1] > STEAL_AFTER:
+                self._rehome(child)
+
+    def _rehome(self, child: _Child) -> None:
+        """Take back what waits in a child, and start it elsewhere."""
+        for sent in child.take_back():
+            child.queued_bytes -= len(sent.message.value or b"")
+            self.start(sent.message)
+        self.flush()
+
+    def _signal(self, child: _Child, signum: int) -> None:
+        if child.pid is None:
+            return
+        try:
+            self._nursery.send(MESSAGE.pack(KILL, child.pid, signum))
+        except OSError:  # it is gone, and its children with it: that will be heard of
+            return
+
+
+def _header_limit(message: Message) -> float | int | None:
+    return job_from_headers(message).timeout if message.headers else None
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "was lost with its nursery"
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"

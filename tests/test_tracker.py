@@ -1,0 +1,818 @@
+"""The tracker against a naive model of a partition, its owners and their deaths; and its promises one by one.
+
+The machine plays a log with gaps, a group's last commit, one worker that polls, starts, ends, dies, stops, loses and
+gets back the partition, and others that have it meanwhile. What is true, it keeps in plain sets and dicts.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from kq.message import Message
+from kq.tracker import CAREFUL_STARTS, REMEMBERED, Progress, Tracker, View, decode, encode, reopen
+
+TOPIC = UUID("6f2c7f3e-55a1-4d0b-9d4e-0d1c58a3b7e1")
+OTHER_TOPIC = UUID("00000000-0000-0000-0000-000000000001")
+
+TODO, RUNNING, DONE = "todo", "running", "done"
+
+
+def message(offset: int, value: bytes = b"job", partition: int = 0, **other: Any) -> Message:
+    return Message("topic", partition, offset, None, value, 1_700_000_000_000 + offset)._replace(**other)
+
+
+def tracker_at(offset: int = 0, **known: Any) -> Tracker:
+    """Return a tracker in epoch 1 of partition 0."""
+    tracker = Tracker()
+    tracker.assign(0, 1, TOPIC, Progress(offset, **known))
+    return tracker
+
+
+def poll(tracker: Tracker, offsets: Iterable[int]) -> dict[int, Message]:
+    """Poll new messages; all of them are to be run."""
+    messages = {offset: message(offset) for offset in offsets}
+    assert [offset for offset, one in messages.items() if not tracker.polled(one)] == []
+    return messages
+
+
+def run(tracker: Tracker, *messages: Message) -> None:
+    """Start and end jobs."""
+    for one in messages:
+        tracker.started(one)
+        assert tracker.done(one)
+
+
+def committed(tracker: Tracker, *, alive: bool = True) -> Progress:
+    """Return what the next owner reads after a commit."""
+    view = tracker.view(0)
+    return decode(encode(view, TOPIC, alive=alive), view.watermark, TOPIC)
+
+
+def back(tracker: Tracker, progress: Progress, topic_id: UUID | None = TOPIC) -> None:
+    """Take the partition from a worker and give it back at once."""
+    tracker.revoke(0)
+    tracker.assign(0, 2, topic_id, progress)
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+class Epoch:
+    """What is true of the partition in one epoch of one worker."""
+
+    def __init__(self, number: int, begin: int, top: int, gaps: set[int], counts: dict[int, int], careful: int) -> None:
+        self.number = number
+        self.begin = self.position = begin
+        self.restored_top = top
+        self.restored_incomplete = gaps
+        self.counts = counts
+        self.careful = careful
+        self.status: dict[int, str] = {}
+        self.started: list[Message] = []
+        #: What was done, or adopted as done, in this epoch.
+        self.done: set[Message] = set()
+
+    def is_restored_done(self, offset: int) -> bool:
+        return offset < self.restored_top and offset not in self.restored_incomplete
+
+    def view(self) -> View:
+        open_here = {offset for offset, status in self.status.items() if status != DONE}
+        watermark = min(open_here, default=self.position)
+        done = [one.offset + 1 for one in self.done]
+        top = max([self.begin, self.restored_top, watermark, *done])
+        open_all = open_here | {offset for offset in self.restored_incomplete if offset >= self.position}
+        incomplete = tuple(sorted(offset for offset in open_all if offset < top))
+        counts = tuple(sorted(item for item in self.counts.items() if item[0] >= watermark))
+        running = tuple(one.offset for one in self.started)
+        return View(self.number, watermark, top, incomplete, running, counts, self.careful)
+
+    def finish(self, one: Message) -> None:
+        self.status[one.offset] = DONE
+        self.done.add(one)
+        self.counts.pop(one.offset, None)
+
+
+class Partition(RuleBasedStateMachine):
+    """One partition and all that may happen to it."""
+
+    @initialize(first=st.sampled_from([0, 1, 7, 2**40]))
+    def begin(self, first: int) -> None:
+        self.topic_id = UUID(int=1)
+        self.log: dict[int, Message] = {}
+        self.log_begin = self.log_end = first
+        self.serial = 0
+        #: Values of jobs that ran to their end, wherever that was.
+        self.finished: set[bytes | None] = set()
+        self.last_commit: tuple[int, str, UUID | None] | None = None
+        #: What the last commit says, in the model's words.
+        self.last_view = View(0, first)
+        self.last_alive = False
+        self.number = 0
+        self._new_process()
+
+    def _new_process(self) -> None:
+        self.tracker = Tracker()
+        self.epoch: Epoch | None = None
+        self.waiting: list[Message] = []
+        self.stale: list[Message] = []
+        self.running: list[Message] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self.known_begin, self.known_topic = 0, self.topic_id
+        #: What this process knows of epochs that are over, with the counts from before each run.
+        self.known_runs: dict[int, tuple[Message, int]] = {}
+        self.known_done: set[Message] = set()
+
+    # the log
+
+    @rule(gaps=st.lists(st.sampled_from([1, 1, 1, 2, 300]), min_size=1, max_size=8), trailing=st.integers(0, 2))
+    def produce(self, gaps: list[int], trailing: int) -> None:
+        """Messages come, with transaction markers between and behind them."""
+        for gap in gaps:
+            self.serial += 1
+            offset = self.log_end + gap - 1
+            self.log[offset] = message(offset, b"%d" % self.serial)
+            self.log_end = offset + 1
+        self.log_end += trailing
+
+    @precondition(lambda self: self.log)
+    @rule(data=st.data())
+    def compact(self, data: st.DataObject) -> None:
+        """A message goes from the log, whatever has become of it."""
+        del self.log[data.draw(st.sampled_from(sorted(self.log)))]
+
+    @precondition(lambda self: self.epoch is None)
+    @rule()
+    def make_topic_anew(self) -> None:
+        """The topic is deleted and made again: the same offsets are other messages."""
+        self.topic_id = UUID(int=self.topic_id.int + 1)
+        self.log.clear()
+        self.log_begin = self.log_end = 0
+        if self.last_commit and self.last_commit[2] is None:
+            self.last_commit = None  # nothing could tell that this offset is another topic's
+
+    @precondition(lambda self: self.epoch is not None and self.epoch.position > self.log_begin)
+    @rule(data=st.data())
+    def cut_log(self, data: st.DataObject) -> None:
+        """The log loses its end, and the same offsets become other messages: an epoch begins before all of that."""
+        assert self.epoch is not None
+        cut = data.draw(st.integers(max(self.log_begin, self.epoch.position - 6), self.epoch.position - 1))
+        self.log = {offset: one for offset, one in self.log.items() if offset < cut}
+        self.log_end = cut
+        begin = min(cut, self.tracker.view(0).watermark)
+        self._close()
+        self._open(Progress(begin), Epoch(self.number + 1, begin, 0, set(), {}, 0))
+        self.commit()
+
+    # the worker
+
+    @precondition(lambda self: self.epoch is None)
+    @rule(commits=st.booleans())
+    def assign(self, commits: bool) -> None:
+        """The worker gets the partition and goes by the last commit; mostly it lives to say so."""
+        self._open(*self._begin(self.number + 1))
+        if commits:
+            self.commit()
+
+    def _begin(self, number: int) -> tuple[Progress, Epoch]:
+        """Return what the next owner reads of the last commit, and what it should."""
+        if self.last_commit is None:
+            return Progress(self.log_begin), Epoch(number, self.log_begin, 0, set(), {}, 0)
+        offset, text, topic_id = self.last_commit
+        progress = decode(text, offset, self.topic_id)
+        if topic_id not in (self.topic_id, None):
+            assert progress == Progress(offset, foreign_topic=True)
+            return Progress(self.log_begin), Epoch(number, self.log_begin, 0, set(), {}, 0)
+        last = self.last_view
+        counts = dict(last.deliveries)
+        for dead in last.running if self.last_alive else ():
+            counts[dead] = counts.get(dead, 0) + 1
+        careful = CAREFUL_STARTS if self.last_alive else last.careful
+        return progress, Epoch(number, last.watermark, last.top, set(last.incomplete), counts, careful)
+
+    def _open(self, progress: Progress, epoch: Epoch) -> None:
+        self.number = epoch.number
+        self.tracker.assign(0, epoch.number, self.topic_id, progress)
+        self.epoch = epoch
+        self.low = epoch.begin
+        if self.known_topic != self.topic_id or epoch.begin < self.known_begin:
+            self._forget()
+        assert self.tracker.view(0) == reopen(progress, epoch.number) == epoch.view()
+
+    @precondition(lambda self: self.epoch is not None)
+    @rule(count=st.integers(1, 6))
+    def poll(self, count: int) -> None:
+        """The next messages come; the worker runs those of which nobody knows that they are done or running."""
+        assert self.epoch is not None
+        ahead = [self.log[offset] for offset in sorted(self.log) if offset >= self.epoch.position]
+        for one in ahead[:count]:
+            again = one._replace()  # never the same object twice, as from a consumer
+            assert self.tracker.polled(again) == self._is_to_run(again)
+            assert not self.tracker.polled(again)
+
+    def _is_to_run(self, one: Message) -> bool:
+        epoch = self.epoch
+        assert epoch is not None
+        epoch.position = one.offset + 1
+        if epoch.is_restored_done(one.offset):
+            assert one.value in self.finished
+            return False
+        old, count = self.known_runs.get(one.offset, (None, 0))
+        if old == one:
+            self._adopt(old, count)
+            return False
+        if one in self.known_done:
+            assert one.value in self.finished
+            epoch.finish(one)
+            return False
+        epoch.status[one.offset] = TODO
+        self.waiting.append(one)
+        return True
+
+    def _adopt(self, run: Message, count: int) -> None:
+        assert self.epoch is not None
+        del self.known_runs[run.offset]
+        self.epoch.status[run.offset] = RUNNING
+        self.epoch.started.append(run)
+        self.epoch.counts.pop(run.offset, None)
+        if count:
+            self.epoch.counts[run.offset] = count
+
+    @precondition(lambda self: self.epoch is not None)
+    @rule()
+    def skip(self) -> None:
+        """The consumer's position moves over what is no message; an epoch that is over hears nothing of it."""
+        assert self.epoch is not None
+        ahead = [offset for offset in self.log if offset >= self.epoch.position]
+        position = min(ahead, default=self.log_end)
+        self.tracker.skipped_to(0, self.number - 1, position + 5)
+        self.tracker.skipped_to(0, self.number, position)
+        self.epoch.position = max(position, self.epoch.position)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def start(self, data: st.DataObject) -> None:
+        """A job starts, with care where it must."""
+        assert self.epoch is not None
+        one = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
+        count = self.epoch.counts.get(one.offset, 0)
+        assert self.tracker.deliveries(one) == count
+        assert self.tracker.is_careful(one) == (count > 0 or self.epoch.careful > 0)
+        self.tracker.started(one)
+        self.epoch.careful = max(0, self.epoch.careful - 1)
+        self.epoch.status[one.offset] = RUNNING
+        self.epoch.started.append(one)
+        self.running.append(one)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        """A job ends, in its own epoch or long after it."""
+        one = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.finished.add(one.value)
+        assert self.tracker.done(one) == self._is_here(one)
+        if self._is_here(one):
+            assert self.epoch is not None
+            self._remove(one)
+            self.epoch.finish(one)
+        elif self._is_known_run(one):
+            del self.known_runs[one.offset]
+            self.known_done.add(one)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        """A job is ended without an outcome."""
+        one = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.tracker.given_up(one)
+        if self._is_here(one):
+            assert self.epoch is not None
+            self._remove(one)
+            self.epoch.status[one.offset] = TODO
+        elif self._is_known_run(one):
+            del self.known_runs[one.offset]
+
+    def _is_here(self, one: Message) -> bool:
+        return self.epoch is not None and any(started is one for started in self.epoch.started)
+
+    def _is_known_run(self, one: Message) -> bool:
+        return one.offset in self.known_runs and self.known_runs[one.offset][0] is one
+
+    def _remove(self, one: Message) -> None:
+        assert self.epoch is not None
+        self.epoch.started = [started for started in self.epoch.started if started is not one]
+
+    @precondition(lambda self: self.stale)
+    @rule(data=st.data())
+    def meddle(self, data: st.DataObject) -> None:
+        """What was polled in an epoch that is over is started and ended all the same: it changes nothing."""
+        one = data.draw(st.sampled_from(self.stale))
+        self.tracker.started(one)
+        assert not self.tracker.done(one)
+        self.tracker.given_up(one)
+
+    # commits, and the ways to lose a partition
+
+    @precondition(lambda self: self.epoch is not None)
+    @rule()
+    def commit(self) -> None:
+        """What is published is committed."""
+        assert self.epoch is not None
+        assert set(self.tracker.changes().values()) <= {self.epoch.view()}
+        assert self.tracker.changes() == {}
+        self._commit(self.tracker.view(0), alive=True)
+
+    def _commit(self, view: View, *, alive: bool) -> None:
+        self.last_commit = (view.watermark, encode(view, self.topic_id, alive=alive), self.topic_id)
+        self.last_view, self.last_alive = view, alive
+
+    @precondition(lambda self: self.epoch is not None)
+    @rule(is_lost=st.booleans())
+    def revoke(self, is_lost: bool) -> None:
+        """The partition goes, with a last commit or without."""
+        if not is_lost:
+            self._commit(self.tracker.view(0), alive=False)
+        self._close()
+        assert self.tracker.revoke(0) == []
+
+    def _close(self) -> None:
+        epoch = self.epoch
+        assert epoch is not None
+        assert self.tracker.revoke(0) == epoch.started
+        assert not self.tracker.is_open(0, epoch.number)
+        later = {offset: run for offset, run in self.known_runs.items() if offset >= epoch.position}
+        self.known_runs = {one.offset: (one, epoch.counts.get(one.offset, 0)) for one in epoch.started} | later
+        self.known_done = {one for one in self.known_done if one.offset >= epoch.position} | epoch.done
+        self.known_begin, self.known_topic = epoch.begin, self.topic_id
+        self.stale += self.waiting
+        self.waiting, self.epoch = [], None
+
+    @rule()
+    def die(self) -> None:
+        """kill -9: nothing is left but the last commit."""
+        self._new_process()
+
+    @precondition(lambda self: self.epoch is not None)
+    @rule()
+    def stop(self) -> None:
+        """A stop that kills what runs: no death."""
+        self._commit(self.tracker.view(0), alive=False)
+        self._new_process()
+
+    @precondition(lambda self: self.epoch is None)
+    @rule(count=st.integers(1, 6), ends=st.integers(0, 6), ends_well=st.booleans())
+    def another_owner(self, count: int, ends: int, ends_well: bool) -> None:
+        """Another worker has the partition, runs some of it, and goes: well, or by dying while it works."""
+        progress, epoch = self._begin(self.number + 1)
+        self.number += 1
+        other = Tracker()
+        other.assign(0, self.number, self.topic_id, progress)
+        ahead = [self.log[offset] for offset in sorted(self.log) if offset >= epoch.begin]
+        started = [one for one in ahead[:count] if other.polled(one)]
+        for one in started:
+            assert one.value not in self.finished or not epoch.is_restored_done(one.offset)
+            other.started(one)
+        for one in started[:ends]:
+            assert other.done(one)
+            self.finished.add(one.value)
+        self._commit(other.view(0), alive=not ends_well)
+
+    @precondition(lambda self: self.epoch is None and self.last_commit is not None)
+    @rule(data=st.data())
+    def set_back(self, data: st.DataObject) -> None:
+        """Somebody sets the group's offset back by hand; the metadata is left, or goes."""
+        assert self.last_commit is not None
+        offset, text, topic_id = self.last_commit
+        if topic_id not in (self.topic_id, None) or offset == self.log_begin:
+            return
+        offset = data.draw(st.integers(max(self.log_begin, offset - 6), offset - 1))
+        self.last_commit = (offset, data.draw(st.sampled_from([text, ""])), None)
+        self.last_view, self.last_alive = View(0, offset), False
+
+    # what is always true
+
+    @invariant()
+    def view_is_what_the_model_says(self) -> None:
+        """Watermark, done-map, runs and counts, at any moment."""
+        if self.epoch is not None:
+            assert self.tracker.view(0) == self.epoch.view()
+
+    @invariant()
+    def nothing_undone_is_declared_done(self) -> None:
+        """Each message that is in the log, and done by what would be committed, ran to its end."""
+        if self.epoch is None:
+            return
+        view = self.tracker.view(0)
+        claimed = [o for o in self.log if o < view.watermark or (o < view.top and o not in view.incomplete)]
+        assert [offset for offset in claimed if self.log[offset].value not in self.finished] == []
+
+    @invariant()
+    def watermark_never_goes_back(self) -> None:
+        """Within an epoch it only rises."""
+        if self.epoch is not None:
+            watermark = self.tracker.view(0).watermark
+            assert watermark >= self.low
+            self.low = watermark
+
+    @invariant()
+    def after_a_kill_what_was_done_is_not_run_again(self) -> None:
+        """A commit now, a new process: it runs exactly what is not done."""
+        if self.epoch is None:
+            return
+        view = self.tracker.view(0)
+        new = Tracker()
+        new.assign(0, 1, self.topic_id, decode(encode(view, self.topic_id, alive=True), view.watermark, self.topic_id))
+        for offset in sorted(offset for offset in self.log if offset >= view.watermark):
+            is_done = offset < view.top and offset not in view.incomplete
+            one = self.log[offset]
+            assert new.polled(one) == (not is_done)
+            counted = dict(view.deliveries).get(offset, 0) + (offset in view.running)
+            assert new.deliveries(one) == counted
+
+
+TestPartition = Partition.TestCase
+TestPartition.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+
+
+# -- one by one --------------------------------------------------------------------------------------------------------
+
+
+def test_the_watermark_waits_for_the_lowest_that_is_not_done() -> None:
+    """Offset 0 runs longest: nothing passes it, and what is done beyond is told."""
+    tracker = tracker_at(0)
+    messages = poll(tracker, range(4))
+    for one in messages.values():
+        tracker.started(one)
+    for offset in (2, 1, 3):
+        assert tracker.done(messages[offset])
+        assert tracker.view(0).watermark == 0
+    assert tracker.view(0) == View(1, 0, 4, (0,), (0,))
+    assert tracker.done(messages[0])
+    assert tracker.view(0) == View(1, 4, 4)
+
+
+@pytest.mark.parametrize("gap", [2, 3, 10**6])
+def test_gaps_do_not_hold_the_watermark(gap: int) -> None:
+    """Markers and compaction leave holes: no message is waited for that is not there."""
+    tracker = tracker_at(0)
+    messages = poll(tracker, [0, gap, 2 * gap])
+    run(tracker, messages[gap])
+    assert tracker.view(0) == View(1, 0, gap + 1, (0,))
+    run(tracker, messages[0])
+    assert tracker.view(0).watermark == 2 * gap
+    run(tracker, messages[2 * gap])
+    assert tracker.view(0) == View(1, 2 * gap + 1, 2 * gap + 1)
+
+
+def test_a_marker_at_the_end_does_not_hold_the_watermark() -> None:
+    """The position passes what is no message; an older position, or another epoch's, changes nothing."""
+    tracker = tracker_at(0)
+    run(tracker, *poll(tracker, [0]).values())
+    tracker.changes()
+    tracker.skipped_to(0, 1, 2)
+    assert tracker.changes() == {0: View(1, 2, 2)}
+    tracker.skipped_to(0, 1, 1)
+    tracker.skipped_to(0, 0, 9)
+    tracker.skipped_to(5, 1, 9)
+    assert tracker.changes() == {}
+    assert tracker.view(0).watermark == 2
+
+
+def test_a_first_message_beyond_the_committed_offset() -> None:
+    """The log begins later than the commit: what was removed is not waited for."""
+    tracker = tracker_at(5)
+    messages = poll(tracker, [90])
+    assert tracker.view(0) == View(1, 90, 90)
+    run(tracker, messages[90])
+    assert tracker.view(0) == View(1, 91, 91)
+
+
+def test_after_a_kill_only_what_was_not_done_runs_again() -> None:
+    """Job 0 is long, a hundred short ones are done behind it, then the worker is killed."""
+    tracker = tracker_at(0)
+    messages = poll(tracker, range(101))
+    tracker.started(messages[0])
+    run(tracker, *[messages[offset] for offset in range(1, 101)])
+    again = Tracker()
+    again.assign(0, 1, TOPIC, committed(tracker))
+    assert [offset for offset in range(101) if again.polled(message(offset))] == [0]
+
+
+def test_half_of_a_done_map_polled_again_loses_nothing_of_it() -> None:
+    """Killed a second time in the middle of it: still known as done is what was, and only that."""
+    tracker = tracker_at(0, top=10, incomplete=frozenset({0, 4, 7}))
+    assert [offset for offset in range(5) if tracker.polled(message(offset))] == [0, 4]
+    assert tracker.view(0) == View(1, 0, 10, (0, 4, 7))
+    zero = tracker._partitions[0].incomplete[0]
+    run(tracker, zero)
+    assert tracker.view(0) == View(1, 4, 10, (4, 7))
+    again = Tracker()
+    again.assign(0, 1, TOPIC, committed(tracker))
+    assert [offset for offset in range(4, 12) if again.polled(message(offset))] == [4, 7, 10, 11]
+
+
+def test_an_incomplete_one_that_was_compacted_away_holds_nothing() -> None:
+    """The done-map waits for 4, which is gone from the log."""
+    tracker = tracker_at(3, top=10, incomplete=frozenset({3, 4}))
+    three = message(3)
+    assert tracker.polled(three)
+    assert not tracker.polled(message(5))
+    run(tracker, three)
+    assert tracker.view(0) == View(1, 6, 10)
+    tracker.skipped_to(0, 1, 12)
+    assert tracker.view(0) == View(1, 12, 12)
+
+
+def test_a_completion_of_a_closed_epoch_commits_nothing() -> None:
+    """The partition went to another worker, or came back, while the job ran."""
+    tracker = tracker_at(0)
+    zero = poll(tracker, [0])[0]
+    tracker.started(zero)
+    assert tracker.revoke(0) == [zero]
+    assert not tracker.done(zero)
+    assert tracker.changes() == {}
+    tracker.assign(0, 2, TOPIC, Progress(0))
+    assert not tracker.is_open(0, 1)
+    assert tracker.is_open(0, 2)
+    assert not tracker.done(zero)
+    assert tracker.view(0) == View(2, 0, 0)
+
+
+def test_a_message_of_a_closed_epoch_cannot_end_its_repeat() -> None:
+    """What waited when the epoch ended is not what came after it, though nothing tells them apart but identity."""
+    tracker = tracker_at(0)
+    old = poll(tracker, [0])[0]
+    back(tracker, Progress(0))
+    new = poll(tracker, [0])[0]
+    tracker.started(old)
+    assert not tracker.done(old)
+    assert tracker.view(0) == View(2, 0, 0)
+    run(tracker, new)
+    assert tracker.view(0) == View(2, 1, 1)
+
+
+def test_the_same_record_coming_back_adopts_its_run() -> None:
+    """It runs here still: it is not run again, and its end counts."""
+    tracker = tracker_at(0)
+    zero = poll(tracker, [0])[0]
+    tracker.started(zero)
+    back(tracker, Progress(0))
+    assert not tracker.polled(message(0))
+    assert tracker.view(0) == View(2, 0, 0, (), (0,))
+    assert tracker.done(zero)
+    assert tracker.view(0) == View(2, 1, 1)
+
+
+def test_the_same_record_coming_back_is_done() -> None:
+    """It was done here, before the epoch's end or after, but never committed: it is not run again."""
+    tracker = tracker_at(0)
+    messages = poll(tracker, range(3))
+    tracker.started(messages[1])
+    run(tracker, messages[0])
+    tracker.revoke(0)
+    assert not tracker.done(messages[1])
+    tracker.assign(0, 2, TOPIC, Progress(0))
+    assert [offset for offset in range(3) if tracker.polled(message(offset))] == [2]
+    assert tracker.view(0) == View(2, 2, 2)
+
+
+@pytest.mark.parametrize("other", [{"key": b"k"}, {"value": b"other"}, {"value": None}, {"timestamp": 5}])
+@pytest.mark.parametrize("is_done", [False, True])
+def test_another_record_at_the_same_offset_runs(other: dict[str, Any], is_done: bool) -> None:
+    """The log lost its end and grew again: neither a run nor an end of the old record is the new one's."""
+    tracker = tracker_at(0)
+    old = poll(tracker, [0])[0]
+    tracker.started(old)
+    if is_done:
+        assert tracker.done(old)
+    back(tracker, Progress(0))
+    new = message(0, **other)
+    assert tracker.polled(new)
+    assert not tracker.done(old)
+    assert tracker.view(0) == View(2, 0, 0)
+    run(tracker, new)
+    assert tracker.view(0) == View(2, 1, 1)
+
+
+def test_another_topic_of_the_same_name_runs_from_its_beginning() -> None:
+    """Its messages may even be equal to the old ones'."""
+    tracker = tracker_at(0)
+    messages = poll(tracker, range(2))
+    run(tracker, messages[0])
+    tracker.started(messages[1])
+    back(tracker, Progress(0), OTHER_TOPIC)
+    assert list(poll(tracker, range(2))) == [0, 1]
+    assert not tracker.done(messages[1])
+
+
+def test_an_offset_that_was_set_back_runs_everything_again() -> None:
+    """Somebody wants it again: below the epoch's begin lies nothing that could be ours and uncommitted."""
+    tracker = tracker_at(5)
+    run(tracker, *poll(tracker, range(5, 8)).values())
+    back(tracker, Progress(2))
+    assert list(poll(tracker, range(2, 8))) == [2, 3, 4, 5, 6, 7]
+
+
+def test_many_rebalances_forget_neither_runs_nor_ends() -> None:
+    """It runs in the first epoch; the later ones end before its message comes back."""
+    tracker = tracker_at(0)
+    messages = poll(tracker, range(10))
+    run(tracker, *[messages[offset] for offset in range(5)])
+    tracker.started(messages[8])
+    tracker.started(messages[9])
+    for epoch in range(2, 50):
+        tracker.assign(0, epoch, TOPIC, Progress(0))
+        assert not tracker.polled(message(0))
+        tracker.revoke(0)
+        if epoch == 20:
+            assert not tracker.done(messages[8])
+    tracker.assign(0, 50, TOPIC, Progress(0))
+    assert [offset for offset in range(10) if tracker.polled(message(offset))] == [5, 6, 7]
+    assert tracker.view(0) == View(50, 5, 9, (5, 6, 7), (9,))
+    assert tracker.done(messages[9])
+
+
+def test_a_run_that_was_given_up_is_not_adopted() -> None:
+    """It ended without an outcome, in its epoch or after: its message is incomplete, and runs when it comes back."""
+    tracker = tracker_at(0)
+    messages = poll(tracker, range(2))
+    tracker.started(messages[0])
+    tracker.started(messages[1])
+    tracker.given_up(messages[0])
+    assert tracker.view(0) == View(1, 0, 0, (), (1,))
+    assert not tracker.done(messages[0])
+    tracker.revoke(0)
+    tracker.given_up(messages[1])
+    tracker.assign(0, 2, TOPIC, Progress(0))
+    assert list(poll(tracker, range(2))) == [0, 1]
+
+
+def test_a_death_is_counted_once_against_what_ran() -> None:
+    """Whoever reads the last commit, and however often, counts the same; what only waited is not blamed."""
+    tracker = tracker_at(0)
+    messages = poll(tracker, range(3))
+    tracker.started(messages[1])
+    for deaths in (1, 2, 3):
+        assert committed(tracker).deliveries == committed(tracker).deliveries == ((1, deaths),)
+        tracker, last = Tracker(), committed(tracker)
+        tracker.assign(0, 1, TOPIC, last)
+        assert committed(tracker).deliveries == ((1, deaths),)  # it died again, and started nothing
+        messages = poll(tracker, range(3))
+        assert [tracker.deliveries(one) for one in messages.values()] == [0, deaths, 0]
+        tracker.started(messages[1])
+    assert tracker.done(messages[1])
+    assert committed(tracker).deliveries == ()
+
+
+def test_a_stop_counts_against_nothing() -> None:
+    """The commit of a stop, or of a rebalance, says that what runs is not to be blamed; older counts stay."""
+    tracker = tracker_at(0, deliveries=((1, 2),))
+    messages = poll(tracker, range(2))
+    tracker.started(messages[0])
+    tracker.started(messages[1])
+    assert committed(tracker, alive=False) == Progress(0, 0, deliveries=((1, 2),))
+
+
+def test_an_adopted_run_is_as_suspect_as_before() -> None:
+    """Its worker lives, so that the run that was taken for a death was none; deaths before it were."""
+    tracker = tracker_at(0, deliveries=((1, 1),))
+    messages = poll(tracker, range(2))
+    tracker.started(messages[0])
+    tracker.started(messages[1])
+    lost = committed(tracker)  # then the membership was lost, and this was never taken back
+    assert lost.deliveries == ((0, 1), (1, 2))
+    back(tracker, lost)
+    assert not any(tracker.polled(message(offset)) for offset in range(2))
+    assert tracker.view(0).deliveries == ((1, 1),)
+
+
+def test_the_count_of_a_message_that_was_done_after_all_goes() -> None:
+    """It was done here while the partition was lost: its count may not stay behind the watermark."""
+    tracker = tracker_at(0)
+    zero = poll(tracker, [0])[0]
+    tracker.started(zero)
+    lost = committed(tracker)
+    tracker.revoke(0)
+    tracker.done(zero)
+    tracker.assign(0, 2, TOPIC, lost)
+    assert not tracker.polled(message(0))
+    assert tracker.view(0).deliveries == ()
+    assert committed(tracker) == Progress(1, 1, unclean=True, careful=CAREFUL_STARTS)
+
+
+def test_the_count_of_a_message_that_is_gone_goes() -> None:
+    """Compaction took the message that was counted: the watermark passes it, and the commit is still a good one."""
+    tracker = tracker_at(0, deliveries=((0, 2), (5, 1)))
+    run(tracker, *poll(tracker, [3]).values())
+    assert tracker.view(0).deliveries == ((5, 1),)
+    assert committed(tracker).deliveries == ((5, 1),)
+
+
+def test_careful_starts_count_down() -> None:
+    """After an unclean end so many starts are committed before they happen, and then no more."""
+    tracker = tracker_at(0, careful=3)
+    messages = poll(tracker, range(5))
+    was_careful = []
+    for one in messages.values():
+        was_careful.append(tracker.is_careful(one))
+        tracker.started(one)
+    assert was_careful == [True, True, True, False, False]
+
+
+def test_a_suspect_starts_with_care_whatever_the_countdown_says() -> None:
+    """Its death must be counted, also long after the first one."""
+    tracker = tracker_at(0, deliveries=((1, 1),))
+    messages = poll(tracker, range(2))
+    assert [tracker.is_careful(one) for one in messages.values()] == [False, True]
+
+
+def test_a_rebalance_does_not_end_the_care() -> None:
+    """A worker died; the next one gives the partition on in good order before it came to the culprit."""
+    tracker = tracker_at(0)
+    dead = committed(tracker)
+    assert (dead.unclean, dead.careful) == (True, CAREFUL_STARTS)
+    tracker = Tracker()
+    tracker.assign(0, 1, TOPIC, dead)
+    run(tracker, *poll(tracker, range(10)).values())
+    given_on = committed(tracker, alive=False)
+    assert (given_on.unclean, given_on.careful) == (False, CAREFUL_STARTS - 10)
+
+
+def test_partitions_know_nothing_of_each_other() -> None:
+    """Same offsets, two partitions: one is revoked, the other goes on."""
+    tracker = tracker_at(0)
+    tracker.assign(1, 7, TOPIC, Progress(0))
+    here, there = message(0), message(0, partition=1)
+    assert tracker.polled(here) and tracker.polled(there)
+    run(tracker, there)
+    assert tracker.changes() == {0: View(1, 0, 0), 1: View(7, 1, 1)}
+    assert tracker.revoke(1) == []
+    tracker.assign(1, 8, TOPIC, Progress(0))
+    run(tracker, here)
+    assert tracker.changes() == {0: View(1, 1, 1)}
+    assert not tracker.polled(message(0, partition=1))
+    assert tracker.changes() == {1: View(8, 1, 1)}
+
+
+def test_what_nobody_assigned_is_not_run_nor_suspected() -> None:
+    """A message of a partition that is gone: no count, no care, no change."""
+    tracker = Tracker()
+    one = message(0)
+    tracker.started(one)
+    tracker.given_up(one)
+    assert not tracker.done(one)
+    assert tracker.deliveries(one) == 0
+    assert not tracker.is_careful(one)
+    assert tracker.changes() == {}
+
+
+def test_huge_offsets_are_offsets() -> None:
+    """Near the end of what Kafka can number."""
+    base = 2**62
+    tracker = tracker_at(base)
+    messages = poll(tracker, [base, base + 1, base + 10**9])
+    run(tracker, messages[base + 10**9])
+    assert committed(tracker).top == base + 10**9 + 1
+    assert committed(tracker).incomplete == {base, base + 1}
+
+
+def test_a_watermark_stuck_for_hours_costs_no_memory() -> None:
+    """One job runs on and on; of the hundred thousand done behind it only the last few are remembered."""
+    tracker = tracker_at(0)
+    tracker.started(poll(tracker, [0])[0])
+    run(tracker, *poll(tracker, range(1, 2 * REMEMBERED)).values())
+    tracemalloc.start()
+    try:
+        for offset in range(2 * REMEMBERED, 100_000):
+            one = message(offset)
+            assert tracker.polled(one)
+            run(tracker, one)
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert tracker.view(0) == View(1, 0, 100_000, (0,), (0,))
+    assert len(encode(tracker.view(0), TOPIC, alive=True)) < 60
+    assert grown < REMEMBERED * 200
+
+
+def test_what_is_remembered_of_closed_epochs_is_bounded() -> None:
+    """Epoch after epoch with much done and nothing committed: the last of it is known again, the rest runs again."""
+    tracker = Tracker()
+    for epoch in range(1, 5):
+        tracker.assign(0, epoch, TOPIC, Progress(0))
+        to_run = [one for one in map(message, range(REMEMBERED * epoch)) if tracker.polled(one)]
+        run(tracker, *to_run)
+        tracker.revoke(0)
+    assert len(tracker._closed[0].done) == REMEMBERED
+    tracker.assign(0, 5, TOPIC, Progress(0))
+    known = [offset for offset in range(REMEMBERED * 4) if not tracker.polled(message(offset))]
+    assert known == list(range(REMEMBERED * 3, REMEMBERED * 4))
