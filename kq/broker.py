@@ -432,22 +432,29 @@ def _stream(stream: IO[str] | None) -> IO[str]:
 
 
 def _keep(folder: str, kind: str) -> None:
-    """Start and signal nodes as told by the owner; when the owner falls silent, end them all."""
+    """Guard a folder and run the nodes in it as the owner tells; when the owner falls silent, end them all."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     threading.Thread(target=_watch_owner, args=[os.getppid()], daemon=True).start()
+    try:
+        # Kafka's own lock comes late: a second node in a folder damages the log of the first before it gives up.
+        with open(os.path.join(folder, "lock"), "ab") as lock:
+            locked = _try_to_lock(lock.fileno())
+            print(json.dumps(locked), flush=True)  # noqa: T201
+            if locked:
+                _run_nodes(polite=kind == "kept")
+    finally:
+        if kind == "temporary":
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_nodes(polite: bool) -> None:
     nodes: dict[int, subprocess.Popen[bytes]] = {}
-    # Kafka's own lock comes late: a second node in the folder has damaged the log of the first one before it gives up.
-    with open(os.path.join(folder, "lock"), "ab") as lock:
-        locked = _try_to_lock(lock.fileno())
-        print(json.dumps(locked), flush=True)  # noqa: T201
-        try:
-            for line in sys.stdin if locked else ():
-                print(json.dumps(_obey(nodes, *json.loads(line))), flush=True)  # noqa: T201
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            _end_all(nodes.values(), polite=kind == "kept")
-    if kind == "temporary":
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for line in sys.stdin:
+            print(json.dumps(_obey(nodes, *json.loads(line))), flush=True)  # noqa: T201
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _end_all(nodes.values(), polite)
 
 
 def _try_to_lock(file: int) -> bool:

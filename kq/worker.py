@@ -228,7 +228,8 @@ class Worker:
     def _is_stop_spent(self) -> bool:
         """Return whether there was a request to stop before this start; it is spent now."""
         requests, signum = self._stop.requests, self._stop.signum
-        self._stop.reset()
+        if requests:  # otherwise there is nothing to forget, but a request of this very moment
+            self._stop.reset()
         if signum == signal.SIGINT:
             raise KeyboardInterrupt
         if signum is not None:

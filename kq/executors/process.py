@@ -36,7 +36,7 @@ from kq.executors.base import Finished, Setting, log_executing, log_invalid, log
 from kq.executors.child import LENGTH, LOG, READY, RESULT, SLOT, STARTED, TOKEN, UNREADY, Birth
 from kq.executors.nursery import BORN, DIED, FORK, KILL, MESSAGE
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
-from kq.message import Message, job_from_headers
+from kq.message import HEADER_TIMEOUT, Message, job_from_headers
 from kq.utils import safe_str
 
 __all__ = ["ProcessExecutor"]
@@ -177,6 +177,7 @@ class ProcessExecutor:
         self._children: list[_Child] = []
         self._unborn: deque[_Child] = deque()
         self._homeless: deque[Message] = deque()
+        self._places: list[_Child] = []
         self._mean = 1.0
         self._failed_births = 0
         self._killing = False
@@ -250,20 +251,22 @@ class ProcessExecutor:
     # -- for the loop --------------------------------------------------------------------------------------------------
 
     def room(self) -> int:
-        """Return how many messages may be started now."""
+        """Return how many messages may be started now, and decide where."""
         depth = min(QUEUE_COUNT, 1 + int(QUEUE_TIME / max(self._mean, 1e-6)))
-        room = -len(self._homeless)
+        spaces = []
         for child in self._children:
-            if child.is_ready and child.doom is None and child.queued_bytes < QUEUE_BYTES:
-                room += max(0, depth - child.load())
-        return max(0, room)
+            # half of its queue must be done before it is filled again: fewer and larger writes
+            if child.is_ready and child.doom is None and child.load() * 2 <= depth and child.queued_bytes < QUEUE_BYTES:
+                spaces.append((child, depth - child.load()))
+        # one message for each child, then the next for each: reversed, so that the last is the next
+        self._places = [child for turn in range(depth) for child, space in spaces if turn < space][::-1]
+        return max(0, len(self._places) - len(self._homeless))
 
     def start(self, message: Message) -> None:
-        candidates = [child for child in self._children if child.is_ready and child.doom is None]
-        if not candidates:
+        if not self._places and not self.room():
             self._homeless.append(message)
             return
-        child = min(candidates, key=_Child.load)
+        child = self._places.pop()
         child.unsent.append(_Sent(child.next_index, message))
         child.queued_bytes += len(message.value or b"")
         child.next_index += 1
@@ -433,9 +436,9 @@ class ProcessExecutor:
 
     def _finish(self, message: Message, outcome: Outcome, job_id: Any, text: str = "") -> None:
         job = self._job(message)
-        if job_id is None:
-            job_id = job.id if job is not None else job_from_headers(message).id
-        log_outcome(self._setting.logger, message, job_id, outcome, text)
+        if outcome.status != SUCCESS or job_id is not None:
+            job_id = job_from_headers(message).id if job_id is None else job_id
+            log_outcome(self._setting.logger, message, job_id, outcome, text)
         self._finished.append(Finished(message, job, outcome))
 
     def _job(self, message: Message) -> Any:
@@ -557,8 +560,10 @@ class ProcessExecutor:
 
     def _rehouse(self) -> None:
         homeless, self._homeless = self._homeless, deque()
+        self._places = []
         for message in homeless:
             self.start(message)
+        self._places = []
         self.flush()
 
     def _watch_deadlines(self, now: float) -> None:
@@ -588,8 +593,8 @@ class ProcessExecutor:
         """Take back what waits in a child, and start it elsewhere."""
         for sent in child.take_back():
             child.queued_bytes -= len(sent.message.value or b"")
-            self.start(sent.message)
-        self.flush()
+            self._homeless.append(sent.message)
+        self._rehouse()
 
     def _signal(self, child: _Child, signum: int) -> None:
         if child.pid is None:
@@ -601,7 +606,10 @@ class ProcessExecutor:
 
 
 def _header_limit(message: Message) -> float | int | None:
-    return job_from_headers(message).timeout if message.headers else None
+    for name, _ in message.headers:
+        if name == HEADER_TIMEOUT:
+            return job_from_headers(message).timeout
+    return None
 
 
 def _how_it_ended(status: int | None) -> str:

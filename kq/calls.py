@@ -1,0 +1,128 @@
+"""Calls: from what a user enqueues to a complete job.
+
+1. What was given beside the call, with ``Queue.using`` or ``Queue.job``, is checked and kept as ``Terms``.
+2. A call, a ``Job`` or a tuple of function and arguments becomes a ``Job``; what is missing in it comes from the terms.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from kq.errors import ArgumentError
+from kq.job import Job
+from kq.message import HEADER_PREFIX, Headers
+
+__all__ = ["Terms", "check_timeout", "complete_job", "job_of_call", "job_of_item"]
+
+#: So much of a key is shown in a hint: enough to know it, and no page of text.
+_HINT_LENGTH = 40
+#: What makes 128 random bits an UUID of version 4.
+_UUID_FREE, _UUID_FIXED = ~(0xF000_C000_0000_0000_0000), 0x4000_8000_0000_0000_0000
+
+
+class Terms(NamedTuple):
+    """How to enqueue: what a job gets that says nothing itself. ``checked`` makes them of what a user gave."""
+
+    topic: str
+    timeout: float | int
+    key: bytes | None = None
+    partition: int | None = None
+    headers: Headers = []
+
+    @classmethod
+    def checked(cls, topic: str, timeout: Any, key: Any, partition: Any, headers: Any) -> Terms:
+        """Return the terms; raise :class:`kq.ArgumentError` where one is of the wrong type or value."""
+        return cls(
+            topic,
+            check_timeout(timeout, "timeout"),
+            _check_key(key, "key"),
+            _check_partition(partition, "partition"),
+            _check_headers(headers),
+        )
+
+
+def job_of_call(
+    terms: Terms, now: int, obj: Callable[..., Any] | Job, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Job:
+    """Return the complete job of what ``enqueue`` was given; arguments beside a job are ignored.
+
+    :param now: Unix milliseconds.
+    """
+    if isinstance(obj, Job):
+        return complete_job(terms, now, obj)
+    if not callable(obj):
+        raise ArgumentError("first argument must be a callable")
+    return Job(_new_id(), now, terms.topic, obj, args, kwargs, terms.timeout, terms.key, terms.partition)
+
+
+def job_of_item(terms: Terms, now: int, item: Any) -> Job:
+    """Return the complete job of one item of ``enqueue_many``: a job, a callable, or (function, args, kwargs)."""
+    if isinstance(item, tuple) and not isinstance(item, Job):
+        if not 1 <= len(item) <= 3:
+            raise ArgumentError("a tuple must be (function, args, kwargs)")
+        item = Job(None, None, None, *item)
+    return job_of_call(terms, now, item, (), {})
+
+
+def complete_job(terms: Terms, now: int, job: Job) -> Job:
+    """Return the user's job as it goes onto the topic: what it says itself wins over the terms."""
+    if not (job.id is None or isinstance(job.id, str)):
+        raise ArgumentError("Job.id must be a str")
+    if not (job.args is None or isinstance(job.args, (list, tuple))):
+        raise ArgumentError("Job.args must be a list or tuple")
+    if not callable(job.func):
+        raise ArgumentError("Job.func must be a callable")
+    if not (job.kwargs is None or isinstance(job.kwargs, dict)):
+        raise ArgumentError("Job.kwargs must be a dict")
+    return Job(
+        _new_id() if job.id is None else job.id,
+        now,
+        terms.topic,
+        job.func,
+        tuple(job.args or ()),
+        job.kwargs or {},
+        terms.timeout if job.timeout is None else check_timeout(job.timeout, "Job.timeout"),
+        terms.key if job.key is None else _check_key(job.key, "Job.key"),
+        terms.partition if job.partition is None else _check_partition(job.partition, "Job.partition"),
+    )
+
+
+def _new_id() -> str:
+    """Return what ``uuid.uuid4().hex`` does, in half its time: it is a part of each job's cost."""
+    return f"{int.from_bytes(os.urandom(16), 'big') & _UUID_FREE | _UUID_FIXED:032x}"
+
+
+def check_timeout(timeout: Any, name: str) -> float | int:
+    """Return a time limit in seconds; raise :class:`kq.ArgumentError` if it is none."""
+    if not isinstance(timeout, (int, float)):
+        raise ArgumentError(f"{name} must be an int or float")
+    if not timeout >= 0:  # not a number is not 0 or greater either
+        raise ArgumentError(f"{name} must be 0 or greater")
+    return timeout
+
+
+def _check_key(key: Any, name: str) -> bytes | None:
+    if key is None or isinstance(key, bytes):
+        return key
+    error = ArgumentError(f"{name} must be a bytes")
+    if isinstance(key, str):  # the words are KQ's; a note stands below them in a traceback, from Python 3.11 on
+        error.__notes__ = [f"hint: encode it, as in {key[:_HINT_LENGTH]!r}.encode()"]  # type: ignore[attr-defined,unused-ignore]
+    raise error
+
+
+def _check_partition(partition: Any, name: str) -> int | None:
+    if not (partition is None or isinstance(partition, int)):
+        raise ArgumentError(f"{name} must be an int")
+    return partition
+
+
+def _check_headers(headers: Any) -> Headers:
+    pairs = list(headers or ())
+    for pair in pairs:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], bytes)):
+            raise ArgumentError("headers must be a list of (str, bytes)")
+        if pair[0].startswith(HEADER_PREFIX):
+            raise ArgumentError(f"headers must not begin with {HEADER_PREFIX}: {pair[0]}")
+    return pairs
