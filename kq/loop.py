@@ -294,7 +294,7 @@ class Loop:
         return self._backlog.take()
 
     def _announce(self, careful: bool) -> None:
-        """Publish what starts before it starts: an inline job may take hours, and a careful start is to be committed."""
+        """Publish what starts before it starts: an inline job may take hours; a careful start is committed first."""
         self._unpublished = True
         if self._plan.concurrency == 1 or careful:
             self._publish()
@@ -360,7 +360,9 @@ class Loop:
             for ended in self._executor.finished():
                 self._settle(ended)
         for message, _ in self._running.values():
-            _own_logger.warning("The job of message %s of partition %s goes on: it could not be ended", *message[2:0:-1])
+            _own_logger.warning(
+                "The job of message %s of partition %s goes on: it could not be ended", *message[2:0:-1]
+            )
             self._tracker.given_up(message)
         self._take_in()
         self._publish()

@@ -276,7 +276,7 @@ class Pump:
             while not self._stopping:
                 self._step_or_rebuild()
             self._finish()
-        except Exception as error:  # the door of the thread: the worker must hear of it, whatever it is
+        except Exception as error:  # the door of the thread: the worker must hear of it, whatever it is  # noqa: BLE001
             self._post(Failed(error))
             self._close_own()
         finally:
@@ -310,14 +310,16 @@ class Pump:
         self._wait = shortest if records else min(longest, self._wait * 2)
 
     def _is_idle(self) -> bool:
-        """Return whether nothing is in hand nor to be committed, or polling matters more: while the group rebalances."""
+        """Return whether nothing is in hand nor to be committed, or polling matters more, as in a rebalance."""
         if self._stopping or self._flushes:
             return False
         if not self._leases or self._consumer.group_metadata().state != MemberState.STABLE:
             return True
         if self._commit is not None:
             return False
-        return not any(lease.in_hand() or lease.view.running or self._is_dirty(lease) for lease in self._leases.values())
+        return not any(
+            lease.in_hand() or lease.view.running or self._is_dirty(lease) for lease in self._leases.values()
+        )
 
     def _read_inbox(self, timeout: float) -> None:
         try:
@@ -462,7 +464,9 @@ class Pump:
 
     def _jumped_back(self, lease: Lease, offset: int) -> Lease:
         """Begin anew where the client was sent back: the log lost its end, and these offsets are other messages now."""
-        _logger.warning("Partition %s goes on at %s instead of %s: its log was cut", lease.partition, offset, lease.next)
+        _logger.warning(
+            "Partition %s goes on at %s instead of %s: its log was cut", lease.partition, offset, lease.next
+        )
         with self._lock:
             self._epoch += 1
             progress = Progress(offset)
@@ -534,8 +538,7 @@ class Pump:
         with self._lock:  # a lease that the listener closes must not be committed after what the listener commits
             leases = {lease: (lease.view, alive) for lease in self._leases.values() if self._is_dirty(lease)}
             offsets = {
-                self._tp(lease.partition): self._offset(lease, view, alive=alive)
-                for lease, (view, _) in leases.items()
+                self._tp(lease.partition): self._offset(lease, view, alive=alive) for lease, (view, _) in leases.items()
             }
             commit = self._commit = _Commit(leases, self._flushes, now)
             self._flushes = []
@@ -616,7 +619,7 @@ class Pump:
             return
         try:
             self._consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT * 1000)
-        except Exception as error:  # it is thrown away: how it ends matters to nobody
+        except Exception as error:  # it is thrown away: how it ends matters to nobody  # noqa: BLE001
             _logger.debug("The consumer did not close: %s", error)
 
     def _rebuild(self) -> None:

@@ -25,7 +25,7 @@ KILL, EXIT = 2, 3
 
 
 class Waker:
-    """Wakes one waiting thread, from any other or from a signal handler. A socket pair: Windows selects nothing else."""
+    """Wakes one waiting thread, from any other or from a signal handler. By sockets: Windows selects nothing else."""
 
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()

@@ -190,7 +190,7 @@ class Worker:
         return State.NEW if self._loop is None else self._loop.state
 
     def stats(self) -> Stats:
-        """Return the figures of this moment, since the last ``start``. From any thread; cheap enough for every second."""
+        """Return the figures of this moment, since the last ``start``. From any thread; cheap, once a second say."""
         return Stats(State.NEW) if self._loop is None else self._loop.stats()
 
     def start(self, max_messages: int | None = None, commit_offsets: bool = True) -> int:
@@ -294,7 +294,13 @@ class Worker:
 
     def _make_consumer(self) -> KafkaConsumer:
         strategy = {"partition_assignment_strategy": (BusyFirstAssignor(),)}
-        settings = {**CONSUMER_DEFAULTS, **strategy, **self._config, "group_id": self._group, "enable_auto_commit": False}
+        settings = {
+            **CONSUMER_DEFAULTS,
+            **strategy,
+            **self._config,
+            "group_id": self._group,
+            "enable_auto_commit": False,
+        }
         return connect(KafkaConsumer, self._hosts, settings, self._topic)
 
     def _interval(self, consumer: KafkaConsumer) -> float:

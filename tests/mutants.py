@@ -105,7 +105,9 @@ def main() -> int:
     for mutant in MUTANTS:
         begun = time.monotonic()
         noticed = is_noticed(mutant)
-        print(f"{'noticed' if noticed else 'SURVIVED':8}  {mutant.name}  ({time.monotonic() - begun:.0f} s)", flush=True)
+        print(
+            f"{'noticed' if noticed else 'SURVIVED':8}  {mutant.name}  ({time.monotonic() - begun:.0f} s)", flush=True
+        )
         survivors += [] if noticed else [mutant.name]
     return 1 if survivors else 0
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 import time
 
-import kq
 import pytest
 from helpers import wait_until
 from journal import Journal, WorkerProcess, die, work
 from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
+import kq
 from kq.tracker import Progress, decode
+
 
 def committed(hosts: str, topic: str, partition: int = 0) -> OffsetAndMetadata:
     """Return the last commit of the group that is named like its topic."""
@@ -110,7 +111,7 @@ def test_a_job_that_kills_its_worker_is_convicted_alone(
     deadline = time.monotonic() + 90
     while not _poisoned(journal) and time.monotonic() < deadline:
         with start_worker(journal, topic, hosts) as worker:
-            wait_until(lambda: worker.process.poll() is not None or _poisoned(journal), timeout=30)  # noqa: B023
+            wait_until(lambda: worker.process.poll() is not None or _poisoned(journal), timeout=30)
             if worker.process.poll() is None:
                 wait_until(lambda: len(journal.names("success")) == 20, timeout=20)
                 assert worker.terminate() == 0

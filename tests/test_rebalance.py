@@ -9,12 +9,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import kq
 import pytest
 from helpers import wait_until
 from journal import QUICK, Journal, WorkerProcess, work
 from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient
+
+import kq
+
 
 class CommitWatch:
     """Watches the committed offsets of a group, and remembers every step back."""

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kq.message import Message
 from kq.tracker import CAREFUL_STARTS, REMEMBERED, Progress, Tracker, View, decode, encode, reopen
@@ -100,41 +100,38 @@ class Epoch:
         self.counts.pop(one.offset, None)
 
 
-class Partition(RuleBasedStateMachine):
-    """One partition and all that may happen to it."""
+#: Which of several, as many times as there are numbers: each is an index, modulo how many there are.
+PICKS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
+#: How a partition is lost: in a rebalance, with a last commit or without; by a stop that kills what runs, which is no
+#: death; by kill -9, where nothing is left but the last commit; or the log loses its end.
+EVENTS = st.sampled_from(["revoked", "lost", "lost", "stop", "kill", "kill", "cut"])
+#: What happens to a partition that nobody has: most often nothing.
+MEANWHILE = st.sampled_from(["nothing", "nothing", "nothing", "other owner", "other owner", "set back", "topic anew"])
 
-    @initialize(first=st.sampled_from([0, 1, 7, 2**40]))
-    def begin(self, first: int) -> None:
+
+class Partition(RuleBasedStateMachine):
+    """One partition and all that may happen to it. Between two rules the worker always has it."""
+
+    @initialize(first=st.sampled_from([0, 1, 7, 2**40]), count=st.integers(6, 18))
+    def begin(self, first: int, count: int) -> None:
+        """A topic is made, some messages are sent, and a worker starts."""
         self.topic_id = UUID(int=1)
         self.log: dict[int, Message] = {}
         self.log_begin = self.log_end = first
         self.serial = 0
         #: Values of jobs that ran to their end, wherever that was.
         self.finished: set[bytes | None] = set()
+        #: Offset, metadata and topic id, if known, of the last commit; and what it says in the model's words.
         self.last_commit: tuple[int, str, UUID | None] | None = None
-        #: What the last commit says, in the model's words.
-        self.last_view = View(0, first)
-        self.last_alive = False
+        self.last_view, self.last_alive = View(0, first), False
         self.number = 0
+        self.produce([1] * count, 0)
         self._new_process()
-
-    def _new_process(self) -> None:
-        self.tracker = Tracker()
-        self.epoch: Epoch | None = None
-        self.waiting: list[Message] = []
-        self.stale: list[Message] = []
-        self.running: list[Message] = []
-        self._forget()
-
-    def _forget(self) -> None:
-        self.known_begin, self.known_topic = 0, self.topic_id
-        #: What this process knows of epochs that are over, with the counts from before each run.
-        self.known_runs: dict[int, tuple[Message, int]] = {}
-        self.known_done: set[Message] = set()
+        self._assign(commits=True)
 
     # the log
 
-    @rule(gaps=st.lists(st.sampled_from([1, 1, 1, 2, 300]), min_size=1, max_size=8), trailing=st.integers(0, 2))
+    @rule(gaps=st.lists(st.sampled_from([1, 1, 1, 2, 300]), max_size=8), trailing=st.integers(0, 2))
     def produce(self, gaps: list[int], trailing: int) -> None:
         """Messages come, with transaction markers between and behind them."""
         for gap in gaps:
@@ -144,28 +141,20 @@ class Partition(RuleBasedStateMachine):
             self.log_end = offset + 1
         self.log_end += trailing
 
-    @precondition(lambda self: self.log)
-    @rule(data=st.data())
-    def compact(self, data: st.DataObject) -> None:
-        """A message goes from the log, whatever has become of it."""
-        del self.log[data.draw(st.sampled_from(sorted(self.log)))]
+    @rule(picks=PICKS)
+    def compact(self, picks: list[int]) -> None:
+        """Messages go from the log, whatever has become of them, and the consumer's position moves over the gap."""
+        for pick in picks[: len(self.log) // 2]:
+            del self.log[sorted(self.log)[pick % len(self.log)]]
+        ahead = [offset for offset in self.log if offset >= self.epoch.position]
+        position = max(self.epoch.position, min(ahead, default=self.log_end))
+        self.tracker.skipped_to(0, self.number - 1, position + 5)
+        self.tracker.skipped_to(0, self.number, position)
+        self.epoch.position = position
 
-    @precondition(lambda self: self.epoch is None)
-    @rule()
-    def make_topic_anew(self) -> None:
-        """The topic is deleted and made again: the same offsets are other messages."""
-        self.topic_id = UUID(int=self.topic_id.int + 1)
-        self.log.clear()
-        self.log_begin = self.log_end = 0
-        if self.last_commit and self.last_commit[2] is None:
-            self.last_commit = None  # nothing could tell that this offset is another topic's
-
-    @precondition(lambda self: self.epoch is not None and self.epoch.position > self.log_begin)
-    @rule(data=st.data())
-    def cut_log(self, data: st.DataObject) -> None:
+    def _cut_log(self, back: int) -> None:
         """The log loses its end, and the same offsets become other messages: an epoch begins before all of that."""
-        assert self.epoch is not None
-        cut = data.draw(st.integers(max(self.log_begin, self.epoch.position - 6), self.epoch.position - 1))
+        cut = max(self.log_begin, self.epoch.position - back)
         self.log = {offset: one for offset, one in self.log.items() if offset < cut}
         self.log_end = cut
         begin = min(cut, self.tracker.view(0).watermark)
@@ -175,45 +164,12 @@ class Partition(RuleBasedStateMachine):
 
     # the worker
 
-    @precondition(lambda self: self.epoch is None)
-    @rule(commits=st.booleans())
-    def assign(self, commits: bool) -> None:
-        """The worker gets the partition and goes by the last commit; mostly it lives to say so."""
-        self._open(*self._begin(self.number + 1))
-        if commits:
-            self.commit()
-
-    def _begin(self, number: int) -> tuple[Progress, Epoch]:
-        """Return what the next owner reads of the last commit, and what it should."""
-        if self.last_commit is None:
-            return Progress(self.log_begin), Epoch(number, self.log_begin, 0, set(), {}, 0)
-        offset, text, topic_id = self.last_commit
-        progress = decode(text, offset, self.topic_id)
-        if topic_id not in (self.topic_id, None):
-            assert progress == Progress(offset, foreign_topic=True)
-            return Progress(self.log_begin), Epoch(number, self.log_begin, 0, set(), {}, 0)
-        last = self.last_view
-        counts = dict(last.deliveries)
-        for dead in last.running if self.last_alive else ():
-            counts[dead] = counts.get(dead, 0) + 1
-        careful = CAREFUL_STARTS if self.last_alive else last.careful
-        return progress, Epoch(number, last.watermark, last.top, set(last.incomplete), counts, careful)
-
-    def _open(self, progress: Progress, epoch: Epoch) -> None:
-        self.number = epoch.number
-        self.tracker.assign(0, epoch.number, self.topic_id, progress)
-        self.epoch = epoch
-        self.low = epoch.begin
-        if self.known_topic != self.topic_id or epoch.begin < self.known_begin:
-            self._forget()
-        assert self.tracker.view(0) == reopen(progress, epoch.number) == epoch.view()
-
-    @precondition(lambda self: self.epoch is not None)
     @rule(count=st.integers(1, 6))
     def poll(self, count: int) -> None:
         """The next messages come; the worker runs those of which nobody knows that they are done or running."""
-        assert self.epoch is not None
         ahead = [self.log[offset] for offset in sorted(self.log) if offset >= self.epoch.position]
+        if not ahead:
+            self.produce([1] * count, 0)
         for one in ahead[:count]:
             again = one._replace()  # never the same object twice, as from a consumer
             assert self.tracker.polled(again) == self._is_to_run(again)
@@ -221,7 +177,6 @@ class Partition(RuleBasedStateMachine):
 
     def _is_to_run(self, one: Message) -> bool:
         epoch = self.epoch
-        assert epoch is not None
         epoch.position = one.offset + 1
         if epoch.is_restored_done(one.offset):
             assert one.value in self.finished
@@ -239,7 +194,6 @@ class Partition(RuleBasedStateMachine):
         return True
 
     def _adopt(self, run: Message, count: int) -> None:
-        assert self.epoch is not None
         del self.known_runs[run.offset]
         self.epoch.status[run.offset] = RUNNING
         self.epoch.started.append(run)
@@ -247,86 +201,73 @@ class Partition(RuleBasedStateMachine):
         if count:
             self.epoch.counts[run.offset] = count
 
-    @precondition(lambda self: self.epoch is not None)
-    @rule()
-    def skip(self) -> None:
-        """The consumer's position moves over what is no message; an epoch that is over hears nothing of it."""
-        assert self.epoch is not None
-        ahead = [offset for offset in self.log if offset >= self.epoch.position]
-        position = min(ahead, default=self.log_end)
-        self.tracker.skipped_to(0, self.number - 1, position + 5)
-        self.tracker.skipped_to(0, self.number, position)
-        self.epoch.position = max(position, self.epoch.position)
+    @rule(picks=PICKS)
+    def start(self, picks: list[int]) -> None:
+        """Jobs start, with care where it must be."""
+        for pick in picks[: len(self.waiting)]:
+            one = self.waiting.pop(pick % len(self.waiting))
+            count = self.epoch.counts.get(one.offset, 0)
+            assert self.tracker.deliveries(one) == count
+            assert self.tracker.is_careful(one) == (count > 0 or self.epoch.careful > 0)
+            self.tracker.started(one)
+            self.epoch.careful = max(0, self.epoch.careful - 1)
+            self.epoch.status[one.offset] = RUNNING
+            self.epoch.started.append(one)
+            self.running.append(one)
 
-    @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def start(self, data: st.DataObject) -> None:
-        """A job starts, with care where it must."""
-        assert self.epoch is not None
-        one = self.waiting.pop(data.draw(st.integers(0, len(self.waiting) - 1)))
-        count = self.epoch.counts.get(one.offset, 0)
-        assert self.tracker.deliveries(one) == count
-        assert self.tracker.is_careful(one) == (count > 0 or self.epoch.careful > 0)
-        self.tracker.started(one)
-        self.epoch.careful = max(0, self.epoch.careful - 1)
-        self.epoch.status[one.offset] = RUNNING
-        self.epoch.started.append(one)
-        self.running.append(one)
+    @rule(picks=PICKS, well=st.sampled_from([True, True, True, False]))
+    def end(self, picks: list[int], well: bool) -> None:
+        """Jobs end, in their own epoch or long after it, with an outcome or without."""
+        for pick in picks[: len(self.running)]:
+            one = self.running.pop(pick % len(self.running))
+            self._finish(one) if well else self._give_up(one)
 
-    @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        """A job ends, in its own epoch or long after it."""
-        one = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+    @rule(count=st.integers(1, 6), starts=PICKS, ends=PICKS)
+    def work(self, count: int, starts: list[int], ends: list[int]) -> None:
+        """As it goes all day: more begins than ends."""
+        self.poll(count)
+        self.start(starts)
+        self.end(ends, True)
+
+    def _finish(self, one: Message) -> None:
         self.finished.add(one.value)
         assert self.tracker.done(one) == self._is_here(one)
         if self._is_here(one):
-            assert self.epoch is not None
             self._remove(one)
             self.epoch.finish(one)
         elif self._is_known_run(one):
             del self.known_runs[one.offset]
             self.known_done.add(one)
 
-    @precondition(lambda self: self.running)
-    @rule(data=st.data())
-    def give_up(self, data: st.DataObject) -> None:
-        """A job is ended without an outcome."""
-        one = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+    def _give_up(self, one: Message) -> None:
         self.tracker.given_up(one)
         if self._is_here(one):
-            assert self.epoch is not None
             self._remove(one)
             self.epoch.status[one.offset] = TODO
         elif self._is_known_run(one):
             del self.known_runs[one.offset]
 
     def _is_here(self, one: Message) -> bool:
-        return self.epoch is not None and any(started is one for started in self.epoch.started)
+        return self.has_it and any(started is one for started in self.epoch.started)
 
     def _is_known_run(self, one: Message) -> bool:
         return one.offset in self.known_runs and self.known_runs[one.offset][0] is one
 
     def _remove(self, one: Message) -> None:
-        assert self.epoch is not None
         self.epoch.started = [started for started in self.epoch.started if started is not one]
 
-    @precondition(lambda self: self.stale)
-    @rule(data=st.data())
-    def meddle(self, data: st.DataObject) -> None:
+    @rule(picks=PICKS)
+    def meddle(self, picks: list[int]) -> None:
         """What was polled in an epoch that is over is started and ended all the same: it changes nothing."""
-        one = data.draw(st.sampled_from(self.stale))
-        self.tracker.started(one)
-        assert not self.tracker.done(one)
-        self.tracker.given_up(one)
+        for pick in picks if self.stale else ():
+            one = self.stale[pick % len(self.stale)]
+            self.tracker.started(one)
+            assert not self.tracker.done(one)
+            self.tracker.given_up(one)
 
-    # commits, and the ways to lose a partition
-
-    @precondition(lambda self: self.epoch is not None)
     @rule()
     def commit(self) -> None:
         """What is published is committed."""
-        assert self.epoch is not None
         assert set(self.tracker.changes().values()) <= {self.epoch.view()}
         assert self.tracker.changes() == {}
         self._commit(self.tracker.view(0), alive=True)
@@ -335,18 +276,75 @@ class Partition(RuleBasedStateMachine):
         self.last_commit = (view.watermark, encode(view, self.topic_id, alive=alive), self.topic_id)
         self.last_view, self.last_alive = view, alive
 
-    @precondition(lambda self: self.epoch is not None)
-    @rule(is_lost=st.booleans())
-    def revoke(self, is_lost: bool) -> None:
-        """The partition goes, with a last commit or without."""
-        if not is_lost:
+    # the ways to lose a partition, and to get it back
+
+    @rule(event=EVENTS, meanwhile=MEANWHILE, picks=PICKS, commits=st.booleans(), again=st.sampled_from([0, 2, 9, 20]))
+    def lose(self, event: str, meanwhile: str, picks: list[int], commits: bool, again: int) -> None:
+        """The partition goes, sooner or later after a commit, and comes back, and so do its messages."""
+        if commits:
+            self.commit()
+        if event == "cut":
+            self._cut_log(len(picks))
+            return
+        if event in ("revoked", "stop"):
             self._commit(self.tracker.view(0), alive=False)
-        self._close()
-        assert self.tracker.revoke(0) == []
+        if event in ("revoked", "lost"):
+            self._close()
+            assert self.tracker.revoke(0) == []
+            self.end(picks[1:3], well=picks[0] != 9)
+        else:
+            self._new_process()
+        self._pass_time(meanwhile, picks)
+        self._assign(commits)
+        self.poll(again)
+
+    def _new_process(self) -> None:
+        self.tracker = Tracker()
+        self.has_it = False
+        self.waiting: list[Message] = []
+        self.stale: list[Message] = []
+        self.running: list[Message] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self.known_begin, self.known_topic = 0, self.topic_id
+        #: What this process knows of epochs that are over, with the counts from before each run.
+        self.known_runs: dict[int, tuple[Message, int]] = {}
+        self.known_done: set[Message] = set()
+
+    def _assign(self, commits: bool) -> None:
+        """Open an epoch by the last commit; the worker may die before it can say so."""
+        self._open(*self._begin(self.number + 1))
+        if commits:
+            self.commit()
+
+    def _begin(self, number: int) -> tuple[Progress, Epoch]:
+        """Return what the next owner reads of the last commit, and what it should."""
+        nothing = Progress(self.log_begin), Epoch(number, self.log_begin, 0, set(), {}, 0)
+        if self.last_commit is None:
+            return nothing
+        offset, text, topic_id = self.last_commit
+        progress = decode(text, offset, self.topic_id)
+        if topic_id not in (self.topic_id, None):
+            assert progress == Progress(offset, foreign_topic=True)
+            return nothing
+        last = self.last_view
+        counts = dict(last.deliveries)
+        for dead in last.running if self.last_alive else ():
+            counts[dead] = counts.get(dead, 0) + 1
+        careful = CAREFUL_STARTS if self.last_alive else last.careful
+        return progress, Epoch(number, last.watermark, last.top, set(last.incomplete), counts, careful)
+
+    def _open(self, progress: Progress, epoch: Epoch) -> None:
+        self.number = epoch.number
+        self.tracker.assign(0, epoch.number, self.topic_id, progress)
+        self.epoch, self.has_it, self.low = epoch, True, epoch.begin
+        if self.known_topic != self.topic_id or epoch.begin < self.known_begin:
+            self._forget()
+        assert self.tracker.view(0) == reopen(progress, epoch.number) == epoch.view()
 
     def _close(self) -> None:
         epoch = self.epoch
-        assert epoch is not None
         assert self.tracker.revoke(0) == epoch.started
         assert not self.tracker.is_open(0, epoch.number)
         later = {offset: run for offset, run in self.known_runs.items() if offset >= epoch.position}
@@ -354,63 +352,62 @@ class Partition(RuleBasedStateMachine):
         self.known_done = {one for one in self.known_done if one.offset >= epoch.position} | epoch.done
         self.known_begin, self.known_topic = epoch.begin, self.topic_id
         self.stale += self.waiting
-        self.waiting, self.epoch = [], None
+        self.waiting, self.has_it = [], False
 
-    @rule()
-    def die(self) -> None:
-        """kill -9: nothing is left but the last commit."""
-        self._new_process()
+    def _pass_time(self, meanwhile: str, picks: list[int]) -> None:
+        if meanwhile == "other owner":
+            self._have_other_owner(1 + picks[0], picks[-1], ends_well=len(picks) % 2 == 0)
+        elif meanwhile == "set back":
+            self._set_back(1 + picks[0], keeps_metadata=len(picks) % 2 == 0)
+        elif meanwhile == "topic anew":
+            self._make_topic_anew()
 
-    @precondition(lambda self: self.epoch is not None)
-    @rule()
-    def stop(self) -> None:
-        """A stop that kills what runs: no death."""
-        self._commit(self.tracker.view(0), alive=False)
-        self._new_process()
-
-    @precondition(lambda self: self.epoch is None)
-    @rule(count=st.integers(1, 6), ends=st.integers(0, 6), ends_well=st.booleans())
-    def another_owner(self, count: int, ends: int, ends_well: bool) -> None:
+    def _have_other_owner(self, count: int, ends: int, *, ends_well: bool) -> None:
         """Another worker has the partition, runs some of it, and goes: well, or by dying while it works."""
-        progress, epoch = self._begin(self.number + 1)
         self.number += 1
+        progress, epoch = self._begin(self.number)
         other = Tracker()
         other.assign(0, self.number, self.topic_id, progress)
         ahead = [self.log[offset] for offset in sorted(self.log) if offset >= epoch.begin]
         started = [one for one in ahead[:count] if other.polled(one)]
+        assert [one for one in started if epoch.is_restored_done(one.offset)] == []
         for one in started:
-            assert one.value not in self.finished or not epoch.is_restored_done(one.offset)
             other.started(one)
         for one in started[:ends]:
             assert other.done(one)
             self.finished.add(one.value)
         self._commit(other.view(0), alive=not ends_well)
 
-    @precondition(lambda self: self.epoch is None and self.last_commit is not None)
-    @rule(data=st.data())
-    def set_back(self, data: st.DataObject) -> None:
+    def _set_back(self, back: int, *, keeps_metadata: bool) -> None:
         """Somebody sets the group's offset back by hand; the metadata is left, or goes."""
-        assert self.last_commit is not None
-        offset, text, topic_id = self.last_commit
-        if topic_id not in (self.topic_id, None) or offset == self.log_begin:
+        if self.last_commit is None or self.last_commit[2] is None:
             return
-        offset = data.draw(st.integers(max(self.log_begin, offset - 6), offset - 1))
-        self.last_commit = (offset, data.draw(st.sampled_from([text, ""])), None)
+        offset, text, topic_id = self.last_commit
+        if topic_id != self.topic_id or offset == self.log_begin:
+            return
+        offset = max(self.log_begin, offset - back)
+        self.last_commit = (offset, text if keeps_metadata else "", None)
         self.last_view, self.last_alive = View(0, offset), False
+
+    def _make_topic_anew(self) -> None:
+        """The topic is deleted and made again: the same offsets are other messages."""
+        self.topic_id = UUID(int=self.topic_id.int + 1)
+        self.log.clear()
+        self.log_begin = self.log_end = 0
+        if self.last_commit and self.last_commit[2] is None:
+            self.last_commit = None  # nothing could tell that this offset is another topic's
+        self.produce([1, 1, 2, 1], 0)
 
     # what is always true
 
     @invariant()
     def view_is_what_the_model_says(self) -> None:
         """Watermark, done-map, runs and counts, at any moment."""
-        if self.epoch is not None:
-            assert self.tracker.view(0) == self.epoch.view()
+        assert self.tracker.view(0) == self.epoch.view()
 
     @invariant()
     def nothing_undone_is_declared_done(self) -> None:
         """Each message that is in the log, and done by what would be committed, ran to its end."""
-        if self.epoch is None:
-            return
         view = self.tracker.view(0)
         claimed = [o for o in self.log if o < view.watermark or (o < view.top and o not in view.incomplete)]
         assert [offset for offset in claimed if self.log[offset].value not in self.finished] == []
@@ -418,16 +415,13 @@ class Partition(RuleBasedStateMachine):
     @invariant()
     def watermark_never_goes_back(self) -> None:
         """Within an epoch it only rises."""
-        if self.epoch is not None:
-            watermark = self.tracker.view(0).watermark
-            assert watermark >= self.low
-            self.low = watermark
+        watermark = self.tracker.view(0).watermark
+        assert watermark >= self.low
+        self.low = watermark
 
     @invariant()
     def after_a_kill_what_was_done_is_not_run_again(self) -> None:
         """A commit now, a new process: it runs exactly what is not done."""
-        if self.epoch is None:
-            return
         view = self.tracker.view(0)
         new = Tracker()
         new.assign(0, 1, self.topic_id, decode(encode(view, self.topic_id, alive=True), view.watermark, self.topic_id))

@@ -101,7 +101,7 @@ class _Child:
             os.register_at_fork(after_in_parent=self._note_fork)
             if self._birth.on_start is not None:
                 self._birth.on_start()
-        except BaseException:  # the door of the user's hook: the worker hears of it, and this child ends
+        except BaseException:  # the door of the user's hook: the worker hears of it, and this child ends  # noqa: BLE001
             self._send((UNREADY, traceback.format_exc()))
             return False
         self._send((READY,))
@@ -139,7 +139,7 @@ class _Child:
             if not (timeout is None or timeout >= 0):
                 raise ValueError(f"timeout must be 0 or greater, not {safe_str(timeout)}")
             text = get_call_repr(func, *args, **kwargs) if birth.is_verbose else ""
-        except BaseException as error:  # the door of user code: unpickling imports
+        except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
             self._send((RESULT, index, INVALID, time.monotonic(), safe_str(error), traceback.format_exc(), None))
             return
         self.running_id = job.id
@@ -149,7 +149,7 @@ class _Child:
         self._tell_start(index, time.monotonic(), timeout or 0)
         try:
             result = complete(func(*args, **kwargs))
-        except BaseException as error:  # the door of user code: what it was becomes the outcome
+        except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
             self._end_twin()
             self._send(self._failure(index, error))
         else:
@@ -199,7 +199,7 @@ class _Child:
             try:
                 packed: bytes = dumps(thing)
                 dill.loads(packed)
-            except BaseException:  # the door of user code: __reduce__ and __init__ may raise anything
+            except BaseException:  # the door of user code: __reduce__ and __init__ may raise anything  # noqa: BLE001
                 continue
             return packed
         return None
@@ -238,7 +238,7 @@ class _ToWorker(logging.Handler):
             plain = {"msg": text, "args": None, "exc_info": None, "job_id": self._child.running_id}
             kept = {name: value for name, value in record.__dict__.items() if type(value) in _PLAIN}
             self._child.send_log({**kept, **plain})
-        except Exception:  # the door of the user's log call: logging's own way to say so
+        except Exception:  # the door of the user's log call: logging's own way to say so  # noqa: BLE001
             self.handleError(record)
 
 

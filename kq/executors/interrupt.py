@@ -49,9 +49,7 @@ class Called(NamedTuple):
 class Interrupter(Protocol):
     """Calls jobs, and can interrupt them."""
 
-    def call(
-        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float
-    ) -> Called:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
         """Call a job. ``timeout`` is in seconds, 0 for no limit."""
 
     def interrupt_all(self) -> None:
@@ -80,9 +78,7 @@ class SignalInterrupter:
         #: Held while an alarm is sent, so that none is after the handler is gone: it would end the process.
         self._lock = threading.Lock()
 
-    def call(
-        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float
-    ) -> Called:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
         self._fired = None
         self._deadline = time.monotonic() + timeout if timeout else 0.0
         self._running = True
@@ -91,7 +87,7 @@ class SignalInterrupter:
         result, error = None, None
         try:
             result = _enter(func, args, kwargs)
-        except BaseException as caught:  # the door of user code: what it was becomes the outcome
+        except BaseException as caught:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
             error = caught
         self._running = False
         if timeout:
@@ -162,16 +158,14 @@ class ThreadInterrupter:
         self._closed = False
         self._watcher: threading.Thread | None = None
 
-    def call(
-        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float
-    ) -> Called:
+    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
         running = _Running(threading.get_ident(), time.monotonic() + timeout if timeout else 0.0)
         result, error = None, None
         try:
             self._begin(running)
             try:
                 result = _enter(func, args, kwargs)
-            except BaseException as caught:  # the door of user code: what it was becomes the outcome
+            except BaseException as caught:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
                 error = caught
             self._end(running)
         except Interrupt:  # it came before the job began, or after it ended

@@ -447,7 +447,7 @@ class ProcessExecutor:
             return None
         try:
             return self._setting.deserialize(message.value)  # type: ignore[arg-type]
-        except BaseException as error:  # the door of user code: unpickling imports
+        except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
             _logger.warning("A job that a child could read cannot be read here: %s", safe_str(error))
             return job_from_headers(message)
 
@@ -456,7 +456,7 @@ class ProcessExecutor:
             return None
         try:
             return dill.loads(packed)
-        except BaseException as error:  # the door of user code: the child could, this process cannot
+        except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
             _logger.warning("What a job returned or raised cannot be read here: %s", safe_str(error))
             return None
 
