@@ -12,15 +12,16 @@ import asyncio
 import functools
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
-from kafka.errors import KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 
-from kq.delivery import WINDOW_BYTES, WINDOW_COUNT, Delivery, EnqueueError, Pipeline, Sent
+from kq.delivery import Delivery, EnqueueError
 from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
+from kq.pipeline import WINDOW_BYTES, WINDOW_COUNT, Pipeline
 
 __all__ = ["Bridge"]
 
@@ -55,7 +56,115 @@ class Bridge:
             self._bytes -= len(record.value)
             self._admit()
 
-    async def pump(
-        self, jobs: Iterable[Job] | AsyncIterable[Job], make: Callable[[Job], Record], pipeline: Pipeline
-    ) -> None:
-        """Send many records, and return when there is a verdict on each."""
+    async def pump(self, jobs: AsyncIterable[Job], make: Callable[[Job], Record], pipeline: Pipeline) -> None:
+        """Send many records, within the pipeline's bounds, while other tasks have their turn."""
+        until = time.perf_counter() + _SLICE
+        async for job in jobs:
+            await self._add(job, make, pipeline)
+            while pipeline.is_full:
+                await self.hear(pipeline)
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + _SLICE
+
+    async def drain(self, pipeline: Pipeline) -> None:
+        """Return when there is a verdict on every record."""
+        while pipeline.oldest is not None:
+            await self.hear(pipeline)
+
+    async def hear(self, pipeline: Pipeline) -> None:
+        """Wait for the answer to the oldest record of a pipeline."""
+        await self._answer(pipeline.oldest)
+        pipeline.heard()
+        if pipeline.has_failed:
+            await self._loop.run_in_executor(None, self._delivery.let_dead_producer_go)
+
+    async def _add(self, job: Job, make: Callable[[Job], Record], pipeline: Pipeline) -> None:
+        try:
+            if not pipeline.is_broken:
+                await self._prepared(job)
+        except EnqueueError as error:
+            pipeline.refuse(job, error)
+        else:
+            pipeline.add(job, make)
+
+    async def _send(self, job: Job, record: Record) -> None:
+        sent = self._delivery.send(job, record)
+        await self._answer(sent.future)
+        if sent.future.is_done and sent.future.exception is None:
+            return
+        error = self._delivery.verdict(sent, sent.future.exception)
+        await self._loop.run_in_executor(None, self._delivery.let_dead_producer_go)
+        raise error
+
+    async def _prepared(self, job: Job) -> None:
+        """Return when ``send`` has nothing to wait for; all tasks share one thread for that."""
+        while not self._delivery.is_ready():
+            if self._preparing is None:
+                self._preparing = self._loop.run_in_executor(None, self._delivery.prepare)
+                self._preparing.add_done_callback(self._has_prepared)
+            try:
+                await asyncio.shield(self._preparing)
+            except (KafkaError, KQError, ValueError) as error:
+                raise self._delivery.refused(job, error) from error
+
+    def _has_prepared(self, preparing: asyncio.Future[None]) -> None:
+        self._preparing = None
+        if not preparing.cancelled():
+            preparing.exception()  # seen: those who waited may all have been cancelled
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, future: Any) -> None:
+        """Return when a record's future is done, or should have been long ago."""
+        if future.is_done:
+            return
+        waiter = self._loop.create_future()
+        future.add_both(functools.partial(self._arrive, waiter))
+        timer = self._loop.call_later(self._delivery.patience, _release, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
+    def _arrive(self, waiter: asyncio.Future[None], _: object) -> None:
+        """Note an answer, in the client's thread."""
+        self._arrived.append(waiter)
+        if self._is_woken:  # set before the loop looks into the deque: this one is seen, too
+            return
+        self._is_woken = True
+        try:
+            self._loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits
+
+    def _wake(self) -> None:
+        self._is_woken = False
+        while self._arrived:
+            _release(self._arrived.popleft())
+
+    # -- room ----------------------------------------------------------------------------------------------------------
+
+    async def _room(self) -> None:
+        """Return when there is room for one more record on its way."""
+        while self._is_full():
+            waiter = self._loop.create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._admit()  # the room was perhaps meant for this one
+                raise
+
+    def _is_full(self) -> bool:
+        return self._count >= WINDOW_COUNT or self._bytes >= WINDOW_BYTES
+
+    def _admit(self) -> None:
+        while self._waiting and not self._is_full():
+            waiter = self._waiting.popleft()
+            _release(waiter)
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -27,9 +27,9 @@ class Terms(NamedTuple):
 
     topic: str
     timeout: float | int
-    key: bytes | None = None
-    partition: int | None = None
-    headers: Headers = []
+    key: bytes | None
+    partition: int | None
+    headers: Headers
 
     @classmethod
     def checked(cls, topic: str, timeout: Any, key: Any, partition: Any, headers: Any) -> Terms:

@@ -3,31 +3,26 @@
 1. A ``Delivery`` has the producer: the user's, or its own, which it makes at first use and closes.
 2. ``send`` hands a record over. What fails there was not sent.
 3. ``verdict`` says of a record whose future is done: acknowledged, not delivered, or not known.
-4. A ``Pipeline`` has many records on their way at once, within bounds, and notes the verdict on every one.
+4. At interpreter exit own producers are closed; after a fork they are let go of, and made anew.
 
-Only a record's own future tells: ``flush`` reports nothing, and the producer has no bound of its own.
+Only a record's own future tells: ``flush`` reports nothing.
 """
 
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kafka import KafkaProducer
 from kafka.errors import (
     BrokerResponseError,
-    InvalidRecordError,
-    InvalidTimestampError,
     KafkaError,
     KafkaTimeoutError,
-    MessageSizeTooLargeError,
     NetworkExceptionError,
     NotEnoughReplicasAfterAppendError,
     OutOfOrderSequenceNumberError,
@@ -40,9 +35,7 @@ from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
 
-__all__ = ["Delivery", "EnqueueError", "EnqueueUnknown", "Pipeline", "Sent"]
-
-_own_logger = logging.getLogger("kq.delivery")
+__all__ = ["Delivery", "EnqueueError", "EnqueueUnknown", "Sent", "describe"]
 
 #: Settings of a producer that the queue makes. A restarted broker is back within seconds, so after 30 s without an
 #: acknowledgement, or 10 s without a topic, the caller should know; the client's own limits are 120 s and 60 s.
@@ -55,9 +48,6 @@ PRODUCER_DEFAULTS: Mapping[str, Any] = {
     "max_block_ms": 10_000,
     "metrics_enabled": False,
 }
-#: How many records, and bytes of their values, may be on their way at once: enough for several full batches to each
-#: of many partitions, and some 50 MB at most while a broker is away.
-WINDOW_COUNT, WINDOW_BYTES = 10_000, 32 * 1024 * 1024
 #: How much longer than its own delivery timeout the producer may take to say so.
 _ANSWER_SLACK = 10.0
 #: What the producer may take at interpreter exit. What was acknowledged is safe; exit must only not hang.
@@ -70,8 +60,6 @@ _MAYBE_WRITTEN = (
     RequestTimedOutError,
     UnknownError,
 )
-#: Refusals of one record, which say nothing about the next.
-_OF_ONE_RECORD = (MessageSizeTooLargeError, InvalidRecordError, InvalidTimestampError, ValueError)
 
 
 class EnqueueError(KQError, KafkaError):  # type: ignore[misc]  # kafka-python has no types
@@ -85,6 +73,9 @@ class EnqueueError(KQError, KafkaError):  # type: ignore[misc]  # kafka-python h
         super().__init__(message)
         self.jobs = list(jobs)
         self.unknown = list(unknown)
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a Kafka error would put its name before it
 
 
 class EnqueueUnknown(EnqueueError):
@@ -150,14 +141,16 @@ class Delivery:
     def is_ready(self) -> bool:
         """Return whether ``send`` would neither connect nor wait for the topic's partitions."""
         producer = self._producer
-        if producer is None or self._pid != os.getpid():
+        if producer is None:
             return False
         metadata = getattr(producer, "_metadata", None)
         return metadata is not None and metadata.partitions_for_topic(self._topic) is not None
 
     def prepare(self) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
-        self.producer.partitions_for(self._topic)
+        producer = self.producer
+        _check_thread(producer)
+        producer.partitions_for(self._topic)
 
     def send(self, job: Job, record: Record) -> Sent:
         """Hand a record to the producer.
@@ -168,9 +161,6 @@ class Delivery:
             producer = self.producer
             _check_thread(producer)
             future = producer.send(*record)
-        except EnqueueError as error:
-            error.jobs = [job]
-            raise
         except (KafkaError, KQError, ValueError) as error:
             raise self.refused(job, error) from error
         batch_future = getattr(future, "_produce_future", None)
@@ -188,23 +178,31 @@ class Delivery:
         except KafkaError as answer:
             error = self.verdict(sent, answer)
             self.let_dead_producer_go()
-            raise error from answer
+            raise error  # noqa: B904 - it has its cause
 
     def refused(self, job: Job, cause: BaseException) -> EnqueueError:
         """Return what to say of a job that was not sent."""
+        if isinstance(cause, EnqueueError):  # it is about the queue
+            return EnqueueError(str(cause), [job])
         hint = ""
         if isinstance(cause, KafkaTimeoutError) and self._producer is not None:
             hint = f"; does topic {self._topic} exist? Queue.ensure_topic() makes it"
-        return EnqueueError(f"job {job.id} was not enqueued on topic {self._topic}: {_text(cause)}{hint}", [job])
+        return EnqueueError(f"job {job.id} was not enqueued on topic {self._topic}: {describe(cause)}{hint}", [job])
 
-    def verdict(self, sent: Sent, answer: KafkaError) -> EnqueueError:
-        """Return what to say of a record that was not acknowledged."""
+    def verdict(self, sent: Sent, answer: KafkaError | None) -> EnqueueError:
+        """Return what to say of a record that was not acknowledged, with the answer, if there is one, as the cause."""
+        answer = answer or KafkaTimeoutError("the producer does not tell")
+        error = self._verdict(sent, answer)
+        error.__cause__ = answer
+        return error
+
+    def _verdict(self, sent: Sent, answer: KafkaError) -> EnqueueError:
         job, topic = sent.job, self._topic
         if sent.future.is_done and sent.batch is not None and sent.batch.drained is None:
-            return EnqueueError(f"job {job.id} was not enqueued on topic {topic}: {_text(answer)}", [job])
+            return EnqueueError(f"job {job.id} was not enqueued on topic {topic}: {describe(answer)}", [job])
         if isinstance(answer, BrokerResponseError) and not isinstance(answer, _MAYBE_WRITTEN) and _is_answer(sent):
-            return EnqueueError(f"job {job.id} was refused by topic {topic}: {_text(answer)}", [job])
-        return EnqueueUnknown(f"job {job.id} may or may not be on topic {topic}: {_text(answer)}", (), [job])
+            return EnqueueError(f"job {job.id} was refused by topic {topic}: {describe(answer)}", [job])
+        return EnqueueUnknown(f"job {job.id} may or may not be on topic {topic}: {describe(answer)}", (), [job])
 
     def let_dead_producer_go(self) -> None:
         """Have a dead own producer made anew at next use: after one refusal an idempotent one sends nothing."""
@@ -225,125 +223,13 @@ class Delivery:
         return self._producer
 
     def _after_fork(self) -> None:
-        """Let go of what belongs to the parent: another thread may have held the lock, and the producer has no thread."""
+        """Let go of what belongs to the parent: its producer has no thread here, its lock perhaps no owner."""
         self._lock = threading.Lock()
         if self._producer is not None:
             # closing it, as it does by itself at exit, would wait for ever for a thread that is not here
             self._producer._closed = True
             _inherited.append(self._producer)
             self._producer = None
-
-
-class Pipeline:
-    """Many records on their way, in order, and what became of them. One thread, or one event loop, owns it.
-
-    :param on_progress: Called with how many were acknowledged and how many there are, None where that is not known.
-    """
-
-    def __init__(self, delivery: Delivery, on_progress: Callable[[int, int | None], None] | None, total: int | None):
-        self._delivery = delivery
-        self._on_progress = on_progress
-        self._total = total
-        self._sent: deque[Sent] = deque()
-        self._bytes = 0
-        self._done = 0
-        self._failed: set[int] = set()
-        self._unknown: set[int] = set()
-        self._cause: BaseException | None = None
-        #: Whether the next record would fare no better. It is not tried then: where a key is shared, order stays.
-        self._is_broken = False
-        #: Whether the producer did not even tell of a failure.
-        self._is_silent = False
-        self.jobs: list[Job] = []
-
-    def add(self, job: Job, make: Callable[[Job], Record]) -> None:
-        """Send one more job; what fails is noted."""
-        self.jobs.append(job)
-        if self._is_broken:
-            self._failed.add(id(job))
-            return
-        try:
-            sent = self._delivery.send(job, make(job))
-        except EnqueueError as error:
-            self._note(job, error, error.__cause__ or error)
-        except Exception as error:  # noqa: BLE001 - the door of the user's serializer: this job fails, the others go on
-            self._failed.add(id(job))
-            self._cause = self._cause or error
-        else:
-            self._sent.append(sent)
-            self._bytes += sent.size
-            if self._sent[0].future.is_done:
-                self.harvest()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether an answer is to be awaited before the next record is sent."""
-        return len(self._sent) >= WINDOW_COUNT or self._bytes >= WINDOW_BYTES
-
-    @property
-    def oldest(self) -> Any:
-        """The future of the record that has been on its way for longest; None if there is none."""
-        return self._sent[0].future if self._sent else None
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether anything was not acknowledged so far."""
-        return bool(self._failed or self._unknown)
-
-    def wait(self) -> None:
-        """Wait for the answer to the oldest record."""
-        try:
-            self._sent[0].future.get(self._delivery.patience)
-        except KafkaError:
-            pass  # the verdict is in the future
-        self.heard()
-        if self.has_failed:
-            self._delivery.let_dead_producer_go()
-
-    def heard(self) -> None:
-        """Take the verdicts after the oldest record was waited for with patience."""
-        self._is_silent = not self._sent[0].future.is_done
-        self.harvest()
-
-    def harvest(self) -> None:
-        """Take the verdicts that are there."""
-        before = self._done
-        while self._sent and (self._sent[0].future.is_done or self._is_silent):
-            self._settle(self._sent.popleft())
-        if self._on_progress is not None and self._done > before:
-            try:
-                self._on_progress(self._done, self._total)
-            except Exception:  # the door of the user's hook: it is told of, and changes nothing
-                _own_logger.exception("on_progress raised an exception")
-
-    def error(self) -> EnqueueError | None:
-        """Return what to raise when all is over; None if every record was acknowledged."""
-        if not self.has_failed:
-            return None
-        jobs = [job for job in self.jobs if id(job) in self._failed]
-        unknown = [job for job in self.jobs if id(job) in self._unknown]
-        text = f"{len(jobs)} of {len(self.jobs)} jobs were not enqueued on topic {self._delivery.topic}"
-        if unknown:
-            text += f", {len(unknown)} may or may not be there"
-        assert self._cause is not None
-        kind = EnqueueError if jobs else EnqueueUnknown
-        error = kind(f"{text}: {_text(self._cause)}", jobs, unknown)
-        error.__cause__ = self._cause
-        return error
-
-    def _settle(self, sent: Sent) -> None:
-        self._bytes -= sent.size
-        future = sent.future
-        if future.is_done and future.exception is None:
-            self._done += 1
-            return
-        answer = future.exception or KafkaTimeoutError("the producer does not tell")
-        self._note(sent.job, self._delivery.verdict(sent, answer), answer)
-
-    def _note(self, job: Job, error: EnqueueError, cause: BaseException) -> None:
-        (self._unknown if isinstance(error, EnqueueUnknown) else self._failed).add(id(job))
-        self._cause = self._cause or cause
-        self._is_broken = self._is_broken or not isinstance(cause, _OF_ONE_RECORD)
 
 
 def _batch_of(producer: KafkaProducer, batch_future: Any) -> Any:
@@ -360,9 +246,9 @@ def _batch_of(producer: KafkaProducer, batch_future: Any) -> Any:
 
 
 def _is_answer(sent: Sent) -> bool:
-    """Return whether an error is the broker's answer to this record: others are failed with it when the client gives up.
+    """Return whether an error is the broker's answer to this very record.
 
-    The client completes those with the base offset -1.
+    When the client gives up it fails all that it has with one error; those records have the base offset -1.
     """
     value = getattr(getattr(sent.future, "_produce_future", None), "value", None)
     return not (isinstance(value, tuple) and value[:1] == (-1,))
@@ -379,8 +265,10 @@ def _check_thread(producer: KafkaProducer) -> None:
     )
 
 
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+def describe(error: BaseException) -> str:
+    """Return an error as text that begins with its name."""
+    name, text = type(error).__name__, str(error)
+    return text if text.startswith(name) else f"{name}: {text}" if text else name
 
 
 #: What has a producer of its own to close at exit and to let go of after a fork.

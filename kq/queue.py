@@ -2,37 +2,32 @@
 
 1. A call, or a ``Job``, and the settings given with ``using`` become a complete ``Job``.
 2. The serializer turns the job into bytes; with key, headers and timestamp they make a ``Record``.
-3. The producer sends the record. ``enqueue`` returns when the broker has acknowledged it, and raises otherwise.
+3. The delivery sends the record. ``enqueue`` returns when the broker has acknowledged it, and raises otherwise;
+   ``enqueue_many`` has many on their way at once, and raises when it knows of each what became of it.
 """
 
 from __future__ import annotations
 
-import atexit
+import asyncio
 import logging
-import os
-import threading
 import time
-import uuid
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from kafka import KafkaProducer
-from kafka.errors import (
-    BrokerResponseError,
-    KafkaError,
-    NetworkExceptionError,
-    NotEnoughReplicasAfterAppendError,
-    OutOfOrderSequenceNumberError,
-    RequestTimedOutError,
-    UnknownError,
-)
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from kq.aio import Bridge
+from kq.calls import Terms, check_timeout, job_of_call, job_of_item
 from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
+from kq.delivery import Delivery, EnqueueError, EnqueueUnknown
 from kq.errors import ArgumentError, KQError
+from kq.function import JobFunction, job_function
 from kq.job import Job
-from kq.message import HEADER_PREFIX, Headers, Record, job_headers
+from kq.message import Record, job_headers
+from kq.pipeline import Pipeline
 from kq.serializer import dumps
 from kq.utils import safe_str
 
@@ -40,78 +35,112 @@ __all__ = ["EnqueueError", "EnqueueSpec", "EnqueueUnknown", "Queue"]
 
 _logger = logging.getLogger("kq.queue")
 
-#: Settings of a producer that the queue makes. A restarted broker is back within seconds, so after 30 s without an
-#: acknowledgement, or 10 s without a topic, the caller should know; the client's own limits are 120 s and 60 s.
-PRODUCER_DEFAULTS: Mapping[str, Any] = {
-    "acks": "all",
-    "request_timeout_ms": 10_000,
-    "delivery_timeout_ms": 30_000,
-    "max_block_ms": 10_000,
-    "metrics_enabled": False,
-}
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Progress = Callable[[int, "int | None"], None]
+
 #: Settings that would break the wire format or the acknowledgement.
 _RESERVED = ("bootstrap_servers", "key_serializer", "value_serializer", "transactional_id")
-#: How much longer than its own delivery timeout the producer may take to say so.
-_ANSWER_SLACK = 10.0
-#: What the producer may take at interpreter exit. What was acknowledged is safe; exit must only not hang.
-_EXIT_TIMEOUT = 2.0
-#: Refusals after which the record may be on the broker all the same.
-_MAYBE_WRITTEN = (
-    NetworkExceptionError,
-    NotEnoughReplicasAfterAppendError,
-    OutOfOrderSequenceNumberError,
-    RequestTimedOutError,
-    UnknownError,
-)
-
-
-class EnqueueError(KQError, KafkaError):  # type: ignore[misc]  # kafka-python has no types
-    """A job was not delivered to its topic; the cause is attached."""
-
-
-class EnqueueUnknown(EnqueueError):
-    """It is not known whether a job was delivered to its topic: the broker's answer never came."""
+#: Settings of a user's producer that another client needs to get to the same brokers.
+_ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")
 
 
 class EnqueueSpec:
     """How to enqueue: a queue, and what was given to :meth:`Queue.using`."""
 
-    __slots__ = ("_headers", "_key", "_partition", "_queue", "_timeout")
+    __slots__ = ("_queue", "_terms")
 
-    def __init__(
-        self,
-        queue: Queue,
-        timeout: float | int,
-        key: bytes | None,
-        partition: int | None,
-        headers: Sequence[tuple[str, bytes]] | None,
-    ) -> None:
+    def __init__(self, queue: Queue, terms: Terms) -> None:
         self._queue = queue
-        self._timeout = _check_timeout(timeout, "timeout")
-        self._key = _check_key(key, "key")
-        self._partition = _check_partition(partition, "partition")
-        self._headers = _check_headers(headers)
+        self._terms = terms
 
     def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """Enqueue a function call or a job; see :meth:`Queue.enqueue`."""
-        if isinstance(obj, Job):
-            job = _checked_job(obj)
-        elif callable(obj):
-            job = Job(uuid.uuid4().hex, func=obj, args=args, kwargs=kwargs)
-        else:
-            raise ArgumentError("first argument must be a callable")
-        job = self._completed(job)
-        self._queue._deliver(job, self._headers)
+        job = job_of_call(self._terms, _now(), obj, args, kwargs)
+        delivery = self._queue._delivery
+        delivery.wait(delivery.send(job, self._record(job)))
         return job
 
-    def _completed(self, job: Job) -> Job:
-        """Return the job as it goes onto the topic: what it says itself wins over the spec."""
-        return job._replace(
-            timestamp=int(time.time() * 1000),
-            topic=self._queue.topic,
-            timeout=self._timeout if job.timeout is None else job.timeout,
-            key=self._key if job.key is None else job.key,
-            partition=self._partition if job.partition is None else job.partition,
+    def enqueue_many(self, jobs: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
+        """Enqueue many function calls or jobs; see :meth:`Queue.enqueue_many`."""
+        pipeline = self._pipeline(jobs, on_progress)
+        try:
+            for job in self._jobs(jobs):
+                pipeline.add(job, self._record)
+                while pipeline.is_full:
+                    pipeline.wait()
+        except Exception:  # of the user's iterable: what it gave so far gets its verdict
+            self._drain(pipeline)
+            raise
+        self._drain(pipeline)
+        return pipeline.jobs
+
+    async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+        """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
+        job = job_of_call(self._terms, _now(), obj, args, kwargs)
+        await self._queue._bridge().deliver(job, self._record(job))
+        return job
+
+    async def aenqueue_many(
+        self, jobs: Iterable[Any] | AsyncIterable[Any], *, on_progress: Progress | None = None
+    ) -> list[Job]:
+        """Enqueue many function calls or jobs in asyncio code; see :meth:`Queue.aenqueue_many`."""
+        pipeline, bridge = self._pipeline(jobs, on_progress), self._queue._bridge()
+        try:
+            await bridge.pump(self._jobs_async(jobs), self._record, pipeline)
+        except Exception:  # of the user's iterable: what it gave so far gets its verdict
+            await bridge.drain(pipeline)
+            _raise_failure(pipeline)
+            raise
+        await bridge.drain(pipeline)
+        _raise_failure(pipeline)
+        return pipeline.jobs
+
+    def _pipeline(self, jobs: Any, on_progress: Progress | None) -> Pipeline:
+        if not (on_progress is None or callable(on_progress)):
+            raise ArgumentError("on_progress must be a callable")
+        if not isinstance(jobs, (Iterable, AsyncIterable)):
+            raise ArgumentError("jobs must be an iterable of jobs, callables and (function, args, kwargs)")
+        return Pipeline(self._queue._delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
+
+    def _drain(self, pipeline: Pipeline) -> None:
+        while pipeline.oldest is not None:
+            pipeline.wait()
+        _raise_failure(pipeline)
+
+    def _jobs(self, items: Iterable[Any]) -> Iterator[Job]:
+        for number, item in enumerate(items):
+            yield self._job(number, item)
+
+    async def _jobs_async(self, items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Job]:
+        if not isinstance(items, AsyncIterable):
+            for job in self._jobs(items):
+                yield job
+            return
+        number = 0
+        async for item in items:
+            yield self._job(number, item)
+            number += 1
+
+    def _job(self, number: int, item: Any) -> Job:
+        try:
+            return job_of_item(self._terms, _now(), item)
+        except ArgumentError as error:
+            raise ArgumentError(f"jobs[{number}]: {error}; what stands before it is enqueued") from None
+
+    def _record(self, job: Job) -> Record:
+        """Return what goes to Kafka of a job."""
+        queue, terms = self._queue, self._terms
+        if queue._logger.isEnabledFor(logging.INFO):
+            where = {"job_id": job.id, "topic": terms.topic}
+            queue._logger.info("Enqueueing %s ...", safe_str(job), extra=where)
+        assert job.timestamp is not None
+        value = queue._serializer(job)
+        if not isinstance(value, bytes):
+            raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
+        return Record(
+            terms.topic, value, job.key or None, job_headers(job) + terms.headers, job.partition, job.timestamp
         )
 
 
@@ -165,13 +194,10 @@ class Queue:
         self._config = check_config(config, KafkaProducer.DEFAULT_CONFIG, _RESERVED)
         self._serializer = serializer or dumps
         self._logger = logger or _logger
-        self._timeout = _check_timeout(timeout, "timeout")
-        self._producer = producer
-        self._is_owner = producer is None
-        self._pid = os.getpid()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._spec = EnqueueSpec(self, self._timeout, None, None, None)
+        self._timeout = check_timeout(timeout, "timeout")
+        self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config)
+        self._bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
+        self._spec = self.using()
         _warn_of_acks_0(producer.config if producer is not None else self._config)
 
     def __repr__(self) -> str:
@@ -199,11 +225,7 @@ class Queue:
 
         :raises kq.BrokerUnreachable: No broker answered.
         """
-        producer = self._producer
-        if producer is not None and not (self._is_owner and self._pid != os.getpid()):
-            return producer
-        with self._lock:
-            return self._make_producer()
+        return self._delivery.producer
 
     @property
     def serializer(self) -> Callable[[Job], bytes]:
@@ -231,6 +253,58 @@ class Queue:
         """
         return self._spec.enqueue(obj, *args, **kwargs)
 
+    def enqueue_many(self, jobs: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
+        """Enqueue many function calls or jobs, and return when the broker has acknowledged all of them.
+
+        Many records are on their way at once, in the order of the jobs, and memory for them is bounded; the jobs that
+        are returned are all that grows. A job that fails by itself, because it is too large or cannot be serialized,
+        does not keep the others; where the next one would fare no better, as without a broker, no more is sent. The
+        iterable is read to its end, so that each of its jobs is accounted for.
+
+        :param jobs: Any iterable, also a generator, of :class:`kq.Job`, callables and ``(function, args, kwargs)``.
+        :param on_progress: Called now and then with how many are acknowledged, and how many there are; that is None
+            where ``jobs`` has no length.
+        :returns: The jobs, complete.
+        :raises kq.EnqueueError: Not all are on the topic: its ``jobs`` are not, its ``unknown`` may be.
+        :raises kq.ArgumentError: An item is of the wrong type; those before it are enqueued.
+        """
+        return self._spec.enqueue_many(jobs, on_progress=on_progress)
+
+    async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+        """Enqueue a function call or a job in asyncio code: as :meth:`enqueue`, without blocking the event loop.
+
+        Calls that are awaited together travel together. Cancelling the await does not take the job back.
+        """
+        return await self._spec.aenqueue(obj, *args, **kwargs)
+
+    async def aenqueue_many(
+        self, jobs: Iterable[Any] | AsyncIterable[Any], *, on_progress: Progress | None = None
+    ) -> list[Job]:
+        """Enqueue many function calls or jobs in asyncio code: as :meth:`enqueue_many`, while other tasks go on.
+
+        ``jobs`` may be an asynchronous iterable. After a cancellation no more jobs are sent; those that were sent are
+        not taken back.
+        """
+        return await self._spec.aenqueue_many(jobs, on_progress=on_progress)
+
+    def job(
+        self,
+        *,
+        timeout: float | int | None = None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] | None = None,
+    ) -> Callable[[Callable[P, R]], JobFunction[P, R]]:
+        """Return a decorator: the function stays what it is, and has ``enqueue``, ``aenqueue`` and ``using`` besides.
+
+        The parameters are those of :meth:`using`.
+
+        :raises kq.ArgumentError: An argument has the wrong type or value.
+        """
+        terms = {"timeout": timeout, "key": key, "partition": partition, "headers": headers}
+        self.using(**terms)  # type: ignore[arg-type]  # checked here, not first where a function is decorated
+        return lambda func: job_function(func, self.using, terms)
+
     def using(
         self,
         timeout: float | int | None = None,
@@ -247,139 +321,66 @@ class Queue:
         :param headers: More record headers, as (name, value); names that begin with ``kq-`` are refused.
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
-        return EnqueueSpec(self, self._timeout if timeout is None else timeout, key, partition, headers)
+        timeout = self._timeout if timeout is None else timeout
+        return EnqueueSpec(self, Terms.checked(self._topic, timeout, key, partition, headers))
+
+    def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
+        """Make the topic, unless there is one of its name, which is left as it is.
+
+        :param partitions: How many partitions it gets.
+        :param replication: How many brokers keep each of them.
+        :returns: Whether it was made.
+        :raises kq.KQError: It could not be made.
+        """
+        for name, value in (("partitions", partitions), ("replication", replication)):
+            if not (isinstance(value, int) and value >= 1):
+                raise ArgumentError(f"{name} must be an int of 1 or greater")
+        with connect(KafkaAdminClient, self._hosts, self._access()) as admin:
+            try:
+                admin.create_topics([NewTopic(self._topic, partitions, replication)])
+            except TopicAlreadyExistsError:
+                return False
+            except (KafkaError, ValueError) as error:
+                raise KQError(f"topic {self._topic} could not be made: {error}") from error
+        return True
 
     def close(self, timeout: float | None = None) -> None:
         """Close the producer if the queue made it; what was enqueued is delivered first. Closing twice is fine.
 
         :param timeout: How long that may take, in seconds.
         """
-        with self._lock:
-            self._closed = True
-            if not self._is_owner or self._producer is None or self._pid != os.getpid():
-                return
-            producer, self._producer = self._producer, None
-        producer.close(timeout=timeout)
+        self._delivery.close(timeout)
 
-    def _make_producer(self) -> KafkaProducer:
-        if self._closed:
-            raise EnqueueError(f"{self!r} is closed")
-        if self._producer is None or self._pid != os.getpid():
-            # a producer inherited through fork() has lost its thread: it would wait for ever
-            self._producer = connect(KafkaProducer, self._hosts, {**PRODUCER_DEFAULTS, **self._config})
-            self._pid = os.getpid()
-            atexit.register(_close_at_exit, weakref.ref(self))
-        return self._producer
+    def _bridge(self) -> Bridge:
+        """Return the way of the loop that runs here to the delivery."""
+        loop = asyncio.get_running_loop()
+        bridge = self._bridges.get(loop)
+        if bridge is None:
+            for other in [other for other in list(self._bridges) if other.is_closed()]:
+                self._bridges.pop(other, None)
+            bridge = self._bridges[loop] = Bridge(self._delivery, loop)
+        return bridge
 
-    def _deliver(self, job: Job, headers: Headers) -> None:
-        if self._logger.isEnabledFor(logging.INFO):
-            where = {"job_id": job.id, "topic": self._topic}
-            self._logger.info("Enqueueing %s ...", safe_str(job), extra=where)
-        assert job.timestamp is not None
-        value = self._serializer(job)
-        if not isinstance(value, bytes):
-            raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
-        record = Record(self._topic, value, job.key or None, job_headers(job) + headers, job.partition, job.timestamp)
-        future = self._send(job, record)
-        try:
-            self._await_acknowledgement(job, future)
-        except EnqueueError:
-            self._let_dead_producer_go()
-            raise
-
-    def _send(self, job: Job, record: Record) -> Any:
-        """Hand a record to the producer. What fails here was not sent."""
-        try:
-            return self.producer.send(*record)
-        except EnqueueError:
-            raise
-        except (KafkaError, KQError, ValueError) as error:
-            raise EnqueueError(f"job {job.id} was not enqueued on topic {self._topic}: {_text(error)}") from error
-
-    def _await_acknowledgement(self, job: Job, future: Any) -> None:
-        patience = self.producer.config["delivery_timeout_ms"] / 1000 + _ANSWER_SLACK
-        try:
-            future.get(patience)
-        except BrokerResponseError as error:
-            if not isinstance(error, _MAYBE_WRITTEN):
-                text = f"job {job.id} was refused by topic {self._topic}: {_text(error)}"
-                raise EnqueueError(text) from error
-            raise self._unknown(job, error) from error
-        except KafkaError as error:
-            raise self._unknown(job, error) from error
-
-    def _let_dead_producer_go(self) -> None:
-        """Have a dead own producer made anew at next use: after one refusal an idempotent one sends nothing."""
-        with self._lock:
-            producer = self._producer
-            state = getattr(producer, "_transaction_manager", None)
-            if not (self._is_owner and producer is not None and state is not None and state.has_fatal_error()):
-                return
-            self._producer = None
-        producer.close(timeout=_EXIT_TIMEOUT)
-
-    def _unknown(self, job: Job, error: KafkaError) -> EnqueueUnknown:
-        return EnqueueUnknown(f"job {job.id} may or may not be on topic {self._topic}: {_text(error)}")
+    def _access(self) -> dict[str, Any]:
+        """Return what an admin client needs to get to the brokers."""
+        known = KafkaAdminClient.DEFAULT_CONFIG
+        if self._delivery.is_owner:
+            return {name: value for name, value in self._config.items() if name in known}
+        config = self._delivery.producer.config
+        return {name: value for name, value in config.items() if name in known and name.startswith(_ACCESS)}
 
 
-def _close_at_exit(queue: weakref.ref[Queue]) -> None:
-    alive = queue()
-    if alive is not None:
-        alive.close(_EXIT_TIMEOUT)
+def _raise_failure(pipeline: Pipeline) -> None:
+    error = pipeline.error()
+    if error is not None:
+        raise error
 
 
-def _checked_job(job: Job) -> Job:
-    """Return the user's job with what it leaves out; raise if a field is of the wrong type."""
-    if not (job.id is None or isinstance(job.id, str)):
-        raise ArgumentError("Job.id must be a str")
-    if not (job.args is None or isinstance(job.args, (list, tuple))):
-        raise ArgumentError("Job.args must be a list or tuple")
-    if not callable(job.func):
-        raise ArgumentError("Job.func must be a callable")
-    if not (job.kwargs is None or isinstance(job.kwargs, dict)):
-        raise ArgumentError("Job.kwargs must be a dict")
-    if job.timeout is not None:
-        _check_timeout(job.timeout, "Job.timeout")
-    _check_key(job.key, "Job.key")
-    _check_partition(job.partition, "Job.partition")
-    job_id = uuid.uuid4().hex if job.id is None else job.id
-    return job._replace(id=job_id, args=tuple(job.args or ()), kwargs=job.kwargs or {})
-
-
-def _check_timeout(timeout: Any, name: str) -> float | int:
-    if not isinstance(timeout, (int, float)):
-        raise ArgumentError(f"{name} must be an int or float")
-    if not timeout >= 0:  # not a number is not 0 or greater either
-        raise ArgumentError(f"{name} must be 0 or greater")
-    return timeout
-
-
-def _check_key(key: Any, name: str) -> bytes | None:
-    if not (key is None or isinstance(key, bytes)):
-        raise ArgumentError(f"{name} must be a bytes")
-    return key
-
-
-def _check_partition(partition: Any, name: str) -> int | None:
-    if not (partition is None or isinstance(partition, int)):
-        raise ArgumentError(f"{name} must be an int")
-    return partition
-
-
-def _check_headers(headers: Any) -> Headers:
-    pairs = list(headers or ())
-    for pair in pairs:
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], bytes)):
-            raise ArgumentError("headers must be a list of (str, bytes)")
-        if pair[0].startswith(HEADER_PREFIX):
-            raise ArgumentError(f"headers must not begin with {HEADER_PREFIX}: {pair[0]}")
-    return pairs
+def _now() -> int:
+    """Return the time as it goes onto the wire: Unix milliseconds."""
+    return int(time.time() * 1000)
 
 
 def _warn_of_acks_0(config: Mapping[str, Any]) -> None:
     if config.get("acks") == 0:
         _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")
-
-
-def _text(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
