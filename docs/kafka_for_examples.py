@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from contextlib import ExitStack
 
 import kq
@@ -13,7 +15,10 @@ _hosts: list[str] = []
 def hosts() -> str:
     """Return the address of the Kafka, after starting it where it does not run yet."""
     if not _hosts:
+        # jobs that fail on purpose are no news
+        logging.getLogger("kq").addHandler(logging.NullHandler())
         _hosts.append(_open.enter_context(kq.LocalKafka()).hosts)
+        os.environ["KQ_HOSTS"] = _hosts[0]
     return _hosts[0]
 
 

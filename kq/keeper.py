@@ -1,0 +1,192 @@
+"""The process between a local Kafka and its owner, so that no Java outlives the one who wanted it.
+
+1. The owner makes a ``Keeper``, which starts a small Python in a session of its own. That locks the folder.
+2. The owner asks, one line of JSON a question; the process starts, signals and polls the nodes, and answers in a line.
+3. When its input ends (the owner closed it, or is dead) it ends every node, removes the folder if it was temporary, and
+   is gone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any
+
+from kq.errors import LocalKafkaError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+__all__ = ["Keeper"]
+
+#: Seconds between two looks of the keeper after its owner.
+WATCH = 0.5
+#: Seconds that a Java has between the polite and the other signal. It takes 0.3; more than 2 would be in the way.
+GRACE = 1.5
+#: Seconds between two looks at a lock.
+POLL = 0.02
+
+
+class Keeper:
+    """The owner's end of the process that is the parent of all nodes, and outlives its owner just long enough."""
+
+    def __init__(self, folder: Path, temporary: bool) -> None:
+        home = str(Path(__file__).resolve().parent.parent)
+        code = "import sys; sys.path.append(sys.argv[1]); import kq.keeper; kq.keeper._keep(*sys.argv[2:])"
+        self._owner = os.getpid()
+        self._numbers = itertools.count()
+        self._lock = threading.RLock()  # a signal handler may stop what its own thread is just starting
+        with open(folder / "keeper.log", "ab") as log:
+            # A session of its own: Ctrl-C in the terminal is for the owner, who may want to stop things in order.
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", code, home, str(folder), "temporary" if temporary else "kept"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        if not self._hear():
+            self.close()
+            raise LocalKafkaError(f"another local Kafka uses {folder}")
+
+    def ask(self, verb: str, node: int, *args: Any) -> Any:
+        """Have one thing done, and return the answer."""
+        with self._lock:
+            number = next(self._numbers)
+            self._say([number, verb, node, *args])
+            answered = None
+            while answered != number:  # a Ctrl-C may have left the answer to an earlier question
+                answered, value, problem = self._hear()
+        if problem is not None:
+            raise LocalKafkaError(problem)
+        return value
+
+    def _say(self, words: list[Any]) -> None:
+        try:
+            _stream(self._process.stdin).write(json.dumps(words) + "\n")
+            _stream(self._process.stdin).flush()
+        except (OSError, ValueError) as error:
+            raise LocalKafkaError("the process that keeps the local Kafka is gone") from error
+
+    def _hear(self) -> Any:
+        try:
+            return json.loads(_stream(self._process.stdout).readline())
+        except (OSError, ValueError) as error:
+            raise LocalKafkaError("the process that keeps the local Kafka is gone") from error
+
+    def close(self) -> None:
+        """End all nodes and the keeper. In a fork of the owner, do nothing: they are not its own."""
+        if self._owner != os.getpid():
+            return
+        with self._lock:
+            try:
+                _stream(self._process.stdin).close()
+            except OSError:  # it is gone already
+                pass
+            self._process.wait()
+            _stream(self._process.stdout).close()
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+# -- in the keeper's process ------------------------------------------------------------------------------------------
+
+
+def _keep(folder: str, kind: str) -> None:
+    """Guard a folder and run the nodes in it as the owner tells; when the owner falls silent, end them all."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    threading.Thread(target=_watch_owner, args=[os.getppid()], daemon=True).start()
+    try:
+        # Kafka's own lock comes late: a second node in a folder damages the log of the first before it gives up.
+        with open(os.path.join(folder, "lock"), "ab") as lock:
+            locked = _try_to_lock(lock.fileno())
+            print(json.dumps(locked), flush=True)  # noqa: T201
+            if locked:
+                _run_nodes(polite=kind == "kept")
+    finally:
+        if kind == "temporary":
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_nodes(polite: bool) -> None:
+    nodes: dict[int, subprocess.Popen[bytes]] = {}
+    try:
+        for line in sys.stdin:
+            print(json.dumps(_obey(nodes, *json.loads(line))), flush=True)  # noqa: T201
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _end_all(nodes.values(), polite)
+
+
+def _try_to_lock(file: int) -> bool:
+    """Lock a file; give the keeper of an owner that was just killed the time to end its nodes."""
+    deadline = time.monotonic() + 2 * GRACE
+    while True:
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL)
+
+
+def _watch_owner(owner: int) -> None:
+    """End this process when the owner is dead although a fork of it still holds the other end of our input."""
+    while os.getppid() == owner:
+        time.sleep(WATCH)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _obey(nodes: dict[int, subprocess.Popen[bytes]], number: int, verb: str, node: int, *args: Any) -> list[Any]:
+    """Return the number of the question, the answer, and what went wrong."""
+    try:
+        if verb == "start":
+            nodes[node] = _start_java(*args)
+            return [number, nodes[node].pid, None]
+        return [number, getattr(nodes[node], verb)(*args), None]
+    except (OSError, KeyError) as error:
+        return [number, None, f"cannot {verb} node {node} of the local Kafka: {error!r}"]
+
+
+def _start_java(command: list[str], folder: str) -> subprocess.Popen[bytes]:
+    # Paths are relative to the folder, so that nothing in its name needs an escape in Kafka's own file. And Java opens
+    # no folder with a letter that the locale does not have: the plain C locale has but ASCII.
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    with open(os.path.join(folder, "kafka.log"), "ab") as log:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _end_all(processes: Collection[subprocess.Popen[bytes]], polite: bool) -> None:
+    """End these processes: at once where there is no data to keep, else politely first."""
+    deadline = time.monotonic() + (GRACE if polite else 0.0)
+    for process in processes if polite else ():
+        if hasattr(signal, "SIGCONT"):  # a paused one hears nothing else
+            process.send_signal(signal.SIGCONT)
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
