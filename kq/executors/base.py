@@ -24,11 +24,13 @@ __all__ = [
     "Executor",
     "Finished",
     "Setting",
+    "call_of",
     "log_executing",
     "log_invalid",
     "log_outcome",
     "log_processing",
     "run_message",
+    "stacktrace_of",
 ]
 
 
@@ -91,8 +93,7 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter) ->
     log_processing(log, message)
     try:
         job = setting.deserialize(message.value)  # type: ignore[arg-type]  # None, a tombstone, is invalid too
-        func, args, kwargs = job.func, tuple(job.args), _keywords(job.kwargs)
-        timeout = _limit(job.timeout if setting.timeout is None else setting.timeout)
+        func, args, kwargs, timeout = call_of(job, setting.timeout)
     except BaseException as error:  # the door of user code: unpickling imports, and a script that is imported may exit
         log.exception("Job was invalid: %s", safe_str(error), extra=_where(message))
         return Finished(message, None, Outcome(INVALID))
@@ -111,11 +112,21 @@ def _describe(called: Called) -> Outcome | None:
     if called.interrupted == "timeout":
         return Outcome(TIMEOUT)
     if called.error is not None:
-        return Outcome(FAILURE, None, called.error, _stacktrace(called.error))
+        return Outcome(FAILURE, None, called.error, stacktrace_of(called.error))
     return Outcome(SUCCESS, called.result)
 
 
-def _stacktrace(error: BaseException) -> str:
+def call_of(job: Any, timeout: float | int | None) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], float]:
+    """Return function, arguments and limit of a job; raise if it is not one.
+
+    :param job: An object with the attributes of a :class:`kq.Job`.
+    :param timeout: Overrides the job's own limit, in seconds, if not None.
+    """
+    return job.func, tuple(job.args), _keywords(job.kwargs), _limit(job.timeout if timeout is None else timeout)
+
+
+def stacktrace_of(error: BaseException) -> str:
+    """Return the traceback of an exception as text, whatever the exception does about it."""
     try:
         return "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - fields of its own are in the way, as a SyntaxError has: where it was is told
@@ -146,12 +157,21 @@ def log_outcome(log: logging.Logger, message: Message, job_id: Any, outcome: Out
             log.info("Job %s returned: %s", job_id, result, extra=_where(message, job_id))
     elif outcome.status == TIMEOUT:
         log.error("Job %s timed out or was interrupted", job_id, extra=_where(message, job_id))
-    elif outcome.exception is not None:
+    elif outcome.exception is not None and _is_printable(outcome.exception):
         line = "Job %s raised an exception:"
         log.error(line, job_id, exc_info=outcome.exception, extra=_where(message, job_id))
     else:
         line = "Job %s raised an exception:\n%s"
         log.error(line, job_id, (outcome.stacktrace or "").rstrip(), extra=_where(message, job_id))
+
+
+def _is_printable(error: BaseException) -> bool:
+    """Return whether a log handler can print an exception: fields of its own may be in the way."""
+    try:
+        traceback.format_exception_only(error)
+    except Exception:  # noqa: BLE001 - its text is logged instead
+        return False
+    return True
 
 
 def _where(message: Message, job_id: Any = None) -> dict[str, Any]:
@@ -164,15 +184,6 @@ def _keywords(kwargs: Any) -> dict[str, Any]:
     if not all(isinstance(name, str) for name in keywords):
         raise TypeError("keywords must be strings")
     return keywords
-
-
-def _named(kwargs: Any) -> dict[str, Any]:
-    """Return keyword arguments as a dict; raise if they cannot be some."""
-    named = dict(kwargs)
-    for name in named:
-        if not isinstance(name, str):
-            raise TypeError(f"names of arguments must be strings, not {safe_str(name)}")
-    return named
 
 
 def _limit(timeout: Any) -> float:

@@ -10,11 +10,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import mmap
 import os
 import pickle
+import signal
 import socket
 import struct
 import sys
@@ -28,11 +28,26 @@ from typing import Any, NamedTuple
 import dill
 
 from kq.errors import ChildLost, RemoteError
+from kq.executors.base import call_of, stacktrace_of
 from kq.executors.coroutine import complete
+from kq.executors.interrupt import Interrupt
 from kq.job import FAILURE, INVALID, SUCCESS
 from kq.utils import get_call_repr, safe_str
 
-__all__ = ["LENGTH", "LOG", "READY", "RESULT", "SLOT", "STARTED", "TOKEN", "UNREADY", "Birth", "run_child"]
+__all__ = [
+    "DOOM",
+    "IS_READ",
+    "LENGTH",
+    "LOG",
+    "READY",
+    "RESULT",
+    "SLOT",
+    "STARTED",
+    "TOKEN",
+    "UNREADY",
+    "Birth",
+    "run_child",
+]
 
 #: Index of the running job.
 TOKEN = struct.Struct("=Q")
@@ -42,8 +57,9 @@ LENGTH = struct.Struct("=Q")
 SLOT = struct.Struct("=Qdd")
 #: Seconds that a job's second copy has to say that it returned too, where a job has forked.
 _TWIN_WAIT = 0.1
-#: Where in shared memory that copy says so.
-_TWIN = SLOT.size
+#: Bytes in shared memory, behind the slot: where that copy says so; whether the running job could be unpickled; and
+#: whether the worker has had enough of this child, so that SIGTERM is meant for it.
+_TWIN, IS_READ, DOOM = range(SLOT.size, SLOT.size + 3)
 
 READY, UNREADY, STARTED, RESULT, LOG = range(5)
 _NEVER = float("inf")
@@ -61,7 +77,8 @@ class Birth(NamedTuple):
     is_verbose: bool
     #: Whether the worker wants results and exceptions.
     wants_outcome: bool
-    log_level: int
+    #: Levels of the worker's loggers, by their names; the root's is "".
+    log_levels: dict[str, int]
     max_jobs: int | None
     max_memory: int | None
 
@@ -76,12 +93,14 @@ class _Child:
         self._stream = stream
         self._tokens = tokens
         self._shared = shared
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._jobs: dict[int, tuple[bytes, float]] = {}
         #: A job's own threads may log while the job's outcome is sent.
         self._sending = threading.Lock()
         self._done = 0
         self._forked = False
+        #: Whether a SIGTERM that was meant for this child has come.
+        self._is_ending = False
         self.running_id: str | None = None
 
     def run(self) -> None:
@@ -91,18 +110,19 @@ class _Child:
             value, limit = self._job(index)
             self._run(index, value, limit)
             self._done += 1
-            if self._has_done_its_share():
+            if self._is_ending or self._has_done_its_share():
                 return
 
     def _begin(self) -> bool:
         try:
             self._birth: Birth = dill.loads(self._read_frame())
             self._set_up_logging()
-            os.register_at_fork(after_in_parent=self._note_fork)
+            os.register_at_fork(after_in_parent=self._note_fork, after_in_child=_reset_signals)
+            signal.signal(signal.SIGTERM, self._on_sigterm)
             if self._birth.on_start is not None:
                 self._birth.on_start()
-        except BaseException:  # the door of the user's hook: the worker hears of it, and this child ends  # noqa: BLE001
-            self._send((UNREADY, traceback.format_exc()))
+        except BaseException as error:  # noqa: BLE001 - the door of the user's hook: the worker hears of it
+            self._send((UNREADY, stacktrace_of(error)))
             return False
         self._send((READY,))
         return True
@@ -110,10 +130,17 @@ class _Child:
     def _set_up_logging(self) -> None:
         root = logging.getLogger()
         root.handlers[:] = [_ToWorker(self)]
-        root.setLevel(self._birth.log_level)
+        for name, level in self._birth.log_levels.items():
+            logging.getLogger(name).setLevel(level)
 
     def _note_fork(self) -> None:
         self._forked = True
+
+    def _on_sigterm(self, *_: object) -> None:
+        """End the job, which may clean up. A SIGTERM that others send to all of a service is for the worker alone."""
+        if self._shared[DOOM]:
+            self._is_ending = True
+            raise Interrupt
 
     def _next_token(self) -> int | None:
         token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
@@ -130,23 +157,22 @@ class _Child:
 
     def _run(self, index: int, value: bytes, limit: float) -> None:
         birth = self._birth
-        begun = time.monotonic()
-        self._tell_start(index, begun, limit)
+        self._shared[IS_READ] = 0
+        self._tell_start(index, time.monotonic(), limit)
         try:
             job = birth.deserialize(value)
-            func, args, kwargs = job.func, tuple(job.args), dict(job.kwargs)
-            timeout = job.timeout if birth.timeout is None else birth.timeout
-            if not (timeout is None or timeout >= 0):
-                raise ValueError(f"timeout must be 0 or greater, not {safe_str(timeout)}")
+            func, args, kwargs, timeout = call_of(job, birth.timeout)
+            job_id = job.id if job.id is None else safe_str(job.id)
             text = get_call_repr(func, *args, **kwargs) if birth.is_verbose else ""
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            self._send((RESULT, index, INVALID, time.monotonic(), safe_str(error), traceback.format_exc(), None))
+            self._send((RESULT, index, INVALID, time.monotonic(), safe_str(error), stacktrace_of(error), None))
             return
-        self.running_id = job.id
+        self.running_id = job_id
         if birth.is_verbose:
-            self._send((STARTED, index, job.id, text))
+            self._send((STARTED, index, job_id, text))
         self._forked = False
-        self._tell_start(index, time.monotonic(), timeout or 0)
+        self._shared[IS_READ] = 1
+        self._tell_start(index, time.monotonic(), timeout)
         try:
             result = complete(func(*args, **kwargs))
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
@@ -162,7 +188,7 @@ class _Child:
 
     def _end_twin(self) -> None:
         """End here what is a copy of this child, made by a job that forked and came back twice."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             self._shared[_TWIN] = 1
             os._exit(0)
 
@@ -182,23 +208,28 @@ class _Child:
         return RESULT, index, SUCCESS, time.monotonic(), text, "", packed
 
     def _failure(self, index: int, error: BaseException) -> tuple[Any, ...]:
-        stacktrace = "".join(traceback.format_exception(error))
+        stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else 1
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", code)
-        packed = self._pack(_bare(error)) if self._birth.wants_outcome else None
-        if self._birth.wants_outcome and packed is None:
-            packed = pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
+        packed = self._pack_error(error) if self._birth.wants_outcome else None
         return RESULT, index, FAILURE, time.monotonic(), "", stacktrace, packed
 
-    def _pack(self, thing: Any) -> bytes | None:
+    def _pack_error(self, error: BaseException) -> bytes:
+        """Return an exception as bytes; one that would not come back as what it is, by its name and text."""
+        name = type(error).__name__
+        packed = self._pack(_bare(error), lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
+        return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
+
+    def _pack(self, thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> bytes | None:
         """Return bytes that can be unpickled, tried here where it hurts nobody else; None if there are none."""
         if type(thing) in _PLAIN:
             return pickle.dumps(thing)
         for dumps in (pickle.dumps, dill.dumps):
             try:
                 packed: bytes = dumps(thing)
-                dill.loads(packed)
+                if not is_good(dill.loads(packed)):
+                    continue
             except BaseException:  # the door of user code: __reduce__ and __init__ may raise anything  # noqa: BLE001
                 continue
             return packed
@@ -231,6 +262,10 @@ class _ToWorker(logging.Handler):
         self._child = child
 
     def emit(self, record: logging.LogRecord) -> None:
+        if os.getpid() != self._child.pid:  # a copy of the child would speak into its words
+            if logging.lastResort is not None:
+                logging.lastResort.handle(record)
+            return
         try:
             text = record.getMessage()
             if record.exc_info:
@@ -238,16 +273,20 @@ class _ToWorker(logging.Handler):
             plain = {"msg": text, "args": None, "exc_info": None, "job_id": self._child.running_id}
             kept = {name: value for name, value in record.__dict__.items() if type(value) in _PLAIN}
             self._child.send_log({**kept, **plain})
-        except Exception:  # the door of the user's log call: logging's own way to say so  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - the door of the user's log call: logging's own way to say so
             self.handleError(record)
 
 
 def _bare(error: BaseException) -> BaseException:
     """Return an exception without what it hangs on: frames cannot cross, and the text of the traceback does."""
-    with contextlib.suppress(Exception):
-        error = error.with_traceback(None)
-        error.__cause__ = error.__context__ = None
+    for name in ("__traceback__", "__cause__", "__context__"):
+        BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
     return error
+
+
+def _reset_signals() -> None:
+    """Have a process that a job forks end on SIGTERM, as its maker expects."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _read_exactly(stream: socket.socket, length: int) -> bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["complete", "wake"]
+__all__ = ["close", "complete", "wake"]
 
 _local = threading.local()
 #: Thread ID -> its event loop: an interrupt from another thread must wake a loop that waits.
@@ -31,6 +31,13 @@ def complete(result: Any) -> Any:
     except BaseException:
         _throw_away(loop)
         raise
+
+
+def close() -> None:
+    """Close the event loop of this thread, if it has one."""
+    loop = getattr(_local, "loop", None)
+    if loop is not None and not loop.is_closed():
+        _throw_away(loop)
 
 
 def wake(thread_id: int) -> None:

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 
+from kq.executors import coroutine
 from kq.executors.base import Finished, Setting, run_message
 from kq.executors.interrupt import Interrupter, SignalInterrupter, ThreadInterrupter
 from kq.message import Message
@@ -51,6 +52,7 @@ class InlineExecutor:
 
     def close(self) -> None:
         self._interrupter.close()
+        coroutine.close()
 
 
 def _best_interrupter() -> Interrupter:

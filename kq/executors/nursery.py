@@ -44,8 +44,9 @@ def main(descriptor: int, path: str, preload: str) -> None:
     :param preload: Names of modules to import before the first fork, as JSON.
     """
     sys.path[:] = json.loads(path)
-    # a signal from the terminal is for the worker alone
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a signal from the terminal, or from a service manager that sends it to all, is for the worker alone
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
     for name in ["kq.executors.child", *json.loads(preload)]:
         importlib.import_module(name)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -125,7 +126,8 @@ class _Nursery:
             if pid == 0:
                 return
             if pid in self._children:
-                _signal_group(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
                 self._children.discard(pid)
                 self._kill_strays()
                 self._tell(DIED, pid, os.waitstatus_to_exitcode(status))

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import mmap
@@ -31,9 +32,9 @@ from typing import Any, NamedTuple
 
 import dill
 
-from kq.errors import ArgumentError, ChildLost, ChildTraceback, WorkerError
+from kq.errors import ArgumentError, ChildLost, ChildTraceback, RemoteError, WorkerError
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.child import LENGTH, LOG, READY, RESULT, SLOT, STARTED, TOKEN, UNREADY, Birth
+from kq.executors.child import DOOM, IS_READ, LENGTH, LOG, READY, RESULT, SLOT, STARTED, TOKEN, UNREADY, Birth
 from kq.executors.nursery import BORN, DIED, FORK, KILL, MESSAGE
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import HEADER_TIMEOUT, Message, job_from_headers
@@ -53,6 +54,8 @@ QUEUE_BYTES = 64 * 1024
 STEAL_AFTER = 0.002
 #: Seconds between looks at deadlines.
 LOOK_EVERY = 0.05
+#: Seconds that a child which has closed its stream may take to end by itself.
+_LAST_BREATH = 0.1
 #: Weight of the latest job in the mean duration.
 _LATEST = 0.1
 #: Children in a row that may fail to become ready before the worker gives up.
@@ -83,6 +86,7 @@ class _Child:
         SLOT.pack_into(self.shared, 0, 0, 0.0, float("inf"))
         self.pid: int | None = None
         self.is_ready = False
+        self.is_closed = False
         #: What was sent and has no outcome, oldest first; the first may be running, the rest waits.
         self.queue: deque[_Sent] = deque()
         self.queued_bytes = 0
@@ -94,17 +98,26 @@ class _Child:
         self.doom: str | None = None
         #: The index of the job whose time was up.
         self.doomed: int | None = None
-        #: When it is sent SIGKILL, by the monotonic clock.
+        #: When it is sent SIGKILL, by the monotonic clock, and whether it was.
         self.kill_at: float | None = None
+        self.was_killed = False
         self.job_id: str | None = None
         self.text = ""
 
     def running(self) -> tuple[_Sent | None, float, float]:
         """Return what runs, since when, and its deadline."""
-        index, since, deadline = SLOT.unpack_from(self.shared, 0)
+        slot = SLOT.unpack_from(self.shared, 0)
+        while slot != (again := SLOT.unpack_from(self.shared, 0)):  # the child was writing
+            slot = again
+        index, since, deadline = slot
         if self.queue and self.queue[0].number == index:
             return self.queue[0], since, deadline
         return None, 0.0, float("inf")
+
+    def is_slow(self, now: float) -> bool:
+        """Return whether what runs has kept others waiting for long enough."""
+        running, since, _ = self.running()
+        return running is not None and now - since > STEAL_AFTER
 
     def load(self) -> int:
         return len(self.queue) + len(self.unsent)
@@ -125,6 +138,7 @@ class _Child:
         return taken
 
     def close(self) -> None:
+        self.is_closed = True
         for thing in (self.stream, self.tokens, self.tokens_back, self.shared):
             thing.close()
 
@@ -153,8 +167,8 @@ class ProcessExecutor:
         for name, limit in (("max_jobs", max_jobs), ("max_memory", max_memory)):
             if not (limit is None or (isinstance(limit, int) and limit > 0)):
                 raise ArgumentError(f"{name} must be an int of 1 or greater")
-        if isinstance(preload, str) or not all(isinstance(name, str) for name in preload):
-            raise ArgumentError("preload must be a sequence of module names")
+        if not isinstance(preload, (list, tuple)) or not all(isinstance(name, str) for name in preload):
+            raise ArgumentError("preload must be a list or tuple of module names")
         if not (on_start is None or callable(on_start)):
             raise ArgumentError("on_start must be a callable")
         if not hasattr(os, "fork"):
@@ -211,7 +225,7 @@ class ProcessExecutor:
             timeout=setting.timeout,
             is_verbose=setting.logger.isEnabledFor(logging.INFO),
             wants_outcome=setting.wants_outcome,
-            log_level=logging.getLogger().getEffectiveLevel(),
+            log_levels=_log_levels(),
             max_jobs=self._max_jobs,
             max_memory=self._max_memory,
         )
@@ -226,7 +240,9 @@ class ProcessExecutor:
         code = "import sys; sys.path[:0] = {0}; from kq.executors.nursery import main; main({1}, {2!r}, {3!r})"
         path = json.dumps(sys.path)
         command = [sys.executable, "-c", code.format(sys.path, theirs.fileno(), path, json.dumps(self._preload))]
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+        )
         theirs.close()
         self._nursery.settimeout(_NURSERY_PATIENCE)
         try:
@@ -253,10 +269,13 @@ class ProcessExecutor:
     def room(self) -> int:
         """Return how many messages may be started now, and decide where."""
         depth = min(QUEUE_COUNT, 1 + int(QUEUE_TIME / max(self._mean, 1e-6)))
+        now = time.monotonic()
         spaces = []
         for child in self._children:
+            if not child.is_ready or child.doom is not None or child.queued_bytes >= QUEUE_BYTES:
+                continue
             # half of its queue must be done before it is filled again: fewer and larger writes
-            if child.is_ready and child.doom is None and child.load() * 2 <= depth and child.queued_bytes < QUEUE_BYTES:
+            if child.load() * 2 <= depth and not child.is_slow(now):
                 spaces.append((child, depth - child.load()))
         # one message for each child, then the next for each: reversed, so that the last is the next
         self._places = [child for turn in range(depth) for child, space in spaces if turn < space][::-1]
@@ -289,6 +308,8 @@ class ProcessExecutor:
             self._looked = now
             self._watch_deadlines(now)
         self._share_work(now)
+        if self._homeless:
+            self._rehouse()
 
     def patience(self) -> float:
         """Return the seconds that the loop may wait before it asks for what has finished."""
@@ -341,7 +362,7 @@ class ProcessExecutor:
         for key, events in self._selector.select(timeout):
             if key.data is None:
                 self._read_nursery()
-            else:
+            elif not key.data.is_closed:  # it may have been buried since the system told of it
                 if events & selectors.EVENT_WRITE:
                     self._write_on(key.data)
                 if events & selectors.EVENT_READ:
@@ -356,9 +377,8 @@ class ProcessExecutor:
             data = b""
         if not data:
             self._selector.unregister(child.stream)
-            if child.pid is not None:  # it may live on without its stream, and can tell us nothing more
-                child.doom = child.doom or "closed its connection"
-                self._signal(child, signal.SIGKILL)
+            if child.doom is None:  # it is dying, or lives on without its stream and can tell us nothing more
+                child.doom, child.kill_at = "closed its connection", time.monotonic() + _LAST_BREATH
             return
         child.inbox += data
         self._read_frames(child)
@@ -416,35 +436,35 @@ class ProcessExecutor:
         if not child.queue or child.queue[0].number != index:
             return
         _, since, deadline = child.running()
+        if index == child.doomed and ended > deadline:
+            return  # it is told of when nothing is left of it
         message = child.queue.popleft().message
         child.queued_bytes -= len(message.value or b"")
         self._mean += _LATEST * (max(0.0, ended - since) - self._mean) if since else 0.0
         job_id, child.job_id = child.job_id, None
-        if index == child.doomed and ended > deadline:
-            self._finish(message, Outcome(TIMEOUT), job_id)
-        elif status == INVALID:
+        if status == INVALID:
             log_processing(self._setting.logger, message)
             log_invalid(self._setting.logger, message, text, stacktrace)
             self._finished.append(Finished(message, None, Outcome(INVALID)))
         elif status == SUCCESS:
             self._finish(message, Outcome(SUCCESS, self._unpack(packed)), job_id, text)
         else:
-            error = self._unpack(packed)
-            if isinstance(error, BaseException):
-                error.__cause__ = ChildTraceback(stacktrace)
+            error = self._unpack_error(packed, stacktrace)
             self._finish(message, Outcome(FAILURE, None, error, stacktrace), job_id)
 
-    def _finish(self, message: Message, outcome: Outcome, job_id: Any, text: str = "") -> None:
-        job = self._job(message)
+    def _finish(self, message: Message, outcome: Outcome, job_id: Any, text: str = "", *, is_read: bool = True) -> None:
+        job = self._job(message, is_read)
         if outcome.status != SUCCESS or job_id is not None:
             job_id = job_from_headers(message).id if job_id is None else job_id
             log_outcome(self._setting.logger, message, job_id, outcome, text)
         self._finished.append(Finished(message, job, outcome))
 
-    def _job(self, message: Message) -> Any:
-        """Return the job for the callback: the child could unpickle it, so this process probably can."""
+    def _job(self, message: Message, is_read: bool) -> Any:
+        """Return the job for the callback: where a child could unpickle it, this process probably can."""
         if not self._setting.wants_outcome:
             return None
+        if not is_read:  # the attempt may have been what ended the child
+            return job_from_headers(message)
         try:
             return self._setting.deserialize(message.value)  # type: ignore[arg-type]
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
@@ -459,6 +479,15 @@ class ProcessExecutor:
         except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
             _logger.warning("What a job returned or raised cannot be read here: %s", safe_str(error))
             return None
+
+    def _unpack_error(self, packed: bytes | None, stacktrace: str) -> BaseException | None:
+        if packed is None:
+            return None
+        unpacked = self._unpack(packed)
+        last_line = stacktrace.rstrip().rpartition("\n")[2]
+        error = unpacked if isinstance(unpacked, BaseException) else RemoteError(last_line)
+        BaseException.__setattr__(error, "__cause__", ChildTraceback(stacktrace))  # its class may refuse attributes
+        return error
 
     # -- children ------------------------------------------------------------------------------------------------------
 
@@ -505,8 +534,11 @@ class ProcessExecutor:
         self._nursery.close()
         self._process.wait()
         self._start_nursery()
-        for child in [*self._unborn, *self._children]:
-            self._unborn.clear()
+        unborn, self._unborn = self._unborn, deque()
+        for child in [*unborn, *self._children]:
+            if child.pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(child.pid, signal.SIGKILL)
             self._lose(child, None)
 
     def _bury(self, pid: int, status: int) -> None:
@@ -526,9 +558,9 @@ class ProcessExecutor:
         self._settle_dead(child, status)
         self._homeless.extend(sent.message for sent in [*child.queue, *child.unsent])
         child.close()
-        if not child.is_ready:
+        if not child.is_ready and status is not None:
             self._failed_births += 1
-            if self._failed_births >= _BIRTHS:
+            if self._failed_births >= _BIRTHS and not self._killing:
                 raise WorkerError("children of the process executor fail to start; the log says why")
         if not self._killing:
             self._add_child()
@@ -536,20 +568,20 @@ class ProcessExecutor:
 
     def _settle_dead(self, child: _Child, status: int | None) -> None:
         running, _, _ = child.running()
-        if running is None or (child.doom == "timeout" and running.number != child.doomed):
+        was_timeout = bool(child.queue) and child.queue[0].number == child.doomed
+        if not was_timeout and (running is None or child.doom == "timeout"):
             return  # nothing ran, or what ran was killed for the job before it: it runs again
-        child.queue.popleft()
-        message = running.message
-        if child.doom == "timeout":
-            self._finish(message, Outcome(TIMEOUT), child.job_id)
+        message, is_read = child.queue.popleft().message, running is not None and bool(child.shared[IS_READ])
+        if was_timeout:
+            self._finish(message, Outcome(TIMEOUT), child.job_id, is_read=is_read)
         elif self._killing:
             self._finished.append(Finished(message, None, None))
         else:
-            was_ours = child.doom is not None and status == -signal.SIGKILL
-            how = child.doom if was_ours else _how_it_ended(status)
+            how = child.doom if child.was_killed and child.doom is not None else _how_it_ended(status)
             what = child.text or f"job {job_from_headers(message).id}"
             error = ChildLost(f"the child process {how} while it ran {what}", status)
-            self._finish(message, Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n"), child.job_id)
+            outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
+            self._finish(message, outcome, child.job_id, is_read=is_read)
 
     def _give_up(self, child: _Child) -> None:
         """Report what a stop has ended, or kept from starting."""
@@ -574,10 +606,12 @@ class ProcessExecutor:
                 self._signal(child, signal.SIGKILL)
             elif running is not None and now > deadline and child.doom is None:
                 child.doom, child.doomed, child.kill_at = "timeout", running.number, now + self._kill_grace
+                child.shared[DOOM] = 1
                 self._signal(child, signal.SIGTERM)
                 self._rehome(child)
             elif child.kill_at is not None and now > child.kill_at:
-                child.kill_at = now + self._kill_grace
+                child.kill_at = now + max(LOOK_EVERY, self._kill_grace)
+                child.was_killed = True
                 self._signal(child, signal.SIGKILL)
 
     def _share_work(self, now: float) -> None:
@@ -586,7 +620,7 @@ class ProcessExecutor:
         if not idle:
             return
         for child in self._children:
-            if len(child.queue) > 1 and now - child.running()[1] > STEAL_AFTER:
+            if len(child.queue) > 1 and child.is_slow(now):
                 self._rehome(child)
 
     def _rehome(self, child: _Child) -> None:
@@ -610,6 +644,13 @@ def _header_limit(message: Message) -> float | int | None:
         if name == HEADER_TIMEOUT:
             return job_from_headers(message).timeout
     return None
+
+
+def _log_levels() -> dict[str, int]:
+    """Return the levels that were set for loggers of this process, the root's by an empty name."""
+    loggers = logging.getLogger().manager.loggerDict.items()
+    levels = {name: logger.level for name, logger in loggers if isinstance(logger, logging.Logger) and logger.level}
+    return {"": logging.getLogger().level, **levels}
 
 
 def _how_it_ended(status: int | None) -> str:

@@ -12,8 +12,9 @@ import time
 from collections import deque
 from queue import SimpleQueue
 
+from kq.executors import coroutine
 from kq.executors.base import Finished, Setting, run_message
-from kq.executors.interrupt import REPEAT, ThreadInterrupter
+from kq.executors.interrupt import REPEAT, Interrupter, ThreadInterrupter
 from kq.message import Message
 
 __all__ = ["ThreadExecutor"]
@@ -38,8 +39,11 @@ class ThreadExecutor:
         self._running = 0
         self._concurrency = concurrency
         self._messages: SimpleQueue[Message | None] = SimpleQueue()
+        # a thread that is left behind by one start must not serve the next: what it works with is its own
+        parts = (setting, self._interrupter, self._messages, self._finished)
         self._threads = [
-            threading.Thread(target=self._work, name=f"kq-job-{number}", daemon=True) for number in range(concurrency)
+            threading.Thread(target=_work, args=parts, name=f"kq-job-{number}", daemon=True)
+            for number in range(concurrency)
         ]
         for thread in self._threads:
             thread.start()
@@ -76,7 +80,11 @@ class ThreadExecutor:
                 thread.join(max(0.0, min(0.1, deadline - time.monotonic())))
         self._interrupter.close()
 
-    def _work(self) -> None:
-        while (message := self._messages.get()) is not None:
-            self._finished.append(run_message(message, self._setting, self._interrupter))
-            self._setting.wake()
+
+def _work(
+    setting: Setting, interrupter: Interrupter, messages: SimpleQueue[Message | None], finished: deque[Finished]
+) -> None:
+    while (message := messages.get()) is not None:
+        finished.append(run_message(message, setting, interrupter))
+        setting.wake()
+    coroutine.close()
