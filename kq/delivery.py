@@ -101,11 +101,11 @@ class Delivery:
         self._config = config
         self._producer = producer
         self.is_owner = producer is None
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
-        if self.is_owner:
-            _owners.add(self)
+        #: Whether the user's producer belongs to a parent process.
+        self._is_inherited = producer is not None and _has_no_thread(producer)
+        _deliveries.add(self)
 
     @property
     def topic(self) -> str:
@@ -119,7 +119,7 @@ class Delivery:
         :raises kq.BrokerUnreachable: No broker answered.
         """
         producer = self._producer
-        if producer is not None and not (self.is_owner and self._pid != os.getpid()):
+        if producer is not None:
             return producer
         with self._lock:
             return self._make_producer()
@@ -133,7 +133,7 @@ class Delivery:
         """Close the producer if it is an own one; what it has is delivered first."""
         with self._lock:
             self._closed = True
-            if not self.is_owner or self._producer is None or self._pid != os.getpid():
+            if not self.is_owner or self._producer is None:
                 return
             producer, self._producer = self._producer, None
         producer.close(timeout=timeout)
@@ -148,9 +148,8 @@ class Delivery:
 
     def prepare(self) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
-        producer = self.producer
-        _check_thread(producer)
-        producer.partitions_for(self._topic)
+        self._check_process()
+        self.producer.partitions_for(self._topic)
 
     def send(self, job: Job, record: Record) -> Sent:
         """Hand a record to the producer.
@@ -158,8 +157,9 @@ class Delivery:
         :raises kq.EnqueueError: It was not sent.
         """
         try:
+            if self._is_inherited:
+                self._check_process()
             producer = self.producer
-            _check_thread(producer)
             future = producer.send(*record)
         except (KafkaError, KQError, ValueError) as error:
             raise self.refused(job, error) from error
@@ -217,15 +217,23 @@ class Delivery:
     def _make_producer(self) -> KafkaProducer:
         if self._closed:
             raise EnqueueError(f"{self._name} is closed")
-        if self._producer is None or self._pid != os.getpid():
+        if self._producer is None:
             self._producer = connect(KafkaProducer, self._hosts, {**PRODUCER_DEFAULTS, **self._config})
-            self._pid = os.getpid()
         return self._producer
+
+    def _check_process(self) -> None:
+        if self._is_inherited:
+            raise EnqueueError(
+                "the producer was made before this process was forked, and its thread is not here: "
+                "make a new KafkaProducer, and a Queue with it, after the fork; a Queue with hosts does so by itself"
+            )
 
     def _after_fork(self) -> None:
         """Let go of what belongs to the parent: its producer has no thread here, its lock perhaps no owner."""
         self._lock = threading.Lock()
-        if self._producer is not None:
+        if not self.is_owner:
+            self._is_inherited = True
+        elif self._producer is not None:
             # closing it, as it does by itself at exit, would wait for ever for a thread that is not here
             self._producer._closed = True
             _inherited.append(self._producer)
@@ -254,15 +262,10 @@ def _is_answer(sent: Sent) -> bool:
     return not (isinstance(value, tuple) and value[:1] == (-1,))
 
 
-def _check_thread(producer: KafkaProducer) -> None:
-    """Raise if the producer's thread is not in this process: a record would wait for it for ever."""
+def _has_no_thread(producer: KafkaProducer) -> bool:
+    """Return whether a producer that is not closed has lost its thread, as it does in a fork."""
     thread = getattr(producer, "_sender", None)
-    if thread is None or thread.is_alive() or getattr(producer, "_closed", False):
-        return
-    raise EnqueueError(
-        "the producer has no thread in this process: it was made before a fork, or has crashed; "
-        "make a new KafkaProducer, and a Queue with it, here"
-    )
+    return thread is not None and not thread.is_alive() and not getattr(producer, "_closed", True)
 
 
 def describe(error: BaseException) -> str:
@@ -271,20 +274,20 @@ def describe(error: BaseException) -> str:
     return text if text.startswith(name) else f"{name}: {text}" if text else name
 
 
-#: What has a producer of its own to close at exit and to let go of after a fork.
-_owners: weakref.WeakSet[Delivery] = weakref.WeakSet()
+#: What has to close a producer at exit, and to let go of it after a fork.
+_deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
 #: Producers of a parent process: never to be closed here, so never to be collected.
 _inherited: list[Any] = []
 
 
 def _at_exit() -> None:
     deadline = time.monotonic() + _EXIT_TIMEOUT
-    for delivery in list(_owners):
+    for delivery in list(_deliveries):
         delivery.close(max(0.0, deadline - time.monotonic()))
 
 
 def _after_fork() -> None:
-    for delivery in list(_owners):
+    for delivery in list(_deliveries):
         delivery._after_fork()
 
 

@@ -20,7 +20,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from kq.aio import Bridge
-from kq.calls import Terms, check_timeout, job_of_call, job_of_item
+from kq.calls import Terms, check_timeout, job_of_call, job_of_item, new_ids
 from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
 from kq.delivery import Delivery, EnqueueError, EnqueueUnknown
 from kq.errors import ArgumentError, KQError
@@ -42,6 +42,8 @@ Progress = Callable[[int, "int | None"], None]
 
 #: Settings that would break the wire format or the acknowledgement.
 _RESERVED = ("bootstrap_servers", "key_serializer", "value_serializer", "transactional_id")
+#: How many IDs are made at once where many jobs are enqueued.
+_IDS_AHEAD = 256
 #: Settings of a user's producer that another client needs to get to the same brokers.
 _ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")
 
@@ -57,7 +59,7 @@ class EnqueueSpec:
 
     def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """Enqueue a function call or a job; see :meth:`Queue.enqueue`."""
-        job = job_of_call(self._terms, _now(), obj, args, kwargs)
+        job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
         delivery = self._queue._delivery
         delivery.wait(delivery.send(job, self._record(job)))
         return job
@@ -78,7 +80,7 @@ class EnqueueSpec:
 
     async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
-        job = job_of_call(self._terms, _now(), obj, args, kwargs)
+        job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
         await self._queue._bridge().deliver(job, self._record(job))
         return job
 
@@ -110,22 +112,23 @@ class EnqueueSpec:
         _raise_failure(pipeline)
 
     def _jobs(self, items: Iterable[Any]) -> Iterator[Job]:
+        ids = new_ids(_IDS_AHEAD)
         for number, item in enumerate(items):
-            yield self._job(number, item)
+            yield self._job(number, ids, item)
 
     async def _jobs_async(self, items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Job]:
         if not isinstance(items, AsyncIterable):
             for job in self._jobs(items):
                 yield job
             return
-        number = 0
+        number, ids = 0, new_ids(_IDS_AHEAD)
         async for item in items:
-            yield self._job(number, item)
+            yield self._job(number, ids, item)
             number += 1
 
-    def _job(self, number: int, item: Any) -> Job:
+    def _job(self, number: int, ids: Iterator[str], item: Any) -> Job:
         try:
-            return job_of_item(self._terms, _now(), item)
+            return job_of_item(self._terms, _now(), ids, item)
         except ArgumentError as error:
             raise ArgumentError(f"jobs[{number}]: {error}; what stands before it is enqueued") from None
 

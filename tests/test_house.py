@@ -22,7 +22,7 @@ EXECUTORS = ["coroutine", "interrupt", "base", "inline", "thread", "child", "nur
 #: The floors of the house, lowest first. A name may import only names that stand before it.
 FLOORS = {
     "WORDS": ["errors", "utils", "job", "message"],
-    "RULES": ["calls", "serializer", "callback", "tracker", "backlog"],
+    "RULES": ["calls", "byvalue", "serializer", "callback", "tracker", "backlog"],
     "HANDS": [
         *("clients", "delivery", "pipeline", "aio", "function", "queue"),
         *(f"executors.{name}" for name in EXECUTORS),
