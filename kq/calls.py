@@ -21,6 +21,8 @@ _HINT_LENGTH = 40
 #: What makes an UUID of version 4 of 16 random bytes: the seventh and the ninth are changed.
 _UUID_VERSION = bytes(byte & 0x0F | 0x40 for byte in range(256))
 _UUID_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
+#: Makes a named tuple of all its fields, in half the time of calling its class.
+_make_job = tuple.__new__
 
 
 class Terms(NamedTuple):
@@ -66,9 +68,10 @@ def job_of_item(terms: Terms, now: int, ids: Iterator[str], item: Any) -> Job:
     if not 1 <= len(item) <= 3:
         raise ArgumentError("a tuple must be (function, args, kwargs)")
     func, args, kwargs = item if len(item) == 3 else (*item, (), {})[:3]
-    _check_call(func, args, kwargs)
-    args = tuple(args or ())
-    return Job(next(ids), now, terms.topic, func, args, kwargs or {}, terms.timeout, terms.key, terms.partition)
+    if not (type(args) is tuple and type(kwargs) is dict and callable(func)):
+        _check_call(func, args, kwargs)
+        args, kwargs = tuple(args or ()), kwargs or {}
+    return _make_job(Job, (next(ids), now, terms[0], func, args, kwargs, terms[1], terms[2], terms[3]))
 
 
 def complete_job(terms: Terms, now: int, ids: Iterator[str], job: Job) -> Job:

@@ -103,6 +103,8 @@ class Delivery:
         self.is_owner = producer is None
         self._lock = threading.Lock()
         self._closed = False
+        #: The future of the batch that the last record went into, and the batch: the next one mostly goes there, too.
+        self._last: tuple[Any, Any] = (None, None)
         #: Whether the user's producer belongs to a parent process.
         self._is_inherited = producer is not None and _has_no_thread(producer)
         _deliveries.add(self)
@@ -166,7 +168,11 @@ class Delivery:
         batch_future = getattr(future, "_produce_future", None)
         if future.is_done and future.exception is not None and batch_future is not None and not batch_future.is_done:
             raise self.refused(job, future.exception) from future.exception  # the topic's partitions cannot be known
-        return Sent(job, len(record.value), future, _batch_of(producer, batch_future))
+        last_future, batch = self._last
+        if last_future is not batch_future:
+            batch = _batch_of(producer, batch_future)
+            self._last = batch_future, batch
+        return Sent(job, len(record.value), future, batch)
 
     def wait(self, sent: Sent) -> None:
         """Return when the broker has acknowledged a record.

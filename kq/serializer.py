@@ -14,7 +14,7 @@ import io
 import pickle
 import re
 import sys
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, ClassVar
 
 import dill
@@ -47,6 +47,8 @@ _PROTOCOL = 4
 _JOB_OF = pickle.PROTO + bytes([_PROTOCOL]) + pickle.GLOBAL + b"kq.job\nJob\n"
 #: In every name that only this process could look up.
 _MAIN_NAME = b"_main__"
+#: What is pickled by its name if it is importable.
+_FUNCTIONS = frozenset({BuiltinFunctionType, FunctionType})
 #: What is pickled in one way only. Subclasses are not among them.
 _ATOMS = frozenset({bool, bytes, float, int, str, type(None)})
 
@@ -65,7 +67,7 @@ def dumps(job: Job) -> bytes:
 
 def _is_plain(job: Job) -> bool:
     """Return whether a job calls an importable function with nothing but text and numbers: most do."""
-    if type(job.func) is not FunctionType or type(job.args) is not tuple or type(job.kwargs) is not dict:
+    if type(job.func) not in _FUNCTIONS or type(job.args) is not tuple or type(job.kwargs) is not dict:
         return False
     if job.kwargs and not all(type(value) in _ATOMS for value in job.kwargs.values()):
         return False
