@@ -53,8 +53,9 @@ __all__ = [
 TOKEN = struct.Struct("=Q")
 #: Length of what follows on the stream.
 LENGTH = struct.Struct("=Q")
-#: Shared with the worker: index of the job that was started last; when, by the monotonic clock; and its deadline.
-SLOT = struct.Struct("=Qdd")
+#: Shared with the worker: index of the job that was started last, 0 while this is being written; when it was started,
+#: by the monotonic clock; and its deadline. In the machine's own layout, so that each is read and written in one piece.
+SLOT = struct.Struct("@Qdd")
 #: Seconds that a job's second copy has to say that it returned too, where a job has forked.
 _TWIN_WAIT = 0.1
 #: Bytes in shared memory, behind the slot: where that copy says so; whether the running job could be unpickled; and
@@ -93,6 +94,8 @@ class _Child:
         self._stream = stream
         self._tokens = tokens
         self._shared = shared
+        words = memoryview(shared)[: SLOT.size]
+        self._index, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
         self._jobs: dict[int, tuple[bytes, float]] = {}
         #: A job's own threads may log while the job's outcome is sent.
@@ -184,7 +187,11 @@ class _Child:
         self.running_id = None
 
     def _tell_start(self, index: int, now: float, limit: float) -> None:
-        SLOT.pack_into(self._shared, 0, index, now, now + limit if limit else _NEVER)
+        # the worker may look, and this process be paused, at any moment: index and times must never be of two jobs
+        self._index[0] = 0
+        self._times[1] = now
+        self._times[2] = now + limit if limit else _NEVER
+        self._index[0] = index
 
     def _end_twin(self) -> None:
         """End here what is a copy of this child, made by a job that forked and came back twice."""

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import mmap
@@ -32,6 +33,7 @@ from typing import Any, NamedTuple
 
 import dill
 
+from kq.byvalue import ByValue
 from kq.errors import ArgumentError, ChildLost, ChildTraceback, RemoteError, WorkerError
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
 from kq.executors.child import DOOM, IS_READ, LENGTH, LOG, READY, RESULT, SLOT, STARTED, TOKEN, UNREADY, Birth
@@ -230,10 +232,11 @@ class ProcessExecutor:
             max_memory=self._max_memory,
         )
         try:
-            packed: bytes = dill.dumps(birth)
+            file = io.BytesIO()
+            ByValue(file, pickle.HIGHEST_PROTOCOL).dump(birth)  # a hook of the script brings what it uses
         except Exception as error:  # the door of user code
             raise ArgumentError(f"deserializer and on_start must be picklable to reach children: {error}") from error
-        return packed
+        return file.getvalue()
 
     def _start_nursery(self) -> None:
         self._nursery, theirs = socket.socketpair()
