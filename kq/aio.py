@@ -45,8 +45,9 @@ class Bridge:
 
     async def deliver(self, job: Job, record: Record) -> None:
         """Send a record, and return when the broker has acknowledged it."""
-        await self._room()
-        await self._prepared(job)
+        while self._is_full() or not self._delivery.is_ready():
+            await self._prepared(job)
+            await self._room()
         self._count += 1
         self._bytes += len(record.value)
         try:

@@ -67,7 +67,7 @@ def job_of_item(terms: Terms, now: int, ids: Iterator[str], item: Any) -> Job:
         return job_of_call(terms, now, ids, item, (), {})
     if not 1 <= len(item) <= 3:
         raise ArgumentError("a tuple must be (function, args, kwargs)")
-    func, args, kwargs = item if len(item) == 3 else (*item, (), {})[:3]
+    func, args, kwargs = item if len(item) == 3 else item + ((), {})[len(item) - 1 :]
     if not (type(args) is tuple and type(kwargs) is dict and callable(func)):
         _check_call(func, args, kwargs)
         args, kwargs = tuple(args or ()), kwargs or {}

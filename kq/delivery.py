@@ -102,7 +102,7 @@ class Delivery:
         self._producer = producer
         self.is_owner = producer is None
         self._lock = threading.Lock()
-        self._closed = False
+        self.is_closed = False
         #: The future of the batch that the last record went into, and the batch: the next one mostly goes there, too.
         self._last: tuple[Any, Any] = (None, None)
         #: Whether the user's producer belongs to a parent process.
@@ -134,7 +134,7 @@ class Delivery:
     def close(self, timeout: float | None = None) -> None:
         """Close the producer if it is an own one; what it has is delivered first."""
         with self._lock:
-            self._closed = True
+            self.is_closed = True
             if not self.is_owner or self._producer is None:
                 return
             producer, self._producer = self._producer, None
@@ -221,7 +221,7 @@ class Delivery:
         producer.close(timeout=_EXIT_TIMEOUT)
 
     def _make_producer(self) -> KafkaProducer:
-        if self._closed:
+        if self.is_closed:
             raise EnqueueError(f"{self._name} is closed")
         if self._producer is None:
             self._producer = connect(KafkaProducer, self._hosts, {**PRODUCER_DEFAULTS, **self._config})

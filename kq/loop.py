@@ -374,6 +374,7 @@ class Loop:
 
     def watch(self, now: float) -> None:
         """Look at the clock: kill what must end, and say aloud where the pump stands still."""
+        self._stop.look()
         if self._stop.requests:
             self._pump.expect_end()
         if self._must_kill(now):

@@ -33,6 +33,7 @@ from kafka.errors import (
     KafkaError,
     OffsetMetadataTooLargeError,
     SaslAuthenticationFailedError,
+    UnsupportedCodecError,
     UnsupportedVersionError,
 )
 from kafka.structs import MemberState, OffsetAndMetadata
@@ -54,6 +55,8 @@ IDLE_POLL_MS = 100
 BUSY_WAIT = (0.001, 0.02)
 #: Seconds until a commit without an answer counts as failed.
 COMMIT_TIMEOUT = 15.0
+#: Seconds after a commit that failed until the next: a broker that is away, or a rebalance, is not over sooner.
+COMMIT_RETRY = 0.1
 #: Seconds for a commit that must be over before things go on: at an assignment, and at the end.
 SYNC_COMMIT_TIMEOUT = 5.0
 #: Seconds that closing an own consumer may take.
@@ -72,6 +75,7 @@ _FATAL = (
     InvalidSessionTimeoutError,
     KafkaConfigurationError,
     SaslAuthenticationFailedError,
+    UnsupportedCodecError,
     UnsupportedVersionError,
 )
 
@@ -169,6 +173,13 @@ class _Flush:
         self.done = threading.Event()
 
 
+class _Origin(NamedTuple):
+    """Where a partition begins of which nothing is committed, if it is still the same topic's."""
+
+    topic_id: UUID | None
+    offset: int
+
+
 class _Commit(NamedTuple):
     """A commit on its way."""
 
@@ -209,12 +220,15 @@ class Pump:
         self._lock = threading.Lock()
         self._leases: dict[int, Lease] = {}
         self._fresh: dict[int, int] = {}
-        #: Where a partition begins of which nothing is committed: what came first, or what was left undone.
-        self._origins: dict[int, int] = {}
+        #: Of partitions of which nothing is committed: what came first, or what was left undone.
+        self._origins: dict[int, _Origin] = {}
+        #: Partitions that the user's consumer had before: it may be behind messages that nobody processed.
+        self._inherited: set[int] = set()
         self._epoch = 0
         self._flushes: list[_Flush] = []
         self._commit: _Commit | None = None
         self._next_commit = 0.0
+        self._retry_commit = 0.0
         self._wait = BUSY_WAIT[0]
         self._metadata_limit = METADATA_LIMIT
         self._session = consumer.config["session_timeout_ms"] / 1000
@@ -222,6 +236,7 @@ class Pump:
         self._vouched = 0.0
         self._alive = True
         self._stopping = False
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name="kq-pump", daemon=True)
 
     # -- for the worker ------------------------------------------------------------------------------------------------
@@ -236,11 +251,16 @@ class Pump:
         self._inbox.put(None)
 
     def flush(self, timeout: float) -> bool:
-        """Commit what is published, wait for the broker's answer, and return whether it came within the time."""
+        """Commit what is published, wait for the broker's answer, and return whether it came within the time.
+
+        Where the pump has ended there is nothing to wait for.
+        """
         if not self._commits:
             return True
         flush = _Flush()
         self._inbox.put(flush)
+        if self._ended:  # it may have looked at its inbox for the last time
+            return True
         return flush.done.wait(timeout)
 
     def is_vouched(self, now: float) -> bool:
@@ -278,10 +298,11 @@ class Pump:
             self._finish()
         except Exception as error:  # the door of the thread: the worker must hear of it, whatever it is  # noqa: BLE001
             self._post(Failed(error))
-            self._close_own()
+            self._let_go()
         finally:
-            for flush in self._flushes:
-                flush.done.set()
+            self._ended = True
+            self._read_inbox(0)
+            self._release_flushes()
 
     def _step_or_rebuild(self) -> None:
         try:
@@ -299,6 +320,7 @@ class Pump:
         self._read_inbox(0 if self._is_idle() else self._wait)
         busy = not self._is_idle()
         records = self._consumer.poll(timeout_ms=0 if busy else IDLE_POLL_MS)
+        self._check_membership()
         self._check_topic_id()
         self._open_fresh(records)
         self._deliver(records)
@@ -349,6 +371,8 @@ class Pump:
         for assignor in consumer.config["partition_assignment_strategy"]:
             if isinstance(assignor, BusyFirstAssignor):
                 assignor.busy = self._busy_partitions
+        if consumer.config["auto_offset_reset"] == "earliest":
+            self._inherited = {tp.partition for tp in consumer.assignment() if tp.topic == self._topic}
         self.assigned(consumer.assignment())  # a consumer that was here before has no news to tell
 
     def _busy_partitions(self) -> list[int]:
@@ -358,8 +382,9 @@ class Pump:
         """Note new partitions (the listener's side)."""
         with self._lock:
             for tp in partitions:
-                self._epoch += 1
-                self._fresh[tp.partition] = self._epoch
+                if tp.topic == self._topic:  # a user's consumer may come from another topic
+                    self._epoch += 1
+                    self._fresh[tp.partition] = self._epoch
 
     def joined(self, partitions: Iterable[TopicPartition]) -> None:
         """Note that the coordinator gave partitions to this member (the listener's side)."""
@@ -371,29 +396,46 @@ class Pump:
         offsets = {}
         with self._lock:
             for tp in partitions:
+                if tp.topic != self._topic:
+                    continue
                 self._fresh.pop(tp.partition, None)
                 lease = self._leases.pop(tp.partition, None)
                 if lease is None:
                     continue
-                self._origins[tp.partition] = lease.view.watermark
+                self._origins[tp.partition] = self._origin(lease)
                 if self._commits and lease.committed != (lease.view, False):
                     offsets[tp] = self._offset(lease, lease.view, alive=False)
                 self._post(Revoked(lease))
         return offsets
 
+    def _origin(self, lease: Lease) -> _Origin:
+        return _Origin(lease.topic_id, lease.view.watermark if self._commits else lease.begin)
+
     def _open_fresh(self, records: dict[TopicPartition, list[Any]]) -> None:
-        """Begin the epochs of new partitions. What was polled of them came from a position that nobody vouches for."""
+        """Begin the epochs of new partitions."""
+        self._set_aside(records)
         with self._lock:
             fresh = dict(self._fresh)
-        for partition in fresh:
-            if polled := records.pop(self._tp(partition), None):
-                self._origins.setdefault(partition, polled[0].offset)
-        opened = [lease for partition, epoch in fresh.items() if (lease := self._open(partition, epoch))]
+        opened = []
+        until = time.monotonic() + SYNC_COMMIT_TIMEOUT
+        for partition, epoch in fresh.items():
+            if time.monotonic() > until or self._stopping:  # a broker that does not answer must not end the polling
+                break
+            if lease := self._open(partition, epoch):
+                opened.append(lease)
         if opened and self._commits:
             self._commit_now(opened)
 
+    def _set_aside(self, records: dict[TopicPartition, list[Any]]) -> None:
+        """Take out what was polled of new partitions: it came from a position that nobody vouches for."""
+        for partition in list(self._fresh):
+            if (polled := records.pop(self._tp(partition), None)) and partition not in self._inherited:
+                self._origins.setdefault(partition, _Origin(self._topic_id(), polled[0].offset))
+
     def _open(self, partition: int, epoch: int) -> Lease | None:
         tp, topic_id = self._tp(partition), self._topic_id()
+        if tp not in self._consumer.assignment():
+            return None
         try:
             committed = self._consumer.committed(tp, metadata=True, timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
             progress = self._progress(tp, committed, topic_id)
@@ -401,6 +443,7 @@ class Pump:
             raise
         except (KafkaError, ValueError) as error:  # tried again after the next poll, or revoked meanwhile
             _logger.debug("Partition %s could not be opened yet: %s", partition, error)
+            self._postpone(partition, epoch)
             return None
         with self._lock:
             if self._fresh.get(partition) != epoch:
@@ -413,23 +456,36 @@ class Pump:
             self._post(Assigned(lease, progress))
         return lease
 
+    def _postpone(self, partition: int, epoch: int) -> None:
+        """Let others go first: opening this one may take its time."""
+        with self._lock:
+            if self._fresh.get(partition) == epoch:
+                self._fresh[partition] = self._fresh.pop(partition)
+
     def _progress(self, tp: TopicPartition, committed: OffsetAndMetadata | None, topic_id: UUID | None) -> Progress:
         """Seek to where an epoch begins, and return what is known of it."""
+        origin = self._origins.get(tp.partition)
+        is_made_anew = origin is not None and _differ(origin.topic_id, topic_id)
         if committed is not None:
             progress = decode(committed.metadata, committed.offset, topic_id)
             if not progress.foreign_topic:
                 self._consumer.seek(tp, committed.offset)
                 self._consumer.resume(tp)
                 return progress
+            is_made_anew = True
+        if is_made_anew:
             _logger.warning("Topic %s was made anew since the last commit: partition %s begins anew", *tp)
             self._consumer.seek_to_beginning(tp)
-            self._origins.pop(tp.partition, None)
+        elif tp.partition in self._inherited:
+            self._consumer.seek_to_beginning(tp)
+        elif origin is not None:
+            self._consumer.seek(tp, origin.offset)
         self._consumer.resume(tp)
-        if tp.partition in self._origins:
-            self._consumer.seek(tp, self._origins[tp.partition])
         position = self._consumer.position(tp, timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
         if position is None:
             raise KafkaError(f"no position for {tp}")
+        self._inherited.discard(tp.partition)
+        self._origins[tp.partition] = _Origin(topic_id, position)
         return Progress(position)
 
     def _check_topic_id(self) -> None:
@@ -437,9 +493,27 @@ class Pump:
         topic_id = self._topic_id()
         with self._lock:
             for partition, lease in self._leases.items():
-                if topic_id is not None and lease.topic_id not in (topic_id, None) and partition not in self._fresh:
+                if _differ(lease.topic_id, topic_id) and partition not in self._fresh:
                     self._epoch += 1
                     self._fresh[partition] = self._epoch
+                    self._origins[partition] = self._origin(lease)
+
+    def _check_membership(self) -> None:
+        """Do what the client leaves undone: end a join that it forgot, and notice another member of this one's name."""
+        coordinator = getattr(self._consumer, "_coordinator", None)
+        if coordinator is None:
+            return
+        if coordinator.rejoining:
+            # kafka-python 3.0.12 forgets a join that a poll ends in the middle of, where it was not the coordinator
+            # that asked for it: the member would wait for its partitions, without a heartbeat, for ever
+            with coordinator._lock:
+                coordinator.rejoin_needed = coordinator.rejoin_needed or coordinator.rejoining
+            return
+        is_static = self._consumer.config["group_instance_id"] is not None
+        is_silent = coordinator.state == MemberState.STABLE and not getattr(coordinator, "_heartbeat_enabled", True)
+        if is_static and is_silent and not coordinator.need_rejoin():
+            # nothing is said until the next commit: an idle worker would wait for ever
+            raise FencedInstanceIdError("another member has this one's group_instance_id")
 
     def _topic_id(self) -> UUID | None:
         lookup = getattr(getattr(self._consumer, "_cluster", None), "topic_id", None)
@@ -530,7 +604,7 @@ class Pump:
             self._release_flushes()
             return
         at_rest = not any(lease.in_hand() or lease.view.running for lease in self._leases.values())
-        if at_rest or self._flushes or now >= self._next_commit:
+        if now >= self._retry_commit and (at_rest or self._flushes or now >= self._next_commit):
             self._send_commit(now)
 
     def _send_commit(self, now: float) -> None:
@@ -561,10 +635,13 @@ class Pump:
         self._flushes = commit.flushes + self._flushes
         if isinstance(answer, _FATAL):
             raise answer
-        if isinstance(answer, OffsetMetadataTooLargeError):  # this broker allows less than the default
+        self._commit_failed(answer)
+
+    def _commit_failed(self, error: BaseException) -> None:
+        if isinstance(error, OffsetMetadataTooLargeError):  # this broker allows less than the default
             self._metadata_limit //= 2
-        self._next_commit = time.monotonic() + max(self._interval, BUSY_WAIT[1])
-        _logger.debug("A commit failed and is tried again: %s", answer)
+        self._retry_commit = time.monotonic() + COMMIT_RETRY
+        _logger.debug("A commit failed and is tried again: %s", error)
 
     def _release_flushes(self) -> None:
         for flush in self._flushes:
@@ -581,7 +658,7 @@ class Pump:
         except _FATAL:
             raise
         except KafkaError as error:
-            _logger.debug("A commit failed: %s", error)
+            self._commit_failed(error)
             return
         self._vouched = sent
         for lease, committed in views.items():
@@ -598,20 +675,27 @@ class Pump:
                 _logger.warning("The last commit failed: some messages that are done will run again")
                 break
             if any(self._is_dirty(lease) for lease in dirty):
-                self._consumer.poll(timeout_ms=IDLE_POLL_MS)  # a rebalance must end before a commit can succeed
-        with self._lock:
-            leases, self._leases, self._fresh = self._leases, {}, {}
+                # a rebalance must end before a commit can succeed
+                self._set_aside(self._consumer.poll(timeout_ms=IDLE_POLL_MS))
         self._release_flushes()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            origins = {partition: self._origins[partition] for partition in self._fresh if partition in self._origins}
+            origins |= {partition: self._origin(lease) for partition, lease in self._leases.items()}
+            self._leases, self._fresh = {}, {}
         self._close_own()
         if self._make is None:
-            self._give_back(leases.values())
+            self._give_back(origins)
 
-    def _give_back(self, leases: Iterable[Lease]) -> None:
+    def _give_back(self, origins: dict[int, _Origin]) -> None:
+        """Leave the user's consumer where the next start goes on."""
         assignment = self._consumer.assignment()
-        for lease in leases:
-            tp = self._tp(lease.partition)
+        for partition, origin in origins.items():
+            tp = self._tp(partition)
             if tp in assignment:
-                self._consumer.seek(tp, lease.view.watermark)
+                self._consumer.seek(tp, origin.offset)
                 self._consumer.resume(tp)
 
     def _close_own(self) -> None:
@@ -624,7 +708,7 @@ class Pump:
 
     def _rebuild(self) -> None:
         assert self._make is not None
-        self.revoked([self._tp(partition) for partition in list(self._leases)])
+        self.revoked([self._tp(partition) for partition in {*self._leases, *self._fresh}])
         self._commit = None
         self._close_own()
         while not self._stopping:
@@ -636,6 +720,11 @@ class Pump:
                 return
             except BrokerUnreachable as error:
                 _logger.error("%s; trying again", error)
+
+
+def _differ(topic_id: UUID | None, other: UUID | None) -> bool:
+    """Return whether two topics of the same name are known to be different ones."""
+    return topic_id is not None and other is not None and topic_id != other
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types

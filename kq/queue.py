@@ -11,9 +11,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Sized,
+)
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
@@ -46,6 +56,8 @@ _RESERVED = ("bootstrap_servers", "key_serializer", "value_serializer", "transac
 _IDS_AHEAD = 256
 #: Settings of a user's producer that another client needs to get to the same brokers.
 _ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")
+#: Settings that another client is not to share: they would say in its name what the producer does.
+_OF_ITS_OWN = ("client_id", "metrics_enabled", "metric_reporters")
 
 
 class EnqueueSpec:
@@ -206,6 +218,9 @@ class Queue:
     def __repr__(self) -> str:
         return f"Queue(hosts={self._hosts}, topic={self._topic})"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Queue cannot be serialized; a job that enqueues makes its own, or imports one")
+
     def __enter__(self) -> Queue:
         return self
 
@@ -338,7 +353,7 @@ class Queue:
         for name, value in (("partitions", partitions), ("replication", replication)):
             if not (isinstance(value, int) and value >= 1):
                 raise ArgumentError(f"{name} must be an int of 1 or greater")
-        with connect(KafkaAdminClient, self._hosts, self._access()) as admin:
+        with connect(KafkaAdminClient, self._hosts, self._access(KafkaAdminClient.DEFAULT_CONFIG)) as admin:
             try:
                 admin.create_topics([NewTopic(self._topic, partitions, replication)])
             except TopicAlreadyExistsError:
@@ -364,11 +379,10 @@ class Queue:
             bridge = self._bridges[loop] = Bridge(self._delivery, loop)
         return bridge
 
-    def _access(self) -> dict[str, Any]:
-        """Return what an admin client needs to get to the brokers."""
-        known = KafkaAdminClient.DEFAULT_CONFIG
+    def _access(self, known: Collection[str]) -> dict[str, Any]:
+        """Return what another client needs to get to the brokers, of the settings that it knows."""
         if self._delivery.is_owner:
-            return {name: value for name, value in self._config.items() if name in known}
+            return {name: value for name, value in self._config.items() if name in known and name not in _OF_ITS_OWN}
         config = self._delivery.producer.config
         return {name: value for name, value in config.items() if name in known and name.startswith(_ACCESS)}
 

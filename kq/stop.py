@@ -2,7 +2,8 @@
 
 1. A request is noted and the worker is woken; nothing else happens in the thread, or the handler, that makes it.
 2. The first asks for a warm stop: what runs may finish within a time. The second ends what runs.
-3. The third signal ends the process at once: whoever sends it no longer believes in the second.
+3. The third signal ends the process at once: whoever sends it no longer believes in the second. A thread that looks
+   at the clock counts as well: while a job is in a call of C code, no handler runs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ __all__ = ["Stop", "Waker", "signals_handled"]
 
 #: Requests after which what runs is ended, and after which the process is.
 KILL, EXIT = 2, 3
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Waker:
@@ -72,21 +74,29 @@ class _Watched:
 
 
 class Stop:
-    """The requests to stop one worker. Plain attributes, written whole: safe in a signal handler."""
+    """The requests to stop one worker."""
 
     def __init__(self) -> None:
-        self.requests = 0
         #: When the first request came, by the monotonic clock.
         self.since: float | None = None
         #: The signal that asked first, if one did.
         self.signum: int | None = None
+        self._is_called_for = False
+        #: Only ever appended to while signals are handled: safe in a signal handler.
+        self._signals: list[int] = []
+        self._arrivals: _Arrivals | None = None
         self._waker: Waker | None = None
+
+    @property
+    def requests(self) -> int:
+        """How often a stop was asked for: once by calls, and by each signal."""
+        return max(int(self._is_called_for), len(self._signals))
 
     def request(self) -> None:
         """Ask for a warm stop. Asking again changes nothing."""
-        if self.requests == 0:
-            self.requests = 1
+        if self.since is None:
             self.since = time.monotonic()
+        self._is_called_for = True
         self._wake()
 
     def attach(self, waker: Waker | None) -> None:
@@ -95,25 +105,71 @@ class Stop:
 
     def reset(self) -> None:
         """Forget the requests: they are spent."""
-        self.requests = 0
         self.since = None
         self.signum = None
+        self._is_called_for = False
+        self._signals = []
+
+    def listen(self, arrivals: _Arrivals | None) -> None:
+        """Name where signals arrive before any handler runs."""
+        self._arrivals = arrivals
 
     def on_signal(self, signum: int, _frame: FrameType | None) -> None:
         """Note a signal; the third ends the process."""
-        self.requests += 1
+        self.look()
+        if self._arrivals is None or not self._arrivals.is_open():
+            self._count(signum)
+        self._wake()
+
+    def look(self) -> None:
+        """Note the signals that have arrived. Also for a thread that looks at the clock: while the main thread is in a
+        call of C code no handler runs, and of signals that come together one handler runs.
+        """
+        if self._arrivals is not None:
+            for signum in self._arrivals.read():
+                self._count(signum)
+
+    def _count(self, signum: int) -> None:
+        self._signals.append(signum)
         if self.since is None:
             self.since = time.monotonic()
         if self.signum is None:
             self.signum = signum
         if self.requests >= EXIT:
             os._exit(128 + signum)
-        self._wake()
 
     def _wake(self) -> None:
         waker = self._waker
         if waker is not None:
             waker.wake()
+
+
+class _Arrivals:
+    """Numbers of signals, written down by the interpreter itself at the moment when they come."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self._previous = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+
+    def read(self) -> list[int]:
+        with contextlib.suppress(OSError):
+            return [signum for signum in self._read.recv(4096) if signum in _SIGNALS]
+        return []
+
+    def is_open(self) -> bool:
+        """Return whether signals arrive here still: a job may have taken that for itself, as event loops do."""
+        own = self._write.fileno()
+        present = signal.set_wakeup_fd(own, warn_on_full_buffer=False)
+        if present != own:
+            signal.set_wakeup_fd(present)
+        return present == own
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(self._previous)
+        self._read.close()
+        self._write.close()
 
 
 @contextlib.contextmanager
@@ -122,8 +178,10 @@ def signals_handled(stop: Stop) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    arrivals = _Arrivals()
+    stop.listen(arrivals)
     previous = {}
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in _SIGNALS:
         handler = signal.getsignal(signum)
         # a signal that is ignored stays so (nohup), and a handler that is not Python's could not be put back
         if handler not in (signal.SIG_IGN, None):
@@ -133,3 +191,5 @@ def signals_handled(stop: Stop) -> Iterator[None]:
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)
+        stop.listen(None)
+        arrivals.close()

@@ -293,16 +293,13 @@ class _Partition:
         return tuple(sorted(item for item in self.deliveries.items() if item[0] >= watermark))
 
     def close(self, before: _Closed | None) -> _Closed:
-        """Return what is known at the end: of older epochs, only of messages that did not come back in this one."""
-        done, running = dict(self.lately), dict(self.running)
-        counts = {offset: self.deliveries[offset] for offset in running if offset in self.deliveries}
+        """Return what is known at the end: of older runs, only of those whose messages did not come back."""
+        done = dict(self.lately)
+        running = {offset: (run, self.deliveries.get(offset, 0)) for offset, run in self.running.items()}
         if before is not None:
-            older = [item for item in before.done.items() if item[0] >= self.position]
-            done = dict((older + list(done.items()))[-REMEMBERED:])
-            runs = {offset: run for offset, run in before.running.items() if offset >= self.position}
-            running |= runs
-            counts |= {offset: before.deliveries[offset] for offset in runs if offset in before.deliveries}
-        return _Closed(self.topic_id, self.restored.watermark, done, running, counts)
+            done = dict([*before.done.items(), *done.items()][-REMEMBERED:])
+            running |= {offset: run for offset, run in before.running.items() if offset >= self.position}
+        return _Closed(self.topic_id, self.restored.watermark, done, running)
 
 
 class _Closed(NamedTuple):
@@ -313,8 +310,8 @@ class _Closed(NamedTuple):
     begin: int
     #: Offset -> fingerprint of what was done lately.
     done: dict[int, int]
-    running: dict[int, Message]
-    deliveries: dict[int, int]
+    #: Offset -> what runs, and what was counted against it before.
+    running: dict[int, tuple[Message, int]]
 
 
 def _fingerprint(message: Message) -> int:
@@ -378,23 +375,23 @@ class Tracker:
         if closed is None:
             return False
         offset = message.offset
-        run = closed.running.get(offset)
+        run, count = closed.running.get(offset, (None, 0))
         if run is not None and run[3:6] == message[3:6]:  # the same key, value and timestamp
-            self._adopt_run(partition, closed, run)
+            del closed.running[offset]
+            self._adopt_run(partition, run, count)
             return True
         if offset in closed.done and closed.done[offset] == _fingerprint(message):
             partition.has_done(message)
             return True
         return False
 
-    def _adopt_run(self, partition: _Partition, closed: _Closed, run: Message) -> None:
-        del closed.running[run.offset]
+    def _adopt_run(self, partition: _Partition, run: Message, count: int) -> None:
         partition.incomplete[run.offset] = run
         partition.running[run.offset] = run
         # its worker is alive, it is this one: no death has been added to what was counted before
         partition.deliveries.pop(run.offset, None)
-        if run.offset in closed.deliveries:
-            partition.deliveries[run.offset] = closed.deliveries[run.offset]
+        if count:
+            partition.deliveries[run.offset] = count
 
     def skipped_to(self, partition: int, epoch: int, position: int) -> None:
         """Note that the log holds no message below a position any more (transaction markers, compaction)."""
@@ -429,7 +426,7 @@ class Tracker:
 
     def _end_old_run(self, message: Message) -> bool:
         closed = self._closed.get(message.partition)
-        if closed is None or closed.running.get(message.offset) is not message:
+        if closed is None or closed.running.get(message.offset, (None, 0))[0] is not message:
             return False
         del closed.running[message.offset]
         return True

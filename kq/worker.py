@@ -260,7 +260,8 @@ class Worker:
         return processed
 
     def _plan(self, consumer: KafkaConsumer, max_messages: int | None, *, commits_each: bool) -> Plan:
-        idle_limit = float("inf") if self._is_owner else consumer.config["consumer_timeout_ms"] / 1000
+        timeout = consumer.config["consumer_timeout_ms"]  # negative means none, as in the client
+        idle_limit = float("inf") if self._is_owner or timeout < 0 else timeout / 1000
         return Plan(
             logger=self._logger,
             deserialize=self._deserializer,
@@ -283,6 +284,8 @@ class Worker:
                 _pump_logger.warning("Topic %s does not exist yet: the worker waits for it", self._topic)
             return self._consumer
         assert self._consumer is not None
+        if getattr(self._consumer, "_closed", False):
+            raise KQError(f"{self!r} cannot start: its consumer is closed")
         if self._consumer.config["auto_offset_reset"] == "latest" and not self._warned:
             self._warned = True
             _pump_logger.warning(
@@ -301,7 +304,13 @@ class Worker:
             "group_id": self._group,
             "enable_auto_commit": False,
         }
-        return connect(KafkaConsumer, self._hosts, settings, self._topic)
+        consumer = connect(KafkaConsumer, self._hosts, settings)
+        cluster = getattr(consumer, "_cluster", None)
+        if isinstance(getattr(cluster, "config", None), dict):
+            # the client does not hand this on by itself: it would make a deleted topic anew, with one partition
+            cluster.config["allow_auto_create_topics"] = settings["allow_auto_create_topics"]  # type: ignore[union-attr]
+        consumer.subscribe([self._topic])
+        return consumer
 
     def _interval(self, consumer: KafkaConsumer) -> float:
         """Return the seconds between commits, and switch off the client's own: it would commit jobs that still run."""

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import subprocess
@@ -151,6 +152,12 @@ def say_and_nap(seconds: float) -> str:
     return "rested"
 
 
+def compute_in_c(seconds: float) -> None:
+    """Stay in one call of C code that lets other threads run, and looks at no signal."""
+    say("begin")
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", int(2_000_000 * seconds))
+
+
 def send_signals(*signums: int) -> str:
     """Send signals to this process, then go on for a while."""
     for signum in signums:
@@ -208,6 +215,8 @@ class Program:
             env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
         )
         self.lines: list[str] = []
+        #: When it closed its output, which it does when it ends, by the wall clock.
+        self.ended = float("inf")
         self._coming: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -223,15 +232,15 @@ class Program:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def wait_for(self, line: str) -> None:
-        """Wait until the program prints a line."""
+    def wait_for(self, start: str) -> None:
+        """Wait until the program prints a line that starts so."""
         deadline = time.monotonic() + PATIENCE
-        while line not in self.lines:
+        while not any(line.startswith(start) for line in self.lines):
             try:
                 got = self._coming.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"{line!r} was not printed: {self.text}") from None
-            assert got is not None, f"the program ended without {line!r}: {self.text}"
+                raise AssertionError(f"{start!r} was not printed: {self.text}") from None
+            assert got is not None, f"the program ended without {start!r}: {self.text}"
             self.lines.append(got)
 
     def end(self, timeout: float = PATIENCE) -> int:
@@ -250,4 +259,5 @@ class Program:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._coming.put(line.rstrip("\n"))
+        self.ended = time.time()
         self._coming.put(None)

@@ -26,13 +26,13 @@ CHARACTERS = st.sampled_from("ABkq1.-_+/= \n\0é\ud800😀") | st.characters()
 
 @st.composite
 def views(draw: st.DrawFn, most: int = 60) -> View:
-    """Draw a view as a tracker may give it: the first incomplete offset, where there is one, is the watermark."""
+    """Draw a view as a tracker may give it: mostly the watermark itself is the first that is incomplete."""
     watermark = draw(OFFSETS)
     offsets = [watermark]
     for gap in draw(st.lists(GAPS, max_size=most)):
         offsets.append(offsets[-1] + gap)
     top = offsets[-1] if len(offsets) > 1 else watermark
-    incomplete = tuple(offsets[:-1]) if top > watermark else ()
+    incomplete = tuple(offsets[draw(st.sampled_from([0, 0, 1])) : -1]) if top > watermark else ()
     running = tuple(draw(st.permutations(offsets)))[: draw(st.integers(0, len(offsets)))]
     counted = draw(st.lists(st.sampled_from(offsets), unique=True, max_size=5))
     deliveries = tuple((offset, draw(st.integers(1, 200))) for offset in sorted(counted))
@@ -86,26 +86,44 @@ def test_the_format_is_the_documented_one() -> None:
     assert encode(View(1, 0), None, alive=False) == "kq1.C1TFJgAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 
-@given(views(), st.booleans(), st.integers(0, 400) | st.just(METADATA_LIMIT))
-@example(View(1, 0, 2, (0,), (0,), (), 0), True, 40)
-def test_it_fits_and_claims_nothing_that_is_not_done(view: View, alive: bool, limit: int) -> None:
-    """In any room: not a character too many, and what had to be left out is taken for not done."""
-    text = encode(view, TOPIC, alive=alive, limit=limit)
+def assert_fits(view: View, text: str, limit: int, *, alive: bool) -> None:
+    """Assert that there is no character too many, and what had to be left out is taken for not done."""
     assert len(text) <= limit
     progress = decode(text, view.watermark, TOPIC)
-    assert progress.watermark == view.watermark
-    assert progress.top <= view.top
+    assert (progress.watermark, progress.foreign_topic) == (view.watermark, False)
+    assert progress.top <= max(view.top, view.watermark)
     assert [offset for offset in view.incomplete if claims_done(progress, offset)] == []
     assert set(progress.deliveries) <= set(expected(view, alive=alive).deliveries) | set(view.deliveries)
 
 
-@given(views(), st.integers(60, 400))
-def test_no_more_is_left_out_than_must_be(view: View, limit: int) -> None:
-    """What is cut from the done-map leaves less room than one more number could need."""
-    view = view._replace(running=(), deliveries=())
-    text = encode(view, TOPIC, alive=True, limit=limit)
+@given(views(), st.booleans(), st.data())
+@settings(max_examples=300)
+@example(View(1, 0, 2, (0,), (0,), (), 0), True, None)
+def test_it_fits_and_claims_nothing_that_is_not_done(view: View, alive: bool, data: st.DataObject | None) -> None:
+    """In any room, from none to enough."""
+    complete = len(encode(view, TOPIC, alive=alive, limit=ROOMY))
+    limit = data.draw(st.integers(0, complete + 1)) if data else 40
+    assert_fits(view, encode(view, TOPIC, alive=alive, limit=limit), limit, alive=alive)
+    assert_fits(view, encode(view, TOPIC, alive=alive), METADATA_LIMIT, alive=alive)
+
+
+@pytest.mark.parametrize("gap", [1, 130, 20_000])
+@pytest.mark.parametrize("first", [0, 5, 10**6])
+def test_each_room_is_used_to_the_full(gap: int, first: int) -> None:
+    """Limit by limit: it fits, a larger room never tells less, and what is cut is less than what fits twice."""
+    incomplete = tuple(100 + first + gap * n for n in range(100))
+    view = View(1, 100, incomplete[-1] + gap, incomplete, incomplete[:3], ((incomplete[0], 2),))
     complete = encode(view, TOPIC, alive=True, limit=ROOMY)
-    assert text == complete or len(text) > limit - 30
+    top = 0
+    for limit in range(len(complete) + 2):
+        text = encode(view, TOPIC, alive=True, limit=limit)
+        assert_fits(view, text, limit, alive=True)
+        is_whole = text == complete
+        assert is_whole == (limit >= len(complete))
+        if limit > 70:  # all but the done-map has room
+            assert decode(text, 100, TOPIC).top >= top
+            top = decode(text, 100, TOPIC).top
+            assert is_whole or len(text) > limit - 10
 
 
 @given(views(), st.integers(40, 60))
@@ -175,7 +193,8 @@ def test_a_part_of_it_tells_nothing(view: View, data: st.DataObject) -> None:
     text = encode(view, TOPIC, alive=True)
     part = text[: data.draw(st.integers(0, len(text) - 1))]
     assert decode(part, view.watermark, TOPIC) == Progress(view.watermark)
-    assert decode(text + "AAAA", view.watermark, TOPIC) == Progress(view.watermark)
+    for more in ("AAAA", "\n", " "):
+        assert decode(text + more, view.watermark, TOPIC) == Progress(view.watermark)
 
 
 @given(views(most=12), OFFSETS)

@@ -29,7 +29,7 @@ FLOORS = {
         "executors",
     ],
     "LOOP": ["assignor", "pump", "stop", "loop", "worker"],
-    "EDGE": ["keeper", "jars", "broker", "testing", "", "demo", "cli", "__main__"],
+    "EDGE": ["keeper", "jars", "broker", "testing", "", "reload", "demo", "cli", "__main__"],
 }
 ORDER = [f"kq.{name}" if name else "kq" for floor in FLOORS.values() for name in floor]
 

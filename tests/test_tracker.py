@@ -268,8 +268,6 @@ class Partition(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         """What is published is committed."""
-        assert set(self.tracker.changes().values()) <= {self.epoch.view()}
-        assert self.tracker.changes() == {}
         self._commit(self.tracker.view(0), alive=True)
 
     def _commit(self, view: View, *, alive: bool) -> None:
@@ -339,6 +337,7 @@ class Partition(RuleBasedStateMachine):
         self.number = epoch.number
         self.tracker.assign(0, epoch.number, self.topic_id, progress)
         self.epoch, self.has_it, self.low = epoch, True, epoch.begin
+        self.published = self.tracker.view(0)
         if self.known_topic != self.topic_id or epoch.begin < self.known_begin:
             self._forget()
         assert self.tracker.view(0) == reopen(progress, epoch.number) == epoch.view()
@@ -402,8 +401,12 @@ class Partition(RuleBasedStateMachine):
 
     @invariant()
     def view_is_what_the_model_says(self) -> None:
-        """Watermark, done-map, runs and counts, at any moment."""
-        assert self.tracker.view(0) == self.epoch.view()
+        """Watermark, done-map, runs and counts, at any moment; and every change of them is told, once."""
+        view, changes = self.epoch.view(), self.tracker.changes()
+        assert self.tracker.view(0) == view
+        assert changes == {0: view} or (changes == {} and view == self.published)
+        assert self.tracker.changes() == {}
+        self.published = view
 
     @invariant()
     def nothing_undone_is_declared_done(self) -> None:
@@ -616,6 +619,22 @@ def test_an_offset_that_was_set_back_runs_everything_again() -> None:
     assert list(poll(tracker, range(2, 8))) == [2, 3, 4, 5, 6, 7]
 
 
+def test_another_record_is_adopted_in_its_turn() -> None:
+    """The old record's job still runs when the new one, at the same offset, is started and its epoch ends."""
+    tracker = tracker_at(0)
+    old, new = message(0), message(0, b"new")
+    assert tracker.polled(old)
+    tracker.started(old)
+    back(tracker, Progress(0))
+    assert tracker.polled(new)
+    tracker.started(new)
+    back(tracker, Progress(0))
+    assert not tracker.done(old)
+    assert not tracker.polled(message(0, b"new"))
+    assert tracker.done(new)
+    assert tracker.view(0) == View(2, 1, 1)
+
+
 def test_many_rebalances_forget_neither_runs_nor_ends() -> None:
     """It runs in the first epoch; the later ones end before its message comes back."""
     tracker = tracker_at(0)
@@ -685,6 +704,7 @@ def test_an_adopted_run_is_as_suspect_as_before() -> None:
     lost = committed(tracker)  # then the membership was lost, and this was never taken back
     assert lost.deliveries == ((0, 1), (1, 2))
     back(tracker, lost)
+    back(tracker, committed(tracker, alive=False))  # before the messages came
     assert not any(tracker.polled(message(offset)) for offset in range(2))
     assert tracker.view(0).deliveries == ((1, 1),)
 
@@ -806,7 +826,11 @@ def test_what_is_remembered_of_closed_epochs_is_bounded() -> None:
         to_run = [one for one in map(message, range(REMEMBERED * epoch)) if tracker.polled(one)]
         run(tracker, *to_run)
         tracker.revoke(0)
-    assert len(tracker._closed[0].done) == REMEMBERED
+        assert len(tracker._closed[0].done) == REMEMBERED
     tracker.assign(0, 5, TOPIC, Progress(0))
+    run(tracker, *poll(tracker, range(5)).values())
+    tracker.revoke(0)
+    assert len(tracker._closed[0].done) == REMEMBERED
+    tracker.assign(0, 6, TOPIC, Progress(0))
     known = [offset for offset in range(REMEMBERED * 4) if not tracker.polled(message(offset))]
-    assert known == list(range(REMEMBERED * 3, REMEMBERED * 4))
+    assert known == [*range(5), *range(REMEMBERED * 3 + 5, REMEMBERED * 4)]

@@ -1,0 +1,96 @@
+"""Restarting a worker when its source changes, for development.
+
+1. When each source file was written is noted: in the current folder, and of modules imported from elsewhere.
+2. A thread looks again and again; at the first change it says which file it was, and has the worker stop, warmly.
+3. The same command is run again, in the same process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = ["Watcher", "restart"]
+
+#: Seconds between looks: a reader's glance from the editor to the terminal.
+LOOK_EVERY = 0.5
+#: Folders in which nobody edits.
+_SKIPPED = {"__pycache__", "node_modules", "site-packages"}
+
+
+class Watcher:
+    """Looks for changes of source files."""
+
+    def __init__(self) -> None:
+        self._before = _snapshot()
+        self._ended = threading.Event()
+        #: The file that has changed, if one has.
+        self.changed: str | None = None
+
+    def start(self, on_change: Callable[[], None]) -> None:
+        """Look in a thread, until the first change."""
+        threading.Thread(target=self._watch, args=(on_change,), name="kq-reload", daemon=True).start()
+
+    def wait(self) -> None:
+        """Look until the first change."""
+        while not self._look():
+            self._ended.wait(LOOK_EVERY)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    def _watch(self, on_change: Callable[[], None]) -> None:
+        while not self._ended.wait(LOOK_EVERY):
+            if self._look():
+                on_change()
+                return
+
+    def _look(self) -> bool:
+        now = _snapshot()
+        # a module that was imported meanwhile has not changed
+        changed = [path for path in self._before if now.get(path) != self._before[path]]
+        changed += [path for path in now if path not in self._before and path.startswith(os.getcwd())]
+        self.changed = min(changed, default=None)
+        self._before = {**now, **self._before}
+        return self.changed is not None
+
+
+def restart() -> NoReturn:
+    """Run the command of this process again, in its place."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _snapshot() -> dict[str, int]:
+    """Return when each source file was written, in nanoseconds."""
+    times = {}
+    for path in {*_files_here(), *_files_of_modules()}:
+        try:
+            times[path] = os.stat(path).st_mtime_ns
+        except OSError:  # deleted between the two looks
+            continue
+    return times
+
+
+def _files_here() -> Iterator[str]:
+    for folder, subfolders, files in os.walk(os.getcwd()):
+        subfolders[:] = [name for name in subfolders if _is_source(Path(folder, name))]
+        yield from (os.path.join(folder, name) for name in files if name.endswith(".py"))
+
+
+def _is_source(folder: Path) -> bool:
+    return not (folder.name in _SKIPPED or folder.name.startswith(".") or (folder / "pyvenv.cfg").exists())
+
+
+def _files_of_modules() -> Iterator[str]:
+    """Yield the files of modules that are neither Python's own nor installed."""
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None) or ""
+        if path.endswith(".py") and not path.startswith(sys.base_prefix) and "site-packages" not in path:
+            yield os.path.abspath(path)

@@ -1,0 +1,238 @@
+"""Helpers for the tests of programs that use KQ.
+
+1. ``eager``: what is enqueued runs at once, in this process, and no Kafka is needed. The job goes through bytes and
+   back as it would on its way through Kafka, so what cannot be serialized is found.
+2. ``drain``: a real worker runs what is on a queue's topic, and returns when nothing is left.
+3. With ``pytest_plugins = ["kq.testing"]`` in a ``conftest.py``, pytest has fixtures: ``kq_kafka`` is a Kafka for the
+   whole run, ``kq_hosts`` its addresses, ``kq_queue`` a queue on a topic of its own, and ``kq_eager`` is ``eager``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+from kafka import KafkaConsumer, TopicPartition
+
+from kq.broker import LocalKafka
+from kq.callback import takes_message
+from kq.clients import connect
+from kq.delivery import Delivery, EnqueueError, Sent
+from kq.errors import ArgumentError, KQError
+from kq.executors.base import Executor, Setting, run_message
+from kq.executors.interrupt import Interrupter, SignalInterrupter, ThreadInterrupter
+from kq.job import INVALID, Job, Status
+from kq.message import Message, Record
+from kq.queue import Queue
+from kq.serializer import loads
+from kq.worker import CONSUMER_DEFAULTS, Worker
+
+__all__ = ["Ran", "drain", "eager"]
+
+_logger = logging.getLogger("kq.worker")
+
+Callback = Callable[..., Any]
+
+#: Milliseconds without a message after which ``drain`` looks whether there are any left: not every offset is one.
+_IDLE = 500
+
+
+class Ran(NamedTuple):
+    """What became of one message: what a callback is told."""
+
+    status: Status
+    message: Message
+    job: Any
+    result: Any
+    exception: BaseException | None
+    stacktrace: str | None
+
+
+@contextmanager
+def eager(
+    callback: Callback | None = None,
+    deserializer: Callable[[bytes], Any] | None = None,
+    *,
+    timeout: float | int | None = None,
+) -> Iterator[list[Ran]]:
+    """Run each job where and when it is enqueued, on any queue of this process, without Kafka.
+
+    A job that fails does not make ``enqueue`` raise: it has an outcome, as in a worker.
+
+    :param callback: Told of each job, as by a worker.
+    :param deserializer: Turns bytes into a job; :func:`kq.loads` if left out.
+    :param timeout: Overrides the time that each job may take, in seconds.
+    :returns: A list to which each job's outcome is added.
+    """
+    ran: list[Ran] = []
+    note = _noting(ran, callback)
+    setting = Setting(
+        deserializer or loads, timeout, _logger, wants_outcome=True, wake=_nothing, watch=_nothing, unwatch=_nothing
+    )
+    offsets = itertools.count()
+
+    def send(delivery: Delivery, job: Job, record: Record) -> Sent:
+        if delivery.is_closed:
+            raise EnqueueError(f"the queue of topic {delivery.topic} is closed", [job])
+        headers = tuple(record.headers)
+        where = record.topic, record.partition or 0, next(offsets)
+        message = Message(*where, record.key, record.value, record.timestamp_ms, headers)
+        finished = _run(message, setting)
+        note(*finished)
+        return Sent(job, len(record.value), _Acknowledged(), None)
+
+    patches: dict[str, Any] = {"send": send, "wait": _nothing, "is_ready": lambda _: True}
+    with mock.patch.multiple(Delivery, **patches):
+        yield ran
+
+
+def _nothing(*_args: object) -> None:
+    """There is nobody to wake, and nothing to wait for."""
+
+
+class _Acknowledged:
+    """The future of a record that is there."""
+
+    is_done = True
+    exception = None
+
+
+def _noting(ran: list[Ran], callback: Callback | None) -> Callback:
+    """Return a callback that adds to a list, and tells the user's, of five arguments or six."""
+    if not (callback is None or callable(callback)):
+        raise ArgumentError("callback must be a callable")
+    has_message = callback is None or takes_message(callback)
+
+    def note(*told: Any) -> None:
+        ran.append(Ran(*told))
+        if callback is None or (told[0] == INVALID and not has_message):
+            return
+        try:
+            callback(*(told if has_message else told[:1] + told[2:]))
+        except Exception:  # the door of the user's hook: it is told of, and changes nothing
+            _logger.exception("Callback raised an exception:")
+
+    return note
+
+
+def _run(message: Message, setting: Setting) -> tuple[Any, ...]:
+    """Run a message here, or in a thread where an event loop is in the way of jobs that need their own."""
+    if asyncio._get_running_loop() is None:
+        return _run_here(message, setting)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(_run_here, message, setting).result()
+
+
+def _run_here(message: Message, setting: Setting) -> tuple[Any, ...]:
+    interrupter: Interrupter
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+        interrupter = SignalInterrupter()
+    else:
+        interrupter = ThreadInterrupter()
+    try:
+        _, job, outcome = run_message(message, setting, interrupter)
+    finally:
+        interrupter.close()
+    assert outcome is not None  # nobody stops it
+    return outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace
+
+
+def drain(
+    queue: Queue,
+    callback: Callback | None = None,
+    *,
+    group: str | None = None,
+    timeout: float = 60.0,
+    deserializer: Callable[[bytes], Any] | None = None,
+    executor: str | Executor = "inline",
+    concurrency: int = 1,
+) -> list[Ran]:
+    """Run the jobs of a queue's topic until none is left, also those that jobs enqueue, and return their outcomes.
+
+    :param queue: The queue; its topic, its brokers and what is needed to get to them are taken from it.
+    :param callback: Told of each message, as by a worker.
+    :param group: Consumer group: what it has done is not run again. The topic's name if left out.
+    :param timeout: How long all may take, in seconds.
+    :param deserializer: As for :class:`kq.Worker`.
+    :param executor: As for :class:`kq.Worker`.
+    :param concurrency: As for :class:`kq.Worker`.
+    :returns: The outcomes, in the order in which they came.
+    :raises kq.KQError: There were jobs left after that time.
+    """
+    ran: list[Ran] = []
+    deadline = time.monotonic() + timeout
+    settings = {**CONSUMER_DEFAULTS, **queue._access(KafkaConsumer.DEFAULT_CONFIG), "consumer_timeout_ms": _IDLE}
+    settings |= {"group_id": group or queue.topic, "enable_auto_commit": False}
+    consumer = connect(KafkaConsumer, queue.hosts, settings, queue.topic)
+    options: dict[str, Any] = {"deserializer": deserializer, "executor": executor, "concurrency": concurrency}
+    worker = Worker(queue.topic, consumer, _noting(ran, callback), **options)
+    alarm = threading.Timer(timeout, worker.stop)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        while left := _left(consumer, queue.topic):
+            if time.monotonic() > deadline:
+                raise KQError(f"{left} messages of topic {queue.topic} are left after {timeout:g} s")
+            worker.start(max_messages=left)
+    finally:
+        alarm.cancel()
+        consumer.close()
+    return ran
+
+
+def _left(consumer: KafkaConsumer, topic: str) -> int:
+    """Return how many messages, or other offsets, a group has not done."""
+    partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+    if not partitions:
+        return 0
+    begin, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    mine = consumer.assignment()
+    left = 0
+    for partition in partitions:
+        done = max(consumer.committed(partition) or 0, begin[partition])
+        if partition in mine and done > begin[partition]:  # what follows the last commit may be no message
+            done = max(done, consumer.position(partition))
+        left += max(0, end[partition] - done)
+    return left
+
+
+try:
+    import pytest
+except ImportError:
+    pass
+else:
+
+    @pytest.fixture(scope="session")
+    def kq_kafka() -> Iterator[LocalKafka]:
+        """A real Kafka, for all tests of the run."""
+        with LocalKafka() as local:
+            yield local
+
+    @pytest.fixture(scope="session")
+    def kq_hosts(request: pytest.FixtureRequest) -> str:
+        """The addresses of the Kafka for tests: override this fixture to use another than ``kq_kafka``."""
+        local: LocalKafka = request.getfixturevalue("kq_kafka")
+        return local.hosts
+
+    @pytest.fixture
+    def kq_queue(kq_hosts: str) -> Iterator[Queue]:
+        """A queue on a topic that no other test uses."""
+        with Queue(f"test-{uuid.uuid4().hex[:12]}", hosts=kq_hosts) as queue:
+            queue.ensure_topic()
+            yield queue
+
+    @pytest.fixture
+    def kq_eager() -> Iterator[list[Ran]]:
+        """Jobs run where they are enqueued; the list gets their outcomes."""
+        with eager() as ran:
+            yield ran
