@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -104,6 +105,13 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
         (["worker", "--callback", "good.py:wrong"], ["callback must accept"]),
         (["worker", "--timeout", "-1"], ["timeout must be 0 or greater"]),
         (["worker", "--max-messages", "few"], ["--max-messages", "few"]),
+        (["worker", "--threads", "2", "--inline"], ["--threads and --inline exclude each other"]),
+        (["worker", "--processes", "0"], ["--processes"]),
+        (["worker", "--inline", "--max-jobs", "3"], ["--max-jobs is for jobs in processes"]),
+        (["worker", "--threads", "3", "--preload", "jobs"], ["--preload"]),
+        (["worker", "--max-memory", "much"], ["'much' is not a size such as 512M"]),
+        (["worker", "--max-memory", "0"], ["'0'"]),
+        (["worker", "--kill-grace", "-1"], ["--kill-grace"]),
         (["worker", "--config", "missing.json"], ["missing.json"]),
         (["worker", "--config", "broken.json"], ["broken.json"]),
         (["worker", "--config", "list.json"], ["object"]),
@@ -248,6 +256,85 @@ def test_info_shows_offsets_lag_and_members(hosts, make_topic):
     assert re.search(rf"^ *1 +0 +1 +1 +0 +{re.escape(member)}", shown, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], None),
+        (["--processes", "1"], "1 process runs"),
+        (["--processes", "3", "--kill-grace", "1", "--max-jobs", "5", "--max-memory", "1G"], "3 processes run"),
+        (["--threads", "2"], "2 threads run"),
+        (["--inline"], "This process runs"),
+    ],
+)
+def test_a_worker_says_what_runs_where(hosts, topic, here, options, expected):
+    """One line at the start; processes, one a core, unless told otherwise."""
+    at = ("--hosts", hosts, "--topic", topic)
+    (here / "where.py").write_text("import os, sys\ndef where(): return os.getpid(), 'kafka' in sys.modules\n")
+    run("enqueue", *at, "where:where", cwd=here)
+    done = run("worker", *at, *options, "--callback", "good", "--max-messages", 1, cwd=here)
+    first, second = done.stderr.splitlines()
+    cores = len(os.sched_getaffinity(0))
+    expected = expected or ("1 process runs" if cores == 1 else f"{cores} processes run")
+    assert f"{expected} jobs of topic {topic} for group {topic}, from {hosts}" == first
+    assert re.fullmatch(rf"success \(\d+, {'process' not in expected or expected == 'This process runs'}\)", second)
+
+
+def test_modules_are_preloaded(hosts, topic, here):
+    """--preload imports a module once, where children come from."""
+    at = ("--hosts", hosts, "--topic", topic)
+    (here / "heavy.py").write_text("import os\npid = os.getpid()\ndef made_by(): return os.getppid() == pid\n")
+    run("enqueue", *at, "heavy:made_by", cwd=here)
+    done = run("worker", *at, "--preload", "heavy", "--callback", "good", "--max-messages", 1, cwd=here)
+    assert "success True" in done.stderr.splitlines()
+
+
+def test_a_worker_starts_again_when_its_source_changes(hosts, topic, here):
+    """With --reload: a new job runs the new code; source that cannot be imported is waited for."""
+    at = ("--hosts", hosts, "--topic", topic)
+    source, callback = here / "changing.py", here / "told.py"
+    source.write_text("def value(): return 'old'\n")
+    callback.write_text((here / "good.py").read_text())
+    run("enqueue", *at, "changing:value", cwd=here)
+    worker = subprocess.Popen(
+        command("worker", *at, "--reload", "--callback", "told"),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(Path(kq.__file__).parent.parent)},
+    )
+    guard = threading.Timer(2 * PATIENCE, worker.kill)
+    guard.start()
+    try:
+        wait_for_line(worker, "success old")
+        source.write_text("def value(): return 'the new one'\n")
+        wait_for_line(worker, "changing.py has changed")
+        run("enqueue", *at, "changing:value", cwd=here)
+        wait_for_line(worker, "success the new one")
+        callback.write_text("def callback(:\n")
+        wait_for_line(worker, "cannot import told: SyntaxError")
+        callback.write_text((here / "good.py").read_text())
+        wait_for_line(worker, " jobs of topic ")
+        run("enqueue", *at, "changing:value", cwd=here)
+        wait_for_line(worker, "success the new one")
+        worker.send_signal(signal.SIGINT)
+        assert 0 == worker.wait(PATIENCE)
+    finally:
+        guard.cancel()
+        worker.kill()
+        worker.communicate()
+
+
+def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
+    """Read what a process says until a line has these words."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if words in line:
+            return
+    raise AssertionError(f"{words!r} was not said: {''.join(lines)}")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_broker_in_the_foreground_runs_until_it_is_told(number):
     """It prints the address to use, works, and ends well."""
@@ -266,6 +353,15 @@ def test_a_broker_in_the_foreground_runs_until_it_is_told(number):
     with socket.socket() as probe:
         host, port = found[1].split(":")
         assert 0 != probe.connect_ex((host, int(port)))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("1", 1), ("512M", 512 << 20), ("1.5g", 3 << 29), ("2GiB", 2 << 30), ("10 kb", 10240), ("1T", 1 << 40)],
+)
+def test_a_size_may_have_a_unit(word, expected):
+    """Of powers of 1024, as memory is counted."""
+    assert expected == cli._Size().convert(word, None, None)
 
 
 @pytest.mark.parametrize(
