@@ -56,8 +56,8 @@ LENGTH = struct.Struct("=Q")
 #: Shared with the worker: index of the job that was started last, 0 while this is being written; when it was started,
 #: by the monotonic clock; and its deadline. In the machine's own layout, so that each is read and written in one piece.
 SLOT = struct.Struct("@Qdd")
-#: Seconds that a job's second copy has to say that it returned too, where a job has forked.
-_TWIN_WAIT = 0.1
+#: Seconds that a job's second copy has to say that it returned too, where a job has forked and left a process behind.
+_TWIN_WAIT = 0.5
 #: Bytes in shared memory, behind the slot: where that copy says so; whether the running job could be unpickled; and
 #: whether the worker has had enough of this child, so that SIGTERM is meant for it.
 _TWIN, IS_READ, DOOM = range(SLOT.size, SLOT.size + 3)
@@ -202,13 +202,14 @@ class _Child:
     def _has_twin(self) -> bool:
         """Return whether a copy of this child came back from the job too. A job that never forked has none."""
         deadline = time.monotonic() + _TWIN_WAIT
-        while self._forked and not self._shared[_TWIN] and time.monotonic() < deadline:
+        while self._forked and not self._shared[_TWIN] and time.monotonic() < deadline and _has_descendants():
             time.sleep(0.001)
         has_twin, self._shared[_TWIN] = bool(self._shared[_TWIN]), 0
         return has_twin
 
     def _success(self, index: int, result: Any) -> tuple[Any, ...]:
         if self._forked and self._has_twin():
+            self._is_ending = True  # with all that such a job has left
             return self._failure(index, ChildLost("the job forked and returned twice"))
         text = safe_str(result) if self._birth.is_verbose else ""
         packed = self._pack(result) if self._birth.wants_outcome else None
@@ -305,6 +306,14 @@ def _read_exactly(stream: socket.socket, length: int) -> bytes:
             raise EOFError("the worker is gone")
         view = view[count:]
     return bytes(data)
+
+
+def _has_descendants() -> bool:
+    """Return whether this process has child processes, dead ones included; where the system does not tell, True."""
+    try:
+        return any((task / "children").read_text() for task in Path("/proc/self/task").iterdir())
+    except OSError:
+        return True
 
 
 def _resident_bytes() -> int:
