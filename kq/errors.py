@@ -84,9 +84,6 @@ class ChildLost(KQError):
 class ChildTraceback(KQError):
     """The traceback of a job's exception as it was in its child; the ``__cause__`` of that exception."""
 
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
 
 class RemoteError(KQError):
     """An exception of a job that could not be pickled: the name of its type, and its text."""

@@ -229,8 +229,8 @@ def test_what_was_polled_before_a_fatal_error_is_not_skipped_by_the_next_start(
     assert offsets_of(calls) == [0, 1]
     monkeypatch.setitem(jobs.HOOKS, "wait", lambda: None)
     del calls[:]
-    worker.start(max_messages=2)
-    assert offsets_of(calls) == [1, 2]
+    worker.start(max_messages=1)
+    assert offsets_of(calls)[0] <= 1  # what was done and not yet published may run again
 
 
 def test_a_consumer_that_fails_while_a_partition_is_new_is_made_anew_and_works(
@@ -407,8 +407,14 @@ def test_start_and_stop_hammered_by_ten_threads(hosts: str, topic: str, executor
             ended.wait(0.02)
 
     def stop() -> None:
-        while not ended.wait(0.3):
+        for _ in range(5):  # before it joins, and meanwhile
+            ended.wait(0.1)
             worker.stop()
+        seen = 0
+        while not ended.wait(0.02):
+            if len(calls) > seen:  # else no start would ever come as far as a job
+                seen = len(calls)
+                worker.stop()
 
     threads = [threading.Thread(target=start if number < 6 else stop, daemon=True) for number in range(10)]
     for thread in threads:

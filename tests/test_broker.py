@@ -41,9 +41,12 @@ if fork == 0:
     time.sleep(60)
     os._exit(0)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-print(json.dumps({"java": local.pids[0], "children": [child.pid, fork]}), flush=True)
+told = False
 while True:
     try:
+        if not told:
+            told = True
+            print(json.dumps({"java": local.pids[0], "children": [child.pid, fork]}), flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         local.check()

@@ -716,7 +716,7 @@ def test_no_job_waits_behind_a_slow_one_while_a_child_is_idle() -> None:
 
 
 def test_jobs_wait_only_milliseconds_for_an_idle_child(journal: Journal) -> None:
-    """Behind a slow job that came along with them: in the median less than 5 ms longer than they must."""
+    """Behind a slow job that came along with them: about 4 ms where the machine is free, far less than that job always."""
     waits = []
     with Bench(ProcessExecutor(), 2) as bench:
         for number in range(10):
@@ -726,7 +726,7 @@ def test_jobs_wait_only_milliseconds_for_an_idle_child(journal: Journal) -> None
             bench.run(*slow, *quick)
             begin = moment(journal, "start", f"slow {number}").time
             waits.append(max(moment(journal, "start", f"quick {number} {index}").time - begin for index in range(4)))
-    assert statistics.median(waits) < 0.1
+    assert statistics.median(waits) < 0.02
 
 
 def test_jobs_with_one_key_run_in_order_whatever_dies(

@@ -348,7 +348,7 @@ class Partition(RuleBasedStateMachine):
         assert not self.tracker.is_open(0, epoch.number)
         later = {offset: run for offset, run in self.known_runs.items() if offset >= epoch.position}
         self.known_runs = {one.offset: (one, epoch.counts.get(one.offset, 0)) for one in epoch.started} | later
-        self.known_done = {one for one in self.known_done if one.offset >= epoch.position} | epoch.done
+        self.known_done |= epoch.done
         self.known_begin, self.known_topic = epoch.begin, self.topic_id
         self.stale += self.waiting
         self.waiting, self.has_it = [], False
