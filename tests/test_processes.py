@@ -716,7 +716,7 @@ def test_no_job_waits_behind_a_slow_one_while_a_child_is_idle() -> None:
 
 
 def test_jobs_wait_only_milliseconds_for_an_idle_child(journal: Journal) -> None:
-    """Behind a slow job that came along with them: about 4 ms where the machine is free, far less than that job always."""
+    """Behind a slow job that came along with them: about 4 ms where the machine is free."""
     waits = []
     with Bench(ProcessExecutor(), 2) as bench:
         for number in range(10):
