@@ -24,8 +24,9 @@ from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, Backlog, Ordering
 from kq.errors import PoisonMessage
 from kq.executors.base import Executor, Finished, Setting
 from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
+from kq.lease import Assigned, Event, Failed, Lease, Moved, Polled, Revoked
 from kq.message import Message, job_from_headers
-from kq.pump import Assigned, Event, Failed, Lease, Moved, Polled, Pump, Revoked
+from kq.pump import Pump
 from kq.stop import KILL, Stop, Waker
 from kq.tracker import Tracker
 from kq.utils import safe_str

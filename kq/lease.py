@@ -1,0 +1,101 @@
+"""Leases: what the pump and the loop share of each assigned partition, and what the pump tells the loop.
+
+1. An assignment makes a ``Lease``: the loop hears ``Assigned``, then ``Polled``, and ``Moved`` where the log has gaps.
+2. The loop counts what it takes out of its hands, and publishes what may be committed as the lease's ``view``.
+3. The end of the assignment ends the lease, and the loop hears ``Revoked``. After ``Failed`` it hears nothing more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from kq.tracker import Progress, View
+
+__all__ = ["Assigned", "Event", "Failed", "Lease", "Moved", "Polled", "Revoked"]
+
+
+class Lease:
+    """One partition in one epoch: what pump and worker share of it. Each field has one writer."""
+
+    __slots__ = (
+        "begin",
+        "committed",
+        "crowded",
+        "delivered",
+        "delivered_bytes",
+        "epoch",
+        "next",
+        "partition",
+        "paused",
+        "taken",
+        "taken_bytes",
+        "topic_id",
+        "view",
+    )
+
+    def __init__(self, partition: int, epoch: int, topic_id: UUID | None, view: View) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.topic_id = topic_id
+        #: Written by the worker: what may be committed.
+        self.view = view
+        #: Written by the worker: messages, and bytes, that it has in hand no more.
+        self.taken = 0
+        self.taken_bytes = 0
+        #: Written by the pump, like all that follows: messages, and bytes, that went to the worker.
+        self.delivered = 0
+        self.delivered_bytes = 0
+        #: The view, and whether it was a living worker's, that the broker has.
+        self.committed: tuple[View, bool] | None = None
+        #: The offset that is expected next.
+        self.next = self.begin = view.watermark
+        self.paused = False
+        self.crowded = False
+
+    def in_hand(self) -> int:
+        return self.delivered - self.taken
+
+    def commit_lag(self) -> int:
+        """Return the offsets from what is committed to what was polled."""
+        committed = self.committed
+        return self.next - (self.begin if committed is None else committed[0].watermark)
+
+    def in_hand_bytes(self) -> int:
+        return self.delivered_bytes - self.taken_bytes
+
+
+class Assigned(NamedTuple):
+    """An epoch of a partition begins."""
+
+    lease: Lease
+    progress: Progress
+
+
+class Revoked(NamedTuple):
+    """An epoch of a partition is over."""
+
+    lease: Lease
+
+
+class Polled(NamedTuple):
+    """Records came, ascending by offset."""
+
+    lease: Lease
+    records: list[Any]
+
+
+class Moved(NamedTuple):
+    """The log holds nothing more below a position."""
+
+    lease: Lease
+    position: int
+
+
+class Failed(NamedTuple):
+    """The pump has ended by an error that it cannot mend."""
+
+    error: BaseException
+
+
+Event = Assigned | Revoked | Polled | Moved | Failed
