@@ -127,6 +127,8 @@ class Bridge:
             await waiter
         finally:
             timer.cancel()
+        if not future.is_done:
+            await self._loop.run_in_executor(None, self._delivery.abandon)
 
     def _arrive(self, waiter: asyncio.Future[None], _: object) -> None:
         """Note an answer, in the client's thread."""

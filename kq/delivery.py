@@ -49,9 +49,11 @@ PRODUCER_DEFAULTS: Mapping[str, Any] = {
     "metrics_enabled": False,
 }
 #: How much longer than its own delivery timeout the producer may take to say so.
-_ANSWER_SLACK = 10.0
+_ANSWER_SLACK = 5.0
 #: What the producer may take at interpreter exit. What was acknowledged is safe; exit must only not hang.
 _EXIT_TIMEOUT = 2.0
+#: What the producer's thread may take to fail what it has: it may be waiting for a connection, for 10 s at most.
+_FORCE_TIMEOUT = 11.0
 #: Refusals after which the record may be on the broker all the same.
 _MAYBE_WRITTEN = (
     NetworkExceptionError,
@@ -129,7 +131,7 @@ class Delivery:
     @property
     def patience(self) -> float:
         """Seconds after which the producer must have told of a record."""
-        return float(self.producer.config["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
+        return self._patience_of(self.producer)
 
     def close(self, timeout: float | None = None) -> None:
         """Close the producer if it is an own one; what it has is delivered first."""
@@ -138,7 +140,7 @@ class Delivery:
             if not self.is_owner or self._producer is None:
                 return
             producer, self._producer = self._producer, None
-        producer.close(timeout=timeout)
+        _shut(producer, self._patience_of(producer) if timeout is None else timeout)
 
     def is_ready(self) -> bool:
         """Return whether ``send`` would neither connect nor wait for the topic's partitions."""
@@ -182,7 +184,9 @@ class Delivery:
         try:
             sent.future.get(self.patience)
         except KafkaError as answer:
-            error = self.verdict(sent, answer)
+            if not sent.future.is_done:
+                self.abandon()
+            error = self.verdict(sent, sent.future.exception or answer)
             self.let_dead_producer_go()
             raise error  # noqa: B904 - it has its cause
 
@@ -218,7 +222,23 @@ class Delivery:
             if not (self.is_owner and producer is not None and state is not None and state.has_fatal_error()):
                 return
             self._producer = None
-        producer.close(timeout=_EXIT_TIMEOUT)
+        _shut(producer, _EXIT_TIMEOUT)
+
+    @staticmethod
+    def _patience_of(producer: KafkaProducer) -> float:
+        return float(producer.config["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
+
+    def abandon(self) -> None:
+        """Let go of an own producer that does not tell; what it has not sent so far it then never will.
+
+        While it is without a broker, and had to forget its ID, kafka-python lets no record expire.
+        """
+        with self._lock:
+            if not self.is_owner or self._producer is None:
+                return
+            producer, self._producer = self._producer, None
+        _force(producer)
+        producer._sender.join(_FORCE_TIMEOUT)
 
     def _make_producer(self) -> KafkaProducer:
         if self.is_closed:
@@ -266,6 +286,21 @@ def _is_answer(sent: Sent) -> bool:
     """
     value = getattr(getattr(sent.future, "_produce_future", None), "value", None)
     return not (isinstance(value, tuple) and value[:1] == (-1,))
+
+
+def _shut(producer: KafkaProducer, timeout: float) -> None:
+    """Close a producer, also one that waits for a record of which it lost track: by itself it would do so for ever."""
+    try:
+        producer.close(timeout=timeout)
+    except KafkaTimeoutError:
+        _force(producer)
+
+
+def _force(producer: KafkaProducer) -> None:
+    """Have a producer fail all that it has, and end."""
+    producer._sender.force_close()
+    producer._unregister_cleanup()
+    producer._closed = True
 
 
 def _has_no_thread(producer: KafkaProducer) -> bool:

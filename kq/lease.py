@@ -53,6 +53,13 @@ class Lease:
         self.paused = False
         self.crowded = False
 
+    def has_no_room(self) -> bool:
+        """Return whether the commit metadata is nearly full, and polling more would add to it.
+
+        What the last epoch knew of is polled again first: that adds nothing, and not to poll it would be for ever.
+        """
+        return self.crowded and self.next >= self.view.top
+
     def in_hand(self) -> int:
         return self.delivered - self.taken
 

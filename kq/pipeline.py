@@ -96,6 +96,8 @@ class Pipeline:
             self._sent[0].future.get(self._delivery.patience)
         except KafkaError:
             pass  # the verdict is in the future
+        if not self._sent[0].future.is_done:
+            self._delivery.abandon()
         self.heard()
         if self.has_failed:
             self._delivery.let_dead_producer_go()

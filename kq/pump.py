@@ -445,25 +445,30 @@ class Pump:
             if lease is None:
                 continue
             if polled[0].offset < lease.next:
-                lease = self._jumped_back(lease, polled[0].offset)
+                self._jumped_back(lease, polled[0].offset)
+                continue
             lease.next = polled[-1].offset + 1
             lease.delivered += len(polled)
             lease.delivered_bytes += sum(len(record.value or b"") for record in polled)
             self._post(Polled(lease, polled))
 
-    def _jumped_back(self, lease: Lease, offset: int) -> Lease:
-        """Begin anew where the client was sent back: the log lost its end, and these offsets are other messages now."""
-        _logger.warning(
-            "Partition %s goes on at %s instead of %s: its log was cut", lease.partition, offset, lease.next
-        )
+    def _jumped_back(self, lease: Lease, offset: int) -> None:
+        """Begin anew where the client was sent back: the log lost its end, and these offsets are other messages now.
+
+        What was undone before that offset goes with the old epoch, so the new one begins there.
+        """
+        begin = min(offset, lease.view.watermark)
+        _logger.warning("Partition %s goes on at %s instead of %s: its log was cut", lease.partition, begin, lease.next)
+        self._consumer.seek(self._tp(lease.partition), begin)
         with self._lock:
+            if self._leases.get(lease.partition) is not lease:
+                return
             self._epoch += 1
-            progress = Progress(offset)
+            progress = Progress(begin)
             fresh = Lease(lease.partition, self._epoch, lease.topic_id, reopen(progress, self._epoch))
             self._leases[lease.partition] = fresh
         self._post(Revoked(lease))
         self._post(Assigned(fresh, progress))
-        return fresh
 
     def _tell_positions(self) -> None:
         """Tell the worker where the log ends in records that are not messages, such as transaction markers."""
@@ -487,7 +492,7 @@ class Pump:
             # half of the bound before it resumes, so that a partition does not flutter
             part = 0.5 if lease.paused else 1.0
             full = (
-                lease.crowded
+                lease.has_no_room()
                 or lease.in_hand() >= PARTITION_COUNT * part
                 or lease.in_hand_bytes() >= PARTITION_BYTES * part
                 or count >= TOTAL_COUNT * part

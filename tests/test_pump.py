@@ -1,0 +1,82 @@
+"""What the pump does where a broker cannot be told to: with a fake in place of the consumer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+from kafka import TopicPartition
+
+from kq.lease import Assigned, Lease, Polled, Revoked
+from kq.pump import Pump
+from kq.tracker import Progress, View, reopen
+
+TP = TopicPartition("topic", 0)
+
+
+class Record(NamedTuple):
+    offset: int
+    value: bytes = b""
+
+
+class Consumer:
+    """Remembers where it was sent, and what was paused."""
+
+    def __init__(self) -> None:
+        self.config = {"session_timeout_ms": 45_000}
+        self.sought: list[int] = []
+        self.is_paused = False
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self.sought.append(offset)
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TP}
+
+    def pause(self, tp: TopicPartition) -> None:
+        self.is_paused = True
+
+    def resume(self, tp: TopicPartition) -> None:
+        self.is_paused = False
+
+
+@pytest.fixture
+def consumer() -> Consumer:
+    return Consumer()
+
+
+@pytest.fixture
+def pump(consumer: Consumer) -> Pump:
+    client: Any = consumer
+    return Pump("topic", client, None, 0.1, lambda: None)
+
+
+def lease_of(pump: Pump, view: View, next_offset: int) -> Lease:
+    """Have the pump hold one partition, of which the worker has published a view."""
+    lease = Lease(0, 1, None, reopen(Progress(0), 1))
+    lease.view, lease.next = view, next_offset
+    pump._leases[0] = lease
+    return lease
+
+
+def test_a_cut_log_loses_nothing_that_is_undone_before_the_cut(pump: Pump, consumer: Consumer) -> None:
+    """Sent back to 60 with 40 undone: the new epoch begins at 40, and what came from 60 on is polled again."""
+    lease = lease_of(pump, View(1, 40), next_offset=100)
+    pump._deliver({TP: [Record(60), Record(61)]})
+    assert [Revoked, Assigned] == [type(event) for event in pump.events]
+    assert pump.events[0].lease is lease  # type: ignore[union-attr]
+    assert Progress(40) == pump.events[1].progress  # type: ignore[union-attr]
+    assert [40] == consumer.sought
+    pump._deliver({TP: [Record(40)]})
+    assert [40] == [record.offset for event in pump.events if isinstance(event, Polled) for record in event.records]
+
+
+@pytest.mark.parametrize(("next_offset", "is_paused"), [(150, False), (200, True)])
+def test_nearly_full_metadata_pauses_what_would_add_to_it(
+    pump: Pump, consumer: Consumer, next_offset: int, is_paused: bool
+) -> None:
+    """A partition is polled again up to where the last epoch was, however full the metadata, and paused only there."""
+    lease = lease_of(pump, View(1, 100, top=200, incomplete=(100,)), next_offset)
+    lease.crowded = True
+    pump._pause_and_resume()
+    assert is_paused is consumer.is_paused
