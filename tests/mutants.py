@@ -67,15 +67,15 @@ MUTANTS = [
     Mutant(
         "completion without identity check",
         "kq/tracker.py",
-        "partition.running.get(message.offset) is not message",
-        "message.offset not in partition.running",
+        "partition.running.get(offset) is not message",
+        "offset not in partition.running",
         "tests/test_tracker.py",
     ),
     Mutant(
         "a raising signal handler",
         "kq/stop.py",
-        "        self.requests += 1\n        if self.since is None:",
-        "        raise KeyboardInterrupt\n        if self.since is None:",
+        "        self.look()\n        if self._arrivals is None or",
+        "        raise KeyboardInterrupt\n        if self._arrivals is None or",
         "tests/test_stop.py",
     ),
 ]
