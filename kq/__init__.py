@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kq.executors.inline import InlineExecutor as InlineExecutor
     from kq.executors.process import ProcessExecutor as ProcessExecutor
     from kq.executors.thread import ThreadExecutor as ThreadExecutor
+    from kq.function import JobFunction as JobFunction
+    from kq.function import JobSpec as JobSpec
     from kq.job import Job as Job
     from kq.message import Message as Message
     from kq.queue import EnqueueError as EnqueueError
@@ -43,6 +45,8 @@ _HOMES = {
     "EnqueueUnknown": "queue",
     "InlineExecutor": "executors.inline",
     "Job": "job",
+    "JobFunction": "function",
+    "JobSpec": "function",
     "KQError": "errors",
     "LocalKafka": "broker",
     "LocalKafkaError": "errors",

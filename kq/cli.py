@@ -21,12 +21,13 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TextIO, cast
 
 import click
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -57,6 +58,8 @@ FAILED, INTERRUPTED, TERMINATED = 1, 128 + signal.SIGINT, 128 + signal.SIGTERM
 PLAIN_WIDTH = 10_000
 #: Without a terminal, progress is told so many times.
 PLAIN_STEPS = 10
+#: So many numbers of lines stand in an error.
+MAX_LINES = 10
 #: How often the broker in the foreground looks after its Kafka, in seconds.
 WATCH_INTERVAL = 0.5
 #: How long a broker that has just started may look for a group's coordinator, in seconds.
@@ -314,19 +317,102 @@ def broker(nodes: int, port: int | None, data: Path | None) -> None:
 @click.option("--timeout", type=float, default=0, show_default=True, help="How long the job may take, in seconds.")
 @click.option("--key", help="Jobs with one key run one after another.")
 @click.option("--partition", type=int, help="Partition of the topic.")
-@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option("--from-file", type=click.File(encoding="utf-8"), metavar="FILE", help="Many jobs, one a line, as JSON.")
+@click.argument("function", metavar="MODULE:FUNCTION", required=False)
 @click.argument("arguments", metavar="[VALUE | NAME=VALUE]...", nargs=-1)
 def enqueue(
     hosts: str, topic: str, config: dict[str, Any], timeout: float, key: str | None, partition: int | None,
-    function: str, arguments: tuple[str, ...],
+    from_file: TextIO | None, function: str | None, arguments: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Enqueue a call and print the job's ID. Values are JSON; what is not, is a string."""
+    """Enqueue a call and print the job's ID. Values are JSON; what is not, is a string.
+
+    With --from-file, enqueue the calls of a file, each a line such as {"func": "tasks:add", "args": [1, 2]}; "kwargs",
+    "id", "timeout", "key" and "partition" may be there as well. The file - is standard input.
+    """
+    if (function is None) is (from_file is None):
+        raise click.UsageError("give either MODULE:FUNCTION or --from-file")
     args, kwargs = _parse(arguments)
     _import_from_here()
-    func = _load(function)
     with kq.Queue(topic, hosts=hosts, config=config) as queue:
         spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition)
-        click.echo(spec.enqueue(func, *args, **kwargs).id)
+        if function is not None:
+            click.echo(spec.enqueue(_load(function), *args, **kwargs).id)
+        elif from_file is not None:
+            click.echo(f"{_enqueue_file(spec, from_file):,} jobs are on topic {topic}")
+
+
+def _enqueue_file(spec: kq.EnqueueSpec, file: TextIO) -> int:
+    """Enqueue the jobs of a file, and return how many they are."""
+    name, total = getattr(file, "name", "standard input"), 0
+    if file.seekable():
+        total = sum(not line.isspace() for line in file)
+        file.seek(0)
+    places: dict[str, int] = {}
+    console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PLAIN_WIDTH)
+    try:
+        with _progress(console, "Enqueueing", total) if total else nullcontext(lambda: None) as advance:
+            told = itertools.count(1)
+
+            def on_progress(done: int, _total: int | None) -> None:
+                for _ in itertools.takewhile(lambda count: count < done, told):
+                    advance()
+                advance()
+
+            return len(spec.enqueue_many(_jobs_of(file, name, places), on_progress=on_progress))
+    except kq.EnqueueError as error:
+        where = ", ".join(str(places[str(job.id)]) for job in (error.jobs + error.unknown)[:MAX_LINES])
+        more = ", …" if len(error.jobs) + len(error.unknown) > MAX_LINES else ""
+        raise kq.KQError(f"{error} ({name}, line {where}{more})") from error
+
+
+def _jobs_of(lines: Iterable[str], name: str, places: dict[str, int]) -> Iterator[kq.Job]:
+    """Yield the jobs of lines of JSON, and note in which line each stands."""
+    functions: dict[str, Callable[..., Any]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            job = _job_of(json.loads(line, parse_constant=_no_json), functions)
+        except (ValueError, click.UsageError) as error:
+            text = error.format_message() if isinstance(error, click.UsageError) else str(error)
+            raise click.UsageError(f"{name}, line {number}: {text}; what stands before it is enqueued") from None
+        places[str(job.id)] = number
+        yield job
+
+
+def _job_of(fields: Any, functions: dict[str, Callable[..., Any]]) -> kq.Job:
+    """Return the job that an object of JSON stands for; raise :class:`ValueError` if it is none."""
+    known = {"func", "args", "kwargs", "id", "timeout", "key", "partition"}
+    if not (isinstance(fields, dict) and isinstance(fields.get("func"), str) and set(fields) <= known):
+        raise ValueError('must be an object such as {"func": "tasks:add", "args": [1, 2], "kwargs": {}}')
+    func = fields["func"]
+    if func not in functions:
+        functions[func] = _load(func)
+    given = {name: value for name, value in fields.items() if value is not None}
+    given |= {"func": functions[func], "id": given.get("id") or uuid.uuid4().hex}
+    if isinstance(given.get("key"), str):
+        given["key"] = given["key"].encode()
+    return kq.Job(**given)
+
+
+@cli.group(no_args_is_help=False)
+def topic() -> None:
+    """Make topics."""
+
+
+@topic.command(name="create")
+@click.option("--hosts", default=DEFAULT_HOSTS, show_default=True, envvar="KQ_HOSTS", help="Kafka brokers.")
+@click.option("--config", type=_Config(exists=True, dir_okay=False), default={}, help="More client settings.")
+@click.option("--partitions", type=click.IntRange(min=1), default=1, show_default=True, help="How many it gets.")
+@click.option("--replication", type=click.IntRange(min=1), default=1, show_default=True, help="Brokers that keep each.")
+@click.argument("name")
+def topic_create(hosts: str, config: dict[str, Any], partitions: int, replication: int, name: str) -> None:
+    """Make the topic NAME; one that is there is left as it is."""
+    queue = kq.Queue(name, hosts=hosts, config=config)
+    made = queue.ensure_topic(partitions, replication)
+    with _admin(hosts, config) as admin:
+        count = len(_partitions(admin, hosts, name))
+    click.echo(f"topic {name} {'is made' if made else 'was there'}: partitions {count}")
 
 
 @cli.command()

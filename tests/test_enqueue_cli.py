@@ -1,0 +1,109 @@
+"""The commands that enqueue many jobs and make topics."""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_enqueue import ids_of, on_topic
+
+import kq
+from kq.cli import main
+
+LINES = [
+    {"func": "operator:add", "args": [1, 2]},
+    {"func": "operator:add", "args": [3, 4], "id": "mine", "timeout": 5, "key": "k"},
+    {"func": "jobs:echo", "kwargs": {"a": None}, "partition": 0},
+]
+
+
+@pytest.fixture
+def enqueue(hosts: str, topic: str, tmp_path: Path) -> Callable[..., int]:
+    """Return a function that enqueues the lines of a file, and returns the exit code."""
+
+    def run(*lines: Any) -> int:
+        path = tmp_path / "jobs.jsonl"
+        path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+        return main(["enqueue", "--hosts", hosts, "--topic", topic, "--timeout", "9", "--from-file", str(path)])
+
+    return run
+
+
+def test_a_file_of_jobs_is_enqueued(
+    enqueue: Callable[..., int], hosts: str, topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a line says wins over the options; empty lines are left out."""
+    assert enqueue(LINES[0], "", *LINES[1:]) == 0
+    found = [kq.loads(record.value) for record in on_topic(hosts, topic)]
+    assert [(job.args, job.kwargs, job.timeout, job.key) for job in found] == [
+        ((1, 2), {}, 9, None),
+        ((3, 4), {}, 5, b"k"),
+        ((), {"a": None}, 9, None),
+    ]
+    assert found[1].id == "mine"
+    told = capsys.readouterr()
+    assert told.out == f"3 jobs are on topic {topic}\n"
+    assert "Enqueueing: 3 of 3" in told.err
+
+
+def test_standard_input_will_do(hosts: str, topic: str, monkeypatch: Any, capsys: Any) -> None:
+    """A pipe has no length."""
+    text = "".join(json.dumps(line) + "\n" for line in LINES)
+
+    class Pipe(io.StringIO):
+        def seekable(self) -> bool:
+            return False
+
+    monkeypatch.setattr("sys.stdin", Pipe(text))
+    assert main(["enqueue", "--hosts", hosts, "--topic", topic, "--from-file", "-"]) == 0
+    assert capsys.readouterr().out == f"3 jobs are on topic {topic}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2: Expecting"),
+        ("5", "line 2: must be an object such as"),
+        ({"func": 5}, "line 2: must be an object such as"),
+        ({"func": "operator:add", "argz": []}, "line 2: must be an object such as"),
+        ({"func": "operator:nothing"}, "line 2: operator has no 'nothing'"),
+        ({"func": "operator:add", "args": 5}, "jobs[1]: Job.args must be a list or tuple"),
+        ({"func": "operator:add", "partition": 99}, "1 of 3 jobs were not enqueued"),
+    ],
+)
+def test_a_bad_line_is_told_in_one(
+    line: Any, words: str, enqueue: Callable[..., int], capsys: pytest.CaptureFixture[str], hosts: str, topic: str
+) -> None:
+    """With its place; the lines before it are enqueued."""
+    assert enqueue(LINES[0], line, LINES[1]) != 0
+    (error,) = [told for told in capsys.readouterr().err.splitlines() if told.startswith("Error: ")]
+    assert words in error
+    assert "line 2" in error or "jobs[1]" in error
+    assert len(ids_of(on_topic(hosts, topic))) >= 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["operator:add", "--from-file", __file__]])
+def test_a_function_or_a_file(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """One of them, not both."""
+    assert main(["enqueue", *arguments]) != 0
+    assert "give either MODULE:FUNCTION or --from-file" in capsys.readouterr().err
+
+
+def test_a_topic_is_made_and_left_alone(hosts: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As by ``ensure_topic``."""
+    name = f"topic-{uuid.uuid4().hex[:8]}"
+    for partitions in ("2", "5"):
+        assert main(["topic", "create", name, "--hosts", hosts, "--partitions", partitions]) == 0
+    lines = [f"topic {name} is made: partitions 2", f"topic {name} was there: partitions 2"]
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_a_topic_command_without_a_verb_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line."""
+    assert main(["topic"]) != 0
+    assert "Missing command" in capsys.readouterr().err
