@@ -77,10 +77,12 @@ def _ran_or_done_uncommitted(journal: Journal, hosts: str, topic: str) -> tuple[
     return running, uncommitted
 
 
-def test_what_is_done_beyond_a_long_job_does_not_run_again(hosts: str, topic: str, journal: Journal) -> None:
+def test_what_is_done_beyond_a_long_job_does_not_run_again(
+    hosts: str, topic: str, journal: Journal, request: pytest.FixtureRequest
+) -> None:
     """One partition, 8 at once: job 0 is long, a hundred short ones pass it, and after kill -9 only job 0 repeats."""
     with kq.Queue(topic, hosts=hosts) as queue:
-        queue.enqueue(work, journal.path, 0, 20)
+        queue.enqueue(work, journal.path, 0, 20 if request.config.getoption("--long") else 7)
         for number in range(1, 101):
             queue.enqueue(work, journal.path, number)
     with start_worker(journal, topic, hosts) as worker:

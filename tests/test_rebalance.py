@@ -98,9 +98,14 @@ def _first_starts_out_of_order(journal: Journal) -> list[tuple[str, int, int]]:
 
 
 def test_long_jobs_never_leave_the_group(
-    hosts: str, admin: KafkaAdminClient, make_topic: Callable[..., str], journal: Journal
+    hosts: str,
+    admin: KafkaAdminClient,
+    make_topic: Callable[..., str],
+    journal: Journal,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """Jobs three times as long as the poll interval: each runs once, and no generation passes until a third joins."""
+    """Jobs longer than the poll interval: each runs once, and no generation passes until a third worker joins."""
+    seconds = 20 if request.config.getoption("--long") else 12
     topic = make_topic(partitions=4)
     config = {**QUICK, "max_poll_interval_ms": 6000}
     with ExitStack() as stack:
@@ -108,10 +113,10 @@ def test_long_jobs_never_leave_the_group(
         wait_until(lambda: _sizes(admin, topic) == [2, 2], timeout=30)
         with kq.Queue(topic, hosts=hosts) as queue:
             for number in range(4):
-                queue.using(partition=number).enqueue(work, journal.path, number, 18)
+                queue.using(partition=number).enqueue(work, journal.path, number, seconds)
         wait_until(lambda: len(journal.names("start")) == 2, timeout=20)
         before = [worker.generations for worker in workers]
-        time.sleep(10)  # longer than the poll interval: that is the claim
+        time.sleep(7)  # longer than the poll interval: that is the claim
         assert [worker.generations for worker in workers] == before
         workers.append(stack.enter_context(WorkerProcess(journal, topic, hosts, config=config)))
         wait_until(lambda: _sizes(admin, topic) == [1, 1, 2], timeout=10)
