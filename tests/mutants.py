@@ -41,7 +41,7 @@ MUTANTS = [
         "kq/pump.py",
         "self._consumer.seek(tp, committed.offset)",
         "pass",
-        "tests/test_worker.py tests/test_rebalance.py tests/test_offsets.py",
+        "tests/test_pump.py",
     ),
     Mutant(
         "commit from the highest seen",

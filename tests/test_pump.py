@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from kafka import TopicPartition
+from kafka.structs import OffsetAndMetadata
 
 from kq.lease import Assigned, Lease, Polled, Revoked
 from kq.pump import Pump
@@ -26,6 +27,13 @@ class Consumer:
         self.config = {"session_timeout_ms": 45_000}
         self.sought: list[int] = []
         self.is_paused = False
+        self.commits: list[int] = []
+
+    def committed(self, tp: TopicPartition, metadata: bool, timeout_ms: float) -> OffsetAndMetadata:
+        return OffsetAndMetadata(7, "", -1)
+
+    def commit(self, offsets: dict[TopicPartition, OffsetAndMetadata], timeout_ms: float) -> None:
+        self.commits += [offset.offset for offset in offsets.values()]
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self.sought.append(offset)
@@ -57,6 +65,17 @@ def lease_of(pump: Pump, view: View, next_offset: int) -> Lease:
     lease.view, lease.next = view, next_offset
     pump._leases[0] = lease
     return lease
+
+
+def test_every_assignment_begins_where_the_last_commit_says(pump: Pump, consumer: Consumer) -> None:
+    """The client's position survives some rebalances: what was polled from there is dropped, and 7 is sought."""
+    pump.joined([TP])
+    polled = {TP: [Record(12)]}
+    pump._open_fresh(polled)
+    pump._deliver(polled)
+    assert [7] == consumer.sought
+    assert [7] == consumer.commits
+    assert [Assigned] == [type(event) for event in pump.events]
 
 
 def test_a_cut_log_loses_nothing_that_is_undone_before_the_cut(pump: Pump, consumer: Consumer) -> None:
