@@ -112,6 +112,19 @@ def group() -> str:
     return _name("group")
 
 
+@pytest.fixture(scope="module")
+def client(hosts: str) -> Iterator[KafkaProducer]:
+    """Return a producer for all tests of a module."""
+    with KafkaProducer(bootstrap_servers=hosts) as producer:
+        yield producer
+
+
+@pytest.fixture
+def queue(topic: str, client: KafkaProducer) -> kq.Queue:
+    """Return a queue on a new topic."""
+    return kq.Queue(topic, client)
+
+
 @pytest.fixture
 def producer(hosts: str) -> Iterator[Callable[..., KafkaProducer]]:
     """Return a function that makes a producer, closed after the test."""

@@ -12,7 +12,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,6 @@ PATIENCE = 120.0
 KILLED_WITHIN = 2.5
 #: Seconds until no process is left of a worker that was killed.
 GONE_WITHIN = 2.0
-
-
-@pytest.fixture(scope="module")
-def client(hosts: str) -> Iterator[KafkaProducer]:
-    """Return a producer for all tests here."""
-    with KafkaProducer(bootstrap_servers=hosts) as producer:
-        yield producer
-
-
-@pytest.fixture
-def queue(topic: str, client: KafkaProducer) -> Queue:
-    """Return a queue on a new topic."""
-    return Queue(topic, client)
 
 
 @pytest.fixture

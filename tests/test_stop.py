@@ -13,7 +13,7 @@ from typing import Any
 import jobs
 import pytest
 from helpers import wait_until
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from kq import Queue, Worker
 
@@ -47,19 +47,6 @@ try:
 except BaseException as error:
     jobs.say(f"then {error!r}")
 """
-
-
-@pytest.fixture(scope="module")
-def client(hosts: str) -> Iterator[KafkaProducer]:
-    """Return a producer for all tests here."""
-    with KafkaProducer(bootstrap_servers=hosts) as producer:
-        yield producer
-
-
-@pytest.fixture
-def queue(topic: str, client: KafkaProducer) -> Queue:
-    """Return a queue on a new topic."""
-    return Queue(topic, client)
 
 
 @pytest.fixture

@@ -12,26 +12,13 @@ from typing import Any
 
 import jobs
 import pytest
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer
 
 from kq import Queue, Worker
 from kq.executors.interrupt import REPEAT, Called, Interrupt, SignalInterrupter, ThreadInterrupter
 
 #: Seconds until an interrupted job must have ended, on a machine that has other things to do.
 SOON = 1.0
-
-
-@pytest.fixture(scope="module")
-def client(hosts: str) -> Iterator[KafkaProducer]:
-    """Return a producer for all tests here."""
-    with KafkaProducer(bootstrap_servers=hosts) as producer:
-        yield producer
-
-
-@pytest.fixture
-def queue(topic: str, client: KafkaProducer) -> Queue:
-    """Return a queue on a new topic."""
-    return Queue(topic, client)
 
 
 @pytest.fixture

@@ -115,19 +115,6 @@ def names(hosts: str) -> Iterator[dict[str, Any]]:
         consumer.close()
 
 
-@pytest.fixture(scope="module")
-def client(hosts: str) -> Iterator[KafkaProducer]:
-    """Return a producer for all tests here."""
-    with KafkaProducer(bootstrap_servers=hosts) as producer:
-        yield producer
-
-
-@pytest.fixture
-def queue(topic: str, client: KafkaProducer) -> Queue:
-    """Return a queue on a new topic."""
-    return Queue(topic, client)
-
-
 @pytest.fixture
 def committed(admin: KafkaAdminClient, group: str) -> Callable[..., int | None]:
     """Return a function that asks the broker what a group has committed."""
