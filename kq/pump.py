@@ -38,6 +38,7 @@ from kafka.errors import (
 )
 from kafka.structs import MemberState, OffsetAndMetadata
 
+from kq import mends
 from kq.assignor import BusyFirstAssignor
 from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, TOTAL_BYTES, TOTAL_COUNT
 from kq.errors import BrokerUnreachable
@@ -234,6 +235,7 @@ class Pump:
         self.heartbeat = time.monotonic()
         self._read_inbox(0 if self._is_idle() else self._wait)
         busy = not self._is_idle()
+        mends.unpark(self._consumer)
         records = self._consumer.poll(timeout_ms=0 if busy else IDLE_POLL_MS)
         self._check_membership()
         self._check_topic_id()
@@ -414,15 +416,9 @@ class Pump:
                     self._origins[partition] = self._origin(lease)
 
     def _check_membership(self) -> None:
-        """Do what the client leaves undone: end a join that it forgot, and notice another member of this one's name."""
+        """Notice another member of this one's name, of whom the client says nothing."""
         coordinator = getattr(self._consumer, "_coordinator", None)
-        if coordinator is None:
-            return
-        if coordinator.rejoining:
-            # kafka-python 3.0.12 forgets a join that a poll ends in the middle of, where it was not the coordinator
-            # that asked for it: the member would wait for its partitions, without a heartbeat, for ever
-            with coordinator._lock:
-                coordinator.rejoin_needed = coordinator.rejoin_needed or coordinator.rejoining
+        if mends.take_up_join(self._consumer) or coordinator is None:
             return
         is_static = self._consumer.config["group_instance_id"] is not None
         is_silent = coordinator.state == MemberState.STABLE and not getattr(coordinator, "_heartbeat_enabled", True)

@@ -204,7 +204,7 @@ def started_and_signalled(folder: Path, text: str | None, number: int, *args: st
         return process.returncode, stderr, children
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")

@@ -28,7 +28,7 @@ FLOORS = {
         *(f"executors.{name}" for name in EXECUTORS),
         "executors",
     ],
-    "LOOP": ["assignor", "lease", "pump", "stop", "loop", "worker"],
+    "LOOP": ["assignor", "mends", "lease", "pump", "stop", "loop", "worker"],
     "EDGE": ["keeper", "jars", "broker", "testing", "", "reload", "demo", "cli", "__main__"],
 }
 ORDER = [f"kq.{name}" if name else "kq" for floor in FLOORS.values() for name in floor]

@@ -1,0 +1,83 @@
+"""What kafka-python leaves undone is done, with a real consumer on a real Kafka."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+from helpers import wait_until
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+import kq
+from kq import mends
+from kq.backlog import PARTITION_COUNT
+
+
+def poll(consumer: KafkaConsumer, count: int) -> dict[TopicPartition, int]:
+    """Return how many records a poll gave of each partition; wait for the first."""
+    for _ in range(100):
+        mends.unpark(consumer)
+        if records := consumer.poll(timeout_ms=100, max_records=count):
+            return {tp: len(polled) for tp, polled in records.items()}
+    return {}
+
+
+@pytest.mark.parametrize("still_at", [0, 5])
+def test_what_came_before_a_pause_is_read_after_it(
+    make_topic: Callable[..., str],
+    consumer: Callable[..., KafkaConsumer],
+    client: KafkaProducer,
+    still_at: int,
+) -> None:
+    """A partition that was paused in the middle of its records goes on, whether another is just being read or not."""
+    topic = make_topic(2)
+    for number in range(20):
+        client.send(topic, value=b"", partition=number % 2)
+    client.flush()
+    reader = consumer()
+    partitions = [TopicPartition(topic, number) for number in range(2)]
+    reader.assign(partitions)
+    ((paused, _),) = poll(reader, 4).items()
+    (other,) = {*partitions} - {paused}
+    reader.pause(paused)
+    assert {other: 10 - still_at} == poll(reader, 10 - still_at)
+    reader.resume(paused)
+    left = {paused: 6} | ({other: still_at} if still_at else {})
+    while left and (polled := poll(reader, 100)):
+        for tp, count in polled.items():
+            left[tp] -= count
+        left = {tp: count for tp, count in left.items() if count}
+    assert {} == left
+
+
+def test_a_worker_comes_to_the_end_of_what_it_paused(
+    make_topic: Callable[..., str], consumer: Callable[..., KafkaConsumer], client: KafkaProducer
+) -> None:
+    """Two partitions that are full in the middle of what was fetched come to their end once there is room again."""
+    topic = make_topic(3)
+    counts = [PARTITION_COUNT + 600, PARTITION_COUNT - 300, PARTITION_COUNT + 600]
+    jobs = [kq.Job(func=hold, partition=number) for number in range(3) for _ in range(counts[number])]
+    kq.Queue(topic, client).enqueue_many(jobs)
+    injected = consumer(topic, consumer_timeout_ms=15_000)
+    worker = kq.Worker(topic, injected, executor="thread", concurrency=8, logger=logging.getLogger("quiet"))
+    releaser = threading.Thread(target=release, args=(worker, 3 * PARTITION_COUNT - 300 - 8))
+    releaser.start()
+    assert sum(counts) == worker.start(max_messages=sum(counts))
+    releaser.join()
+
+
+_released = threading.Event()
+
+
+def hold() -> None:
+    """Run until as much as a worker takes in hand is there."""
+    _released.wait(30)
+
+
+def release(worker: kq.Worker, full: int) -> None:
+    try:
+        wait_until(lambda: worker.stats().backlog >= full, 20)
+    finally:
+        _released.set()
