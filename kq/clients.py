@@ -1,8 +1,7 @@
 """Kafka clients that the library makes by itself, where the user gives hosts instead of a client.
 
-1. Under ``python -O`` kafka-python is mended when this is imported; it understands no broker otherwise.
-2. ``check_config`` refuses settings that no client has, or that KQ must choose itself.
-3. ``connect`` makes the client, and says in one clear error when no broker answers.
+1. ``check_config`` refuses settings that no client has, or that KQ must choose itself.
+2. ``connect`` makes the client, and says in one clear error when no broker answers.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
+from kq import mends
 from kq.errors import ArgumentError, BrokerUnreachable
 
 __all__ = ["CLIENT_DEFAULTS", "DEFAULT_TOPIC", "check_config", "check_hosts", "connect", "hosts_of"]
@@ -60,19 +60,9 @@ def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any
     :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``.
     """
     config = {**CLIENT_DEFAULTS, **settings}
+    mends.hush_closes()
     try:
         return make(*topics, bootstrap_servers=hosts, **config)
     except (KafkaTimeoutError, KafkaConnectionError) as error:
         seconds = config["bootstrap_timeout_ms"] / 1000
         raise BrokerUnreachable(f"no Kafka broker answered at {hosts} within {seconds:g} s ({error})") from error
-
-
-if not __debug__:
-    # kafka-python 3.0.12 reads a byte of every answer inside an assertion: without assertions it reads one byte off
-    from kafka.protocol.schemas.fields.codecs import UnsignedVarInt32
-    from kafka.protocol.schemas.fields.codecs.tagged_fields import TaggedFields
-
-    def _read_no_tags(_cls: type, data: Any) -> None:
-        UnsignedVarInt32.decode(data)
-
-    TaggedFields.decode_empty = classmethod(_read_no_tags)

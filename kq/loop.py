@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, Backlog, Ordering
@@ -25,7 +25,7 @@ from kq.errors import PoisonMessage
 from kq.executors.base import Executor, Finished, Setting
 from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
 from kq.lease import Assigned, Event, Failed, Lease, Moved, Polled, Revoked
-from kq.message import Message, job_from_headers
+from kq.message import Message, job_from_headers, message_from_record
 from kq.pump import Pump
 from kq.stop import KILL, Stop, Waker
 from kq.tracker import Tracker
@@ -183,8 +183,7 @@ class Loop:
     def _turn(self) -> None:
         self._take_in()
         finished = self._executor.finished()
-        for ended in finished:
-            self._settle(ended)
+        self._settle(finished)
         if finished and self._plan.commits_each:
             self._commit_each()
         started = self._start_jobs()
@@ -232,18 +231,18 @@ class Loop:
             self._stop.request()
 
     def _take_in_messages(self, polled: Polled) -> None:
-        lease, tracker = polled.lease, self._tracker
+        lease, tracker, backlog = polled.lease, self._tracker, self._backlog
         if not tracker.is_open(lease.partition, lease.epoch):
             return
         self._last_activity = time.monotonic()
-        for record in polled.records:
-            topic, partition, _, offset, timestamp, _, key, value, headers, *_ = record
-            message = Message(topic, partition, offset, key, value, timestamp, tuple(headers))
-            if tracker.polled(message):
-                self._backlog.add(message, alone=tracker.deliveries(message) > 0)
-            else:
-                self._took(message)
-                self._unpublished = True
+        messages = tracker.polled_all(lease.partition, list(map(message_from_record, polled.records)))
+        for message in messages:
+            backlog.add(message, alone=tracker.deliveries(message) > 0)
+        if len(messages) < len(polled.records):
+            lease.taken += len(polled.records) - len(messages)
+            lease.taken_bytes += _bytes_of(polled.records) - _bytes_of(messages)
+            self._unpublished = True
+            self._make_room()
 
     def _revoke(self, lease: Lease) -> None:
         if self._tracker.is_open(lease.partition, lease.epoch):
@@ -251,48 +250,49 @@ class Loop:
             self._backlog.drop(lease.partition)
             del self._leases[lease.partition]
 
-    def _took(self, message: Message) -> None:
-        """Tell the pump that a message is in hand no more; where that makes room enough, at once."""
-        lease = self._leases.get(message.partition)
-        if lease is None:
-            return
-        lease.taken += 1
-        lease.taken_bytes += len(message.value or b"")
-        if lease.paused and lease.in_hand() * 2 < PARTITION_COUNT and lease.in_hand_bytes() * 2 < PARTITION_BYTES:
-            self._pump.poke()
+    def _make_room(self) -> None:
+        """Have the pump look at once where there is room enough again."""
+        for lease in self._leases.values():
+            if lease.paused and lease.in_hand() * 2 < PARTITION_COUNT and lease.in_hand_bytes() * 2 < PARTITION_BYTES:
+                self._pump.poke()
+                return
 
     # -- starts --------------------------------------------------------------------------------------------------------
 
     def _start_jobs(self) -> bool:
-        batch, careful = [], False
-        if not self._pump.is_vouched(time.monotonic()):
+        now = time.monotonic()
+        if self.state is not State.RUNNING or self._stop.requests or not self._pump.is_vouched(now):
             return False
-        room = self._executor.room()
-        while room > 0 and (message := self._next()) is not None:
-            room -= 1
-            self._took(message)
-            self._started += 1
-            deaths = self._tracker.deliveries(message)
+        batch, careful = self._take_jobs(min(self._executor.room(), self._plan.max_messages - self._started))
+        if batch:
+            self._announce(careful)
+            for message in batch:
+                self._running[id(message)] = message, now
+                self._executor.start(message)
+            self._executor.flush()
+        return bool(batch)
+
+    def _take_jobs(self, room: float) -> tuple[list[Message], bool]:
+        """Take out of the backlog what starts now; return whether one of these starts is to be committed first."""
+        backlog, tracker, leases = self._backlog, self._tracker, self._leases
+        batch, careful, taken = [], False, 0
+        while taken < room and (message := backlog.take()) is not None:
+            taken += 1
+            lease = leases.get(message.partition)
+            if lease is not None:
+                lease.taken += 1
+                lease.taken_bytes += len(message.value or b"")
+            deaths, is_careful = tracker.started(message)
+            careful = careful or is_careful
             self._retried += deaths > 0
-            careful = careful or self._tracker.is_careful(message)
-            self._tracker.started(message)
             if deaths >= self._plan.max_deliveries:
                 self._report_poison(message, deaths)
             else:
                 batch.append(message)
-        if batch:
-            self._announce(careful)
-        for message in batch:
-            self._running[id(message)] = message, time.monotonic()
-            self._executor.start(message)
-        if batch:
-            self._executor.flush()
-        return bool(batch)
-
-    def _next(self) -> Message | None:
-        if self.state is not State.RUNNING or self._stop.requests or self._started >= self._plan.max_messages:
-            return None
-        return self._backlog.take()
+        self._started += taken
+        if taken:
+            self._make_room()
+        return batch, careful
 
     def _announce(self, careful: bool) -> None:
         """Publish what starts before it starts: an inline job may take hours; a careful start is committed first."""
@@ -304,18 +304,20 @@ class Loop:
 
     # -- outcomes ------------------------------------------------------------------------------------------------------
 
-    def _settle(self, finished: Finished) -> None:
-        message, job, outcome = finished
-        del self._running[id(message)]
+    def _settle(self, finished: list[Finished]) -> None:
+        if not finished:
+            return
+        for message, job, outcome in finished:
+            del self._running[id(message)]
+            if outcome is None:  # ended by a stop: it is incomplete and will run again
+                self._tracker.given_up(message)
+            else:
+                self._tell(outcome, message, job)
+                self._tracker.done(message)
+                self._outcomes[outcome.status] += 1
+            self._backlog.done(message)
         self._last_activity = time.monotonic()
         self._unpublished = True
-        if outcome is None:  # ended by a stop: it is incomplete and will run again
-            self._tracker.given_up(message)
-        else:
-            self._tell(outcome, message, job)
-            self._tracker.done(message)
-            self._outcomes[outcome.status] += 1
-        self._backlog.done(message)
 
     def _tell(self, outcome: Outcome, message: Message, job: Any) -> None:
         plan = self._plan
@@ -336,7 +338,7 @@ class Loop:
         _own_logger.error("%s", error)
         self._running[id(message)] = message, time.monotonic()
         outcome = Outcome(FAILURE, None, error, f"{type(error).__module__}.PoisonMessage: {error}\n")
-        self._settle(Finished(message, job_from_headers(message), outcome))
+        self._settle([Finished(message, job_from_headers(message), outcome)])
 
     # -- commits -------------------------------------------------------------------------------------------------------
 
@@ -358,8 +360,7 @@ class Loop:
     def _end(self) -> None:
         if self._is_open:
             self._executor.close()
-            for ended in self._executor.finished():
-                self._settle(ended)
+            self._settle(self._executor.finished())
         for message, _ in self._running.values():
             _own_logger.warning(
                 "The job of message %s of partition %s goes on: it could not be ended", *message[2:0:-1]
@@ -398,6 +399,11 @@ class Loop:
             for message, _ in list(self._running.values()):
                 where = (message.offset, message.partition)
                 _own_logger.warning("The job of message %s of partition %s does not let itself be ended", *where)
+
+
+def _bytes_of(records: Iterable[Any]) -> int:
+    """Return how many bytes the values of records, or messages, have."""
+    return sum(len(record.value or b"") for record in records)
 
 
 class _Watchdog:

@@ -1,19 +1,31 @@
-"""What kafka-python 3.0.12 leaves undone in a consumer, done from outside. Each of these can go with a release that
-does it itself.
+"""What kafka-python 3.0.12 leaves undone, done from outside. Each of these can go with a release that does it itself.
 
-1. ``take_up_join``: a join that a poll ended in the middle of is taken up again.
-2. ``unpark``: records that were set aside while their partition was paused are given out after it was resumed.
+1. Under ``python -O`` its reading of answers is mended when this is imported; it understands no broker otherwise.
+2. ``hush_closes``: that a client was closed in the middle of something is no error.
+3. ``take_up_join``: a join that a poll ended in the middle of is taken up again.
+4. ``unpark``: records that were set aside while their partition was paused are given out after it was resumed.
 
-Both are for the thread that polls, and do nothing where a client has no such parts.
+The last two are for the thread that polls, and do nothing where a client has no such parts.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from kafka import KafkaConsumer
+from kafka.errors import Cancelled
 
-__all__ = ["take_up_join", "unpark"]
+__all__ = ["hush_closes", "take_up_join", "unpark"]
+
+
+def hush_closes() -> None:
+    """Keep out of the log, for good, that a client was closed while it asked for metadata: it calls that an error."""
+    logging.getLogger("kafka.cluster").addFilter(_is_no_close)
+
+
+def _is_no_close(record: logging.LogRecord) -> bool:
+    return not (isinstance(record.args, tuple) and any(isinstance(arg, Cancelled) for arg in record.args))
 
 
 def take_up_join(consumer: KafkaConsumer) -> bool:
@@ -48,3 +60,14 @@ def unpark(consumer: KafkaConsumer) -> None:
         fetcher._next_partition_records = parked
         del fetcher._paused_partition_records[tp]
         return
+
+
+if not __debug__:
+    # a byte of every answer is read inside an assertion: without assertions all that follows is read one byte off
+    from kafka.protocol.schemas.fields.codecs import UnsignedVarInt32
+    from kafka.protocol.schemas.fields.codecs.tagged_fields import TaggedFields
+
+    def _read_no_tags(_cls: type, data: Any) -> None:
+        UnsignedVarInt32.decode(data)
+
+    TaggedFields.decode_empty = classmethod(_read_no_tags)

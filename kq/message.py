@@ -6,7 +6,8 @@ anything. The tables in the documentation ("Wire format") are the contract.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from kq.job import Job
 
@@ -43,6 +44,11 @@ class Message(NamedTuple):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
+_new = tuple.__new__
+#: Topic, partition, offset, key, value and timestamp of a ``ConsumerRecord``.
+_plain_fields = itemgetter(0, 1, 3, 6, 7, 4)
+
+
 class Record(NamedTuple):
     """A record that goes to Kafka: the arguments of ``KafkaProducer.send``, in its words."""
 
@@ -52,6 +58,15 @@ class Record(NamedTuple):
     headers: Headers
     partition: int | None
     timestamp_ms: int
+
+
+def message_from_record(record: Any) -> Message:
+    """Return the message of a consumer's record.
+
+    :param record: A ``ConsumerRecord`` of kafka-python, or another tuple whose fields begin as that one's do.
+    """
+    # by position: that is several times faster, and this happens to every record
+    return _new(Message, (*_plain_fields(record), tuple(record[8])))
 
 
 def job_headers(job: Job) -> Headers:

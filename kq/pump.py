@@ -243,10 +243,13 @@ class Pump:
         self._deliver(records)
         if not (records or busy):
             self._tell_positions()
-        self._pause_and_resume()
+        has_resumed = self._pause_and_resume()
         self._commit_if_due(time.monotonic())
         shortest, longest = BUSY_WAIT
-        self._wait = shortest if records else min(longest, self._wait * 2)
+        if has_resumed:  # there is room, and what it is for may have come already
+            self._wait = 0.0
+        else:
+            self._wait = shortest if records else min(longest, max(shortest, self._wait * 2))
 
     def _is_idle(self) -> bool:
         """Return whether nothing is in hand nor to be committed, or polling matters more, as in a rebalance."""
@@ -479,7 +482,9 @@ class Pump:
                 lease.next = position
                 self._post(Moved(lease, position))
 
-    def _pause_and_resume(self) -> None:
+    def _pause_and_resume(self) -> bool:
+        """Pause what is full, resume what is not; return whether anything was resumed."""
+        has_resumed = False
         leases = list(self._leases.values())
         count = sum(lease.in_hand() for lease in leases)
         size = sum(lease.in_hand_bytes() for lease in leases)
@@ -498,6 +503,8 @@ class Pump:
             if full != lease.paused and tp in assignment:
                 (self._consumer.pause if full else self._consumer.resume)(tp)
                 lease.paused = full
+                has_resumed = has_resumed or not full
+        return has_resumed
 
     # -- commits -------------------------------------------------------------------------------------------------------
 

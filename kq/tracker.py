@@ -263,11 +263,12 @@ class _Partition:
         return offset < self.restored.top and offset not in self.restored.incomplete
 
     def has_done(self, message: Message) -> None:
-        self.lately.append((message.offset, _fingerprint(message)))
+        offset = message.offset
+        self.lately.append((offset, _fingerprint(message)))
         if self.deliveries:
-            self.deliveries.pop(message.offset, None)
-        if message.offset >= self.top:
-            self.top = message.offset + 1
+            self.deliveries.pop(offset, None)
+        if offset >= self.top:
+            self.top = offset + 1
         self.changed = True
 
     def view(self) -> View:
@@ -351,6 +352,17 @@ class Tracker:
         current = self._partitions.get(partition)
         return current is not None and current.epoch == epoch
 
+    def polled_all(self, partition: int, messages: list[Message]) -> list[Message]:
+        """Note messages of a partition that were polled, ascending; return those that are to be run."""
+        current = self._partitions[partition]
+        known = max(current.position, current.restored.top)
+        if not messages or messages[0].offset < known or partition in self._closed:
+            return [message for message in messages if self.polled(message)]
+        current.incomplete.update([(message.offset, message) for message in messages])
+        current.position = messages[-1].offset + 1
+        current.changed = True
+        return messages
+
     def polled(self, message: Message) -> bool:
         """Note a message that was polled; return whether it is to be run.
 
@@ -399,14 +411,23 @@ class Tracker:
             self._partitions[partition].position = position
             self._partitions[partition].changed = True
 
-    def started(self, message: Message) -> None:
-        """Note that the job of a message starts."""
+    def started(self, message: Message) -> tuple[int, bool]:
+        """Note that the job of a message starts.
+
+        :returns: How many of its runs ended with the death of the whole worker, and whether this start is to be
+            committed before it happens.
+        """
         partition = self._partitions.get(message.partition)
-        if partition is not None and partition.incomplete.get(message.offset) is message:
+        if partition is None:
+            return 0, False
+        deaths = partition.deliveries.get(message.offset, 0) if partition.deliveries else 0
+        is_careful = partition.careful > 0 or deaths > 0
+        if partition.incomplete.get(message.offset) is message:
             partition.running[message.offset] = message
             partition.changed = True
             if partition.careful:
                 partition.careful -= 1
+        return deaths, is_careful
 
     def done(self, message: Message) -> bool:
         """Note that a message is done; return whether that counts in the present epoch."""
@@ -444,11 +465,6 @@ class Tracker:
         """Return how many runs of a message ended with the death of the whole worker."""
         partition = self._partitions.get(message.partition)
         return partition.deliveries.get(message.offset, 0) if partition else 0
-
-    def is_careful(self, message: Message) -> bool:
-        """Return whether the start of a message is to be committed before it happens."""
-        partition = self._partitions.get(message.partition)
-        return partition is not None and (partition.careful > 0 or message.offset in partition.deliveries)
 
     def changes(self) -> dict[int, View]:
         """Return the view of each partition that changed since the last call."""

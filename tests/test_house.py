@@ -18,17 +18,17 @@ import kq
 PACKAGE = Path(kq.__file__).resolve().parent
 ROOT = Path(__file__).resolve().parent.parent
 
-EXECUTORS = ["coroutine", "interrupt", "base", "inline", "thread", "child", "nursery", "process"]
+EXECUTORS = ["coroutine", "interrupt", "base", "inline", "thread", "child", "handle", "nursery", "process"]
 #: The floors of the house, lowest first. A name may import only names that stand before it.
 FLOORS = {
     "WORDS": ["errors", "utils", "job", "message"],
     "RULES": ["calls", "byvalue", "serializer", "callback", "tracker", "backlog"],
     "HANDS": [
-        *("clients", "delivery", "pipeline", "aio", "function", "queue"),
+        *("mends", "clients", "delivery", "pipeline", "aio", "function", "queue"),
         *(f"executors.{name}" for name in EXECUTORS),
         "executors",
     ],
-    "LOOP": ["assignor", "mends", "lease", "pump", "stop", "loop", "worker"],
+    "LOOP": ["assignor", "lease", "pump", "stop", "loop", "worker"],
     "EDGE": ["keeper", "jars", "broker", "testing", "", "reload", "demo", "cli", "__main__"],
 }
 ORDER = [f"kq.{name}" if name else "kq" for floor in FLOORS.values() for name in floor]

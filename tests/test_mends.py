@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 from helpers import wait_until
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import Cancelled, NodeNotReadyError
 
 import kq
 from kq import mends
@@ -81,3 +82,11 @@ def release(worker: kq.Worker, full: int) -> None:
         wait_until(lambda: worker.stats().backlog >= full, 20)
     finally:
         _released.set()
+
+
+def test_a_client_closed_while_it_asks_for_metadata_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """The same line about anything else is."""
+    mends.hush_closes()
+    for error in (Cancelled(), NodeNotReadyError("metadata")):
+        logging.getLogger("kafka.cluster").error("Metadata refresh: failed %s", error)
+    assert [str(record.args[0]) for record in caplog.records] == [str(NodeNotReadyError("metadata"))]

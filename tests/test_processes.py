@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import math
 import os
@@ -12,7 +13,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,8 @@ def test_a_job_without_a_limit_never_has_a_deadline() -> None:
                 bench.executor.start(waiting.pop())
             bench.executor.flush()
             for child in bench.executor._children:
-                running, since, limit = child.running()
-                looks[running is None or (since > 0 and limit == math.inf)] += 1
+                running = child.running()
+                looks[running is None or (running.since > 0 and running.deadline == math.inf)] += 1
     assert (ended, looks[False]) == (10_000, 0)
     assert looks[True] > 100
 
@@ -384,6 +385,60 @@ kq.Worker(sys.argv[1], hosts=sys.argv[2], executor="process", concurrency=4).sta
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+# -- successes that nobody asks more of --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quiet() -> Iterator[Bench]:
+    """A child that has run so many short jobs that many travel in one write, and whose successes are told together."""
+    with Bench(ProcessExecutor(kill_grace=0.5), wants_outcome=False) as bench:
+        bench.run(*[bench.message(process_jobs.nothing) for _ in range(300)])
+        assert bench.executor.room() > 20
+        yield bench
+
+
+def test_successes_that_are_told_together_are_not_mistaken(quiet: Bench) -> None:
+    """Among jobs that fail, die, are invalid or out of time, each has its own outcome."""
+    bad = [process_jobs.kill_itself, process_jobs.leave, process_jobs.fork_and_return_twice, process_jobs.fail_async]
+    messages, expected = [], {}
+    for number in range(200):
+        func = bad[number // 7 % len(bad)] if number % 7 == 6 else process_jobs.nothing
+        messages.append(quiet.message(func))
+        expected[messages[-1].offset] = "success" if func is process_jobs.nothing else "failure"
+    messages[50] = messages[50]._replace(value=b"no job")
+    messages[150] = quiet.message(time.sleep, 60, timeout=0.2)
+    del expected[150 + messages[0].offset]
+    expected |= {messages[50].offset: "invalid", messages[150].offset: "timeout"}
+    ended = quiet.run(*messages)
+    assert {one.message.offset: one.outcome.status for one in ended if one.outcome is not None} == expected
+    assert len(ended) == len(messages)
+
+
+def test_a_success_is_known_while_the_next_job_runs(quiet: Bench) -> None:
+    """It waits for no other: what it kept waiting may run elsewhere."""
+    quick, slow = quiet.message(process_jobs.nothing), quiet.message(process_jobs.nap, 30)
+    for message in (quick, slow):
+        quiet.executor.start(message)
+    quiet.executor.flush()
+    assert [one.message for one in wait_until(quiet.executor.finished, 5)] == [quick]
+
+
+def test_the_death_of_a_child_does_not_take_successes_with_it(
+    quiet: Bench, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ended before the death and was not told of succeeded, and does not run again."""
+    monkeypatch.setattr("kq.executors.process.LOOK_EVERY", 1000)  # nobody looks between these ends and that death
+    messages = [quiet.message(noted, journal.path, str(number)) for number in range(5)]
+    messages.append(quiet.message(process_jobs.kill_itself))
+    messages += [quiet.message(noted, journal.path, str(number)) for number in range(6, 11)]
+    ended = quiet.run(*messages)
+    told = {one.message.offset - messages[0].offset: one.outcome.status for one in ended if one.outcome is not None}
+    assert told == {number: "failure" if number == 5 else "success" for number in range(11)}
+    assert len(ended) == len(messages)
+    starts = [entry.name for entry in journal.entries() if entry.word == "start"]
+    assert starts == [str(number) for number in range(11) if number != 5]
 
 
 # -- what does not cross -----------------------------------------------------------------------------------------------
@@ -585,8 +640,11 @@ def test_an_on_start_that_fails_ends_the_worker(
 
 def children() -> list[int]:
     """Return the processes that this one has started and not reaped."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split() if is_ours(int(pid))]
+    pids: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            pids += map(int, (task / "children").read_text().split())
+    return [pid for pid in pids if is_ours(pid)]
 
 
 def is_ours(pid: int) -> bool:

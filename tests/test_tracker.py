@@ -170,10 +170,10 @@ class Partition(RuleBasedStateMachine):
         ahead = [self.log[offset] for offset in sorted(self.log) if offset >= self.epoch.position]
         if not ahead:
             self.produce([1] * count, 0)
-        for one in ahead[:count]:
-            again = one._replace()  # never the same object twice, as from a consumer
-            assert self.tracker.polled(again) == self._is_to_run(again)
-            assert not self.tracker.polled(again)
+        polled = [one._replace() for one in ahead[:count]]  # never the same object twice, as from a consumer
+        to_run = [one for one in polled if self._is_to_run(one)]
+        assert list(map(id, self.tracker.polled_all(0, polled))) == list(map(id, to_run))
+        assert not any(self.tracker.polled(one) for one in polled)
 
     def _is_to_run(self, one: Message) -> bool:
         epoch = self.epoch
@@ -208,8 +208,7 @@ class Partition(RuleBasedStateMachine):
             one = self.waiting.pop(pick % len(self.waiting))
             count = self.epoch.counts.get(one.offset, 0)
             assert self.tracker.deliveries(one) == count
-            assert self.tracker.is_careful(one) == (count > 0 or self.epoch.careful > 0)
-            self.tracker.started(one)
+            assert self.tracker.started(one) == (count, count > 0 or self.epoch.careful > 0)
             self.epoch.careful = max(0, self.epoch.careful - 1)
             self.epoch.status[one.offset] = RUNNING
             self.epoch.started.append(one)
@@ -735,18 +734,15 @@ def test_careful_starts_count_down() -> None:
     """After an unclean end so many starts are committed before they happen, and then no more."""
     tracker = tracker_at(0, careful=3)
     messages = poll(tracker, range(5))
-    was_careful = []
-    for one in messages.values():
-        was_careful.append(tracker.is_careful(one))
-        tracker.started(one)
-    assert was_careful == [True, True, True, False, False]
+    starts = [tracker.started(one) for one in messages.values()]
+    assert [is_careful for _, is_careful in starts] == [True, True, True, False, False]
 
 
 def test_a_suspect_starts_with_care_whatever_the_countdown_says() -> None:
     """Its death must be counted, also long after the first one."""
     tracker = tracker_at(0, deliveries=((1, 1),))
     messages = poll(tracker, range(2))
-    assert [tracker.is_careful(one) for one in messages.values()] == [False, True]
+    assert [tracker.started(one) for one in messages.values()] == [(0, False), (1, True)]
 
 
 def test_a_rebalance_does_not_end_the_care() -> None:
@@ -785,7 +781,7 @@ def test_what_nobody_assigned_is_not_run_nor_suspected() -> None:
     tracker.given_up(one)
     assert not tracker.done(one)
     assert tracker.deliveries(one) == 0
-    assert not tracker.is_careful(one)
+    assert tracker.started(one) == (0, False)
     assert tracker.changes() == {}
 
 

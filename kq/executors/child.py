@@ -4,7 +4,8 @@
 2. A token, the index of a job, lets it start that job; the job itself came, or comes, over the stream. What has an
    index lower than the last token was given to another child meanwhile, and is dropped.
 3. Start and deadline of the running job stand in shared memory, where the worker sees them without a message.
-4. What became of the job goes back over the stream: status, texts for the log, and the outcome if anybody asks.
+4. What became of the job goes back over the stream: status, texts for the log, and the outcome if anybody asks. A
+   success of which nobody asks for more is told of together with those after it; shared memory knows of it at once.
 5. It ends when the token socket ends, that is with the worker, or when it has done its share.
 """
 
@@ -21,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +33,11 @@ from kq.errors import ChildLost, RemoteError
 from kq.executors.base import call_of, stacktrace_of
 from kq.executors.coroutine import complete
 from kq.executors.interrupt import Interrupt
-from kq.job import FAILURE, INVALID, SUCCESS
+from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.utils import get_call_repr, safe_str
 
 __all__ = [
+    "DONE",
     "DOOM",
     "IS_READ",
     "LENGTH",
@@ -54,18 +57,24 @@ TOKEN = struct.Struct("=Q")
 #: Length of what follows on the stream.
 LENGTH = struct.Struct("=Q")
 #: Shared with the worker: index of the job that was started last, 0 while this is being written; when it was started,
-#: by the monotonic clock; and its deadline. In the machine's own layout, so that each is read and written in one piece.
-SLOT = struct.Struct("@Qdd")
+#: by the monotonic clock; its deadline; and the index of the job that ended last, of which, if there is more to tell
+#: than a success, that was sent before. In the machine's own layout, so that each is read and written in one piece.
+SLOT = struct.Struct("@QddQ")
+#: Seconds after which successes are told of, if the child is not out of work before. Beside the time of what a child
+#: has queued, this is when another half of that is to come.
+_TELL_AFTER = 0.001
 #: Seconds that a job's second copy has to say that it returned too, where a job has forked and left a process behind.
 _TWIN_WAIT = 0.5
 #: Bytes in shared memory, behind the slot: where that copy says so; whether the running job could be unpickled; and
 #: whether the worker has had enough of this child, so that SIGTERM is meant for it.
 _TWIN, IS_READ, DOOM = range(SLOT.size, SLOT.size + 3)
 
-READY, UNREADY, STARTED, RESULT, LOG = range(5)
+READY, UNREADY, STARTED, RESULT, DONE, LOG = range(6)
 _NEVER = float("inf")
 #: Types that any process can unpickle, so that it need not be tried.
 _PLAIN = (type(None), bool, int, float, str, bytes)
+#: Pickled, or in a tuple as it is, or nothing.
+_Packed = bytes | tuple[Any] | None
 
 
 class Birth(NamedTuple):
@@ -95,12 +104,15 @@ class _Child:
         self._tokens = tokens
         self._shared = shared
         words = memoryview(shared)[: SLOT.size]
-        self._index, self._times = words.cast("Q"), words.cast("d")
+        self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
-        self._jobs: dict[int, tuple[bytes, float]] = {}
+        #: Index, value and limit of jobs that came, ascending.
+        self._jobs: deque[tuple[int, bytes, float]] = deque()
         #: A job's own threads may log while the job's outcome is sent.
         self._sending = threading.Lock()
         self._done = 0
+        #: Successes that were not told of, the seconds that they took, and when something was told of last.
+        self._untold, self._busy, self._told = 0, 0.0, 0.0
         self._forked = False
         #: Whether a SIGTERM that was meant for this child has come.
         self._is_ending = False
@@ -112,9 +124,11 @@ class _Child:
         while (index := self._next_token()) is not None:
             value, limit = self._job(index)
             self._run(index, value, limit)
+            self._words[3] = index
             self._done += 1
             if self._is_ending or self._has_done_its_share():
-                return
+                break
+        self._tell_done()
 
     def _begin(self) -> bool:
         try:
@@ -146,29 +160,36 @@ class _Child:
             raise Interrupt
 
     def _next_token(self) -> int | None:
-        token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
+        try:
+            token = self._tokens.recv(TOKEN.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._tell_done()
+            token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
+            self._told = time.monotonic()
         return TOKEN.unpack(token)[0] if len(token) == TOKEN.size else None
 
     def _job(self, index: int) -> tuple[bytes, float]:
-        while index not in self._jobs:
-            for number, value, limit in pickle.loads(self._read_frame()):
-                self._jobs[number] = value, limit
-        job = self._jobs.pop(index)
-        for withdrawn in [number for number in self._jobs if number < index]:
-            del self._jobs[withdrawn]
-        return job
+        jobs = self._jobs
+        while True:
+            while jobs:
+                number, value, limit = jobs.popleft()
+                if number == index:  # those before it were withdrawn
+                    return value, limit
+            first, values, limits = pickle.loads(self._read_frame())
+            jobs.extend(zip(range(first, first + len(values)), values, limits, strict=True))
 
     def _run(self, index: int, value: bytes, limit: float) -> None:
         birth = self._birth
         self._shared[IS_READ] = 0
-        self._tell_start(index, time.monotonic(), limit)
+        begun = time.monotonic()
+        self._tell_start(index, begun, limit)
         try:
             job = birth.deserialize(value)
             func, args, kwargs, timeout = call_of(job, birth.timeout)
             job_id = job.id if job.id is None else safe_str(job.id)
             text = get_call_repr(func, *args, **kwargs) if birth.is_verbose else ""
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            self._send((RESULT, index, INVALID, time.monotonic(), safe_str(error), stacktrace_of(error), None))
+            self._send_result(index, INVALID, begun, safe_str(error), stacktrace_of(error))
             return
         self.running_id = job_id
         if birth.is_verbose:
@@ -180,18 +201,42 @@ class _Child:
             result = complete(func(*args, **kwargs))
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
             self._end_twin()
-            self._send(self._failure(index, error))
+            self._fail(index, begun, error)
         else:
             self._end_twin()
-            self._send(self._success(index, result))
+            self._succeed(index, begun, result)
         self.running_id = None
+
+    def _succeed(self, index: int, begun: float, result: Any) -> None:
+        if self._forked and self._has_twin():
+            self._is_ending = True  # with all that such a job has left
+            self._fail(index, begun, ChildLost("the job forked and returned twice"))
+            return
+        birth = self._birth
+        if birth.is_verbose or birth.wants_outcome:
+            text = safe_str(result) if birth.is_verbose else ""
+            packed = self._pack(result) if birth.wants_outcome else None
+            self._send_result(index, SUCCESS, begun, text, packed=packed)
+            return
+        self._words[3] = index
+        now = time.monotonic()
+        self._untold += 1
+        self._busy += now - begun
+        if now - self._told > _TELL_AFTER:
+            self._tell_done()
+
+    def _tell_done(self) -> None:
+        """Tell of the successes that were not told of."""
+        if self._untold:
+            self._send((DONE, self._words[3], self._untold, self._busy))
+            self._untold, self._busy, self._told = 0, 0.0, time.monotonic()
 
     def _tell_start(self, index: int, now: float, limit: float) -> None:
         # the worker may look, and this process be paused, at any moment: index and times must never be of two jobs
-        self._index[0] = 0
+        self._words[0] = 0
         self._times[1] = now
         self._times[2] = now + limit if limit else _NEVER
-        self._index[0] = index
+        self._words[0] = index
 
     def _end_twin(self) -> None:
         """End here what is a copy of this child, made by a job that forked and came back twice."""
@@ -207,32 +252,32 @@ class _Child:
         has_twin, self._shared[_TWIN] = bool(self._shared[_TWIN]), 0
         return has_twin
 
-    def _success(self, index: int, result: Any) -> tuple[Any, ...]:
-        if self._forked and self._has_twin():
-            self._is_ending = True  # with all that such a job has left
-            return self._failure(index, ChildLost("the job forked and returned twice"))
-        text = safe_str(result) if self._birth.is_verbose else ""
-        packed = self._pack(result) if self._birth.wants_outcome else None
-        return RESULT, index, SUCCESS, time.monotonic(), text, "", packed
-
-    def _failure(self, index: int, error: BaseException) -> tuple[Any, ...]:
+    def _fail(self, index: int, begun: float, error: BaseException) -> None:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", code)
         packed = self._pack_error(error) if self._birth.wants_outcome else None
-        return RESULT, index, FAILURE, time.monotonic(), "", stacktrace, packed
+        self._send_result(index, FAILURE, begun, "", stacktrace, packed)
 
-    def _pack_error(self, error: BaseException) -> bytes:
+    def _send_result(
+        self, index: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: _Packed = None
+    ) -> None:
+        self._send((RESULT, index, status, begun, time.monotonic(), text, stacktrace, packed))
+
+    def _pack_error(self, error: BaseException) -> _Packed:
         """Return an exception as bytes; one that would not come back as what it is, by its name and text."""
         name = type(error).__name__
         packed = self._pack(_bare(error), lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
         return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
 
-    def _pack(self, thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> bytes | None:
-        """Return bytes that can be unpickled, tried here where it hurts nobody else; None if there are none."""
+    def _pack(self, thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> _Packed:
+        """Return bytes that can be unpickled, tried here where it hurts nobody else; None if there are none.
+
+        What any process can unpickle is returned as it is, in a tuple.
+        """
         if type(thing) in _PLAIN:
-            return pickle.dumps(thing)
+            return (thing,)
         for dumps in (pickle.dumps, dill.dumps):
             try:
                 packed: bytes = dumps(thing)

@@ -17,7 +17,6 @@ import contextlib
 import io
 import json
 import logging
-import mmap
 import os
 import pickle
 import selectors
@@ -25,21 +24,21 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import dill
 
 from kq.byvalue import ByValue
 from kq.errors import ArgumentError, ChildLost, ChildTraceback, RemoteError, WorkerError
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.child import DOOM, IS_READ, LENGTH, LOG, READY, RESULT, SLOT, STARTED, TOKEN, UNREADY, Birth
+from kq.executors.child import DONE, LOG, READY, RESULT, STARTED, UNREADY, Birth
+from kq.executors.handle import Handle
 from kq.executors.nursery import BORN, DIED, FORK, KILL, MESSAGE
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
-from kq.message import HEADER_TIMEOUT, Message, job_from_headers
+from kq.message import Message, job_from_headers
 from kq.utils import safe_str
 
 __all__ = ["ProcessExecutor"]
@@ -47,9 +46,9 @@ __all__ = ["ProcessExecutor"]
 _logger = logging.getLogger("kq.executors")
 
 #: Seconds of work that a child may have queued: no message waits longer behind short ones that turn out longer.
-QUEUE_TIME = 0.002
+QUEUE_TIME = 0.004
 #: Messages that a child may have queued, however short they are: more make nothing faster.
-QUEUE_COUNT = 64
+QUEUE_COUNT = 256
 #: Bytes that a busy child may have queued: they must fit the socket, since it reads only between jobs.
 QUEUE_BYTES = 64 * 1024
 #: Seconds that a job may keep others in its child's queue while another child is idle.
@@ -66,83 +65,8 @@ _BIRTHS = 3
 _NURSERY_PATIENCE = 60.0
 #: Seconds that the nursery may take to end.
 _END_PATIENCE = 3.0
-_SLOT_BYTES = mmap.PAGESIZE
-
-
-class _Sent(NamedTuple):
-    number: int
-    message: Message
-
-
-class _Child:
-    """A child as its parent sees it."""
-
-    def __init__(self) -> None:
-        self.stream, theirs = socket.socketpair()
-        self.tokens, self.tokens_back = socket.socketpair()
-        with tempfile.TemporaryFile() as memory:
-            memory.truncate(_SLOT_BYTES)
-            self.shared = mmap.mmap(memory.fileno(), _SLOT_BYTES)
-            self.descriptors = [theirs.detach(), os.dup(self.tokens_back.fileno()), os.dup(memory.fileno())]
-        self.stream.setblocking(False)
-        SLOT.pack_into(self.shared, 0, 0, 0.0, float("inf"))
-        self.pid: int | None = None
-        self.is_ready = False
-        self.is_closed = False
-        #: What was sent and has no outcome, oldest first; the first may be running, the rest waits.
-        self.queue: deque[_Sent] = deque()
-        self.queued_bytes = 0
-        self.unsent: list[_Sent] = []
-        self.outbox: deque[memoryview] = deque()
-        self.inbox = bytearray()
-        self.next_index = 1
-        #: Why it is being killed: "timeout", or something that went wrong.
-        self.doom: str | None = None
-        #: The index of the job whose time was up.
-        self.doomed: int | None = None
-        #: When it is sent SIGKILL, by the monotonic clock, and whether it was.
-        self.kill_at: float | None = None
-        self.was_killed = False
-        self.job_id: str | None = None
-        self.text = ""
-
-    def running(self) -> tuple[_Sent | None, float, float]:
-        """Return what runs, since when, and its deadline."""
-        slot = SLOT.unpack_from(self.shared, 0)
-        while slot != (again := SLOT.unpack_from(self.shared, 0)):  # the child was writing
-            slot = again
-        index, since, deadline = slot
-        if self.queue and self.queue[0].number == index:
-            return self.queue[0], since, deadline
-        return None, 0.0, float("inf")
-
-    def is_slow(self, now: float) -> bool:
-        """Return whether what runs has kept others waiting for long enough."""
-        running, since, _ = self.running()
-        return running is not None and now - since > STEAL_AFTER
-
-    def load(self) -> int:
-        return len(self.queue) + len(self.unsent)
-
-    def take_back(self) -> list[_Sent]:
-        """Take back what was sent and has not started: its tokens are ours as soon as we have read them."""
-        taken = []
-        waiting = list(self.queue)
-        try:
-            data = self.tokens_back.recv(TOKEN.size * len(waiting), socket.MSG_DONTWAIT)
-        except (BlockingIOError, OSError):
-            return []
-        indices = {index for (index,) in TOKEN.iter_unpack(data)}
-        for sent in waiting:
-            if sent.number in indices:
-                self.queue.remove(sent)
-                taken.append(sent)
-        return taken
-
-    def close(self) -> None:
-        self.is_closed = True
-        for thing in (self.stream, self.tokens, self.tokens_back, self.shared):
-            thing.close()
+#: What became of a job of which nobody asks for more.
+_SUCCESS = Outcome(SUCCESS)
 
 
 class ProcessExecutor:
@@ -190,10 +114,10 @@ class ProcessExecutor:
         self._setting = setting
         self._selector = selectors.DefaultSelector()
         self._finished: list[Finished] = []
-        self._children: list[_Child] = []
-        self._unborn: deque[_Child] = deque()
+        self._children: list[Handle] = []
+        self._unborn: deque[Handle] = deque()
         self._homeless: deque[Message] = deque()
-        self._places: list[_Child] = []
+        self._places: list[Handle] = []
         self._mean = 1.0
         self._failed_births = 0
         self._killing = False
@@ -278,25 +202,24 @@ class ProcessExecutor:
             if not child.is_ready or child.doom is not None or child.queued_bytes >= QUEUE_BYTES:
                 continue
             # half of its queue must be done before it is filled again: fewer and larger writes
-            if child.load() * 2 <= depth and not child.is_slow(now):
-                spaces.append((child, depth - child.load()))
+            load = child.load()
+            if load * 2 <= depth and child.ran_for(now) < STEAL_AFTER:
+                spaces.append((child, depth - load))
         # one message for each child, then the next for each: reversed, so that the last is the next
         self._places = [child for turn in range(depth) for child, space in spaces if turn < space][::-1]
         return max(0, len(self._places) - len(self._homeless))
 
     def start(self, message: Message) -> None:
-        if not self._places and not self.room():
+        if self._places or self.room():
+            self._places.pop().put(message)
+        else:
             self._homeless.append(message)
-            return
-        child = self._places.pop()
-        child.unsent.append(_Sent(child.next_index, message))
-        child.queued_bytes += len(message.value or b"")
-        child.next_index += 1
 
     def flush(self) -> None:
         for child in self._children:
-            if child.unsent:
-                self._send_queued(child)
+            if child.batch:
+                child.send(self._setting.timeout)
+                self._watch(child)
 
     def finished(self) -> list[Finished]:
         if not self._is_closed:
@@ -321,44 +244,6 @@ class ProcessExecutor:
             return STEAL_AFTER
         return LOOK_EVERY if any(loads) else float("inf")
 
-    # -- writing -------------------------------------------------------------------------------------------------------
-
-    def _send_queued(self, child: _Child) -> None:
-        batch, child.unsent = child.unsent, []
-        limit = self._setting.timeout
-        jobs = [
-            (sent.number, sent.message.value, (_header_limit(sent.message) if limit is None else limit) or 0)
-            for sent in batch
-        ]
-        data = pickle.dumps(jobs)
-        child.queue.extend(batch)
-        self._write(child, LENGTH.pack(len(data)) + data)
-        try:
-            child.tokens.sendall(b"".join([TOKEN.pack(sent.number) for sent in batch]))
-        except OSError:  # it is dead: that will be heard of
-            return
-
-    def _write(self, child: _Child, data: bytes) -> None:
-        child.outbox.append(memoryview(data))
-        if len(child.outbox) == 1:
-            self._write_on(child)
-
-    def _write_on(self, child: _Child) -> None:
-        try:
-            while child.outbox:
-                count = child.stream.send(child.outbox[0])
-                if count == len(child.outbox[0]):
-                    child.outbox.popleft()
-                else:
-                    child.outbox[0] = child.outbox[0][count:]
-        except BlockingIOError:
-            pass
-        except OSError:  # it is dead: that will be heard of
-            child.outbox.clear()
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.outbox else 0)
-        if child.stream in self._selector.get_map() and self._selector.get_key(child.stream).events != events:
-            self._selector.modify(child.stream, events, child)
-
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read_ready(self, timeout: float) -> None:
@@ -367,49 +252,43 @@ class ProcessExecutor:
                 self._read_nursery()
             elif not key.data.is_closed:  # it may have been buried since the system told of it
                 if events & selectors.EVENT_WRITE:
-                    self._write_on(key.data)
+                    key.data.write_on()
+                    self._watch(key.data)
                 if events & selectors.EVENT_READ:
                     self._read_child(key.data)
 
-    def _read_child(self, child: _Child) -> None:
-        try:
-            data = child.stream.recv(1 << 18)
-        except BlockingIOError:
+    def _watch(self, child: Handle) -> None:
+        """Hear of what a child says, and of when it takes more where it did not take all."""
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if child.has_more_to_write() else 0)
+        key = self._selector.get_map().get(child.stream)
+        if key is not None and key.events != events:
+            self._selector.modify(child.stream, events, child)
+
+    def _read_child(self, child: Handle) -> None:
+        if child.read():
+            self._hear_all(child)
             return
-        except OSError:
-            data = b""
-        if not data:
-            self._selector.unregister(child.stream)
-            if child.doom is None:  # it is dying, or lives on without its stream and can tell us nothing more
-                child.doom, child.kill_at = "closed its connection", time.monotonic() + _LAST_BREATH
-            return
-        child.inbox += data
-        self._read_frames(child)
+        self._selector.unregister(child.stream)
+        if child.doom is None:  # it is dying, or lives on without its stream and can tell us nothing more
+            child.doom, child.kill_at = "closed its connection", time.monotonic() + _LAST_BREATH
 
-    def _read_frames(self, child: _Child) -> None:
-        inbox, begin = child.inbox, 0
-        while len(inbox) - begin >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(inbox, begin)
-            end = begin + LENGTH.size + length
-            if len(inbox) < end:
-                break
-            self._hear(child, pickle.loads(memoryview(inbox)[begin + LENGTH.size : end].tobytes()))
-            begin = end
-        if begin:
-            del inbox[:begin]
+    def _catch_up(self, child: Handle) -> None:
+        """Settle what shared memory says has ended and was not told of."""
+        ended = child.ended()
+        if child.queue and child.queue[0][0] <= ended:
+            child.read_all()  # whatever there was to tell of these was sent before
+            self._hear_all(child)
+            self._succeed_through(child, ended)
 
-    def _read_rest(self, child: _Child) -> None:
-        """Read what a dead child had still to say."""
-        try:
-            while data := child.stream.recv(1 << 18):
-                child.inbox += data
-        except OSError:
-            pass
-        self._read_frames(child)
+    def _hear_all(self, child: Handle) -> None:
+        for frame in child.frames():
+            self._hear(child, frame)
 
-    def _hear(self, child: _Child, frame: tuple[Any, ...]) -> None:
+    def _hear(self, child: Handle, frame: tuple[Any, ...]) -> None:
         kind = frame[0]
-        if kind == RESULT:
+        if kind == DONE:
+            self._hear_done(child, *frame[1:])
+        elif kind == RESULT:
             self._hear_result(child, *frame[1:])
         elif kind == STARTED:
             self._hear_start(child, *frame[1:])
@@ -426,24 +305,39 @@ class ProcessExecutor:
             child.doom = "failed to start"
             _logger.error("A child failed to start:\n%s", frame[1])
 
-    def _hear_start(self, child: _Child, index: int, job_id: Any, text: str) -> None:
+    def _hear_start(self, child: Handle, number: int, job_id: Any, text: str) -> None:
         child.job_id, child.text = job_id, text
-        if child.queue and child.queue[0].number == index:
-            message = child.queue[0].message
+        if child.queue and child.queue[0][0] == number:
+            message = child.queue[0][1]
             log_processing(self._setting.logger, message)
             log_executing(self._setting.logger, message, job_id, text)
 
+    def _hear_done(self, child: Handle, number: int, count: int, seconds: float) -> None:
+        self._mean += (1 - (1 - _LATEST) ** count) * (seconds / count - self._mean)
+        self._succeed_through(child, number)
+
+    def _succeed_through(self, child: Handle, number: int) -> None:
+        """Settle what ended without anything to tell, up to a number: it succeeded."""
+        self._finished += [Finished(message, None, _SUCCESS) for message in child.pop_through(number)]
+
     def _hear_result(
-        self, child: _Child, index: int, status: Any, ended: float, text: str, stacktrace: str, packed: bytes | None
+        self,
+        child: Handle,
+        number: int,
+        status: Any,
+        begun: float,
+        ended: float,
+        text: str,
+        stacktrace: str,
+        packed: bytes | tuple[Any] | None,
     ) -> None:
-        if not child.queue or child.queue[0].number != index:
+        self._succeed_through(child, number - 1)
+        if not child.queue or child.queue[0][0] != number:
             return
-        _, since, deadline = child.running()
-        if index == child.doomed and ended > deadline:
+        if number == child.doomed and ended > child.deadline:
             return  # it is told of when nothing is left of it
-        message = child.queue.popleft().message
-        child.queued_bytes -= len(message.value or b"")
-        self._mean += _LATEST * (max(0.0, ended - since) - self._mean) if since else 0.0
+        self._mean += _LATEST * (ended - begun - self._mean)
+        message = child.pop()
         job_id, child.job_id = child.job_id, None
         if status == INVALID:
             log_processing(self._setting.logger, message)
@@ -474,16 +368,18 @@ class ProcessExecutor:
             _logger.warning("A job that a child could read cannot be read here: %s", safe_str(error))
             return job_from_headers(message)
 
-    def _unpack(self, packed: bytes | None) -> Any:
+    def _unpack(self, packed: bytes | tuple[Any] | None) -> Any:
         if packed is None:
             return None
+        if isinstance(packed, tuple):
+            return packed[0]
         try:
             return dill.loads(packed)
         except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
             _logger.warning("What a job returned or raised cannot be read here: %s", safe_str(error))
             return None
 
-    def _unpack_error(self, packed: bytes | None, stacktrace: str) -> BaseException | None:
+    def _unpack_error(self, packed: bytes | tuple[Any] | None, stacktrace: str) -> BaseException | None:
         if packed is None:
             return None
         unpacked = self._unpack(packed)
@@ -495,7 +391,7 @@ class ProcessExecutor:
     # -- children ------------------------------------------------------------------------------------------------------
 
     def _add_child(self) -> None:
-        child = _Child()
+        child = Handle()
         try:
             socket.send_fds(self._nursery, [MESSAGE.pack(FORK, 0, 0)], child.descriptors)
         except OSError as error:
@@ -505,7 +401,8 @@ class ProcessExecutor:
                 os.close(descriptor)
         self._unborn.append(child)
         self._selector.register(child.stream, selectors.EVENT_READ, child)
-        self._write(child, LENGTH.pack(len(self._birth)) + self._birth)
+        child.write(self._birth)
+        self._watch(child)
 
     def _read_nursery(self) -> None:
         while True:
@@ -550,7 +447,7 @@ class ProcessExecutor:
                 self._lose(child, status)
                 return
 
-    def _lose(self, child: _Child, status: int | None) -> None:
+    def _lose(self, child: Handle, status: int | None) -> None:
         """Settle what a dead child ran, have the rest run elsewhere, and replace it."""
         child.pid = None
         self._read_rest(child)
@@ -559,7 +456,7 @@ class ProcessExecutor:
         if child.stream in self._selector.get_map():
             self._selector.unregister(child.stream)
         self._settle_dead(child, status)
-        self._homeless.extend(sent.message for sent in [*child.queue, *child.unsent])
+        self._homeless.extend([*(message for _, message in child.queue), *child.batch])
         child.close()
         if not child.is_ready and status is not None:
             self._failed_births += 1
@@ -569,12 +466,19 @@ class ProcessExecutor:
             self._add_child()
             self._rehouse()
 
-    def _settle_dead(self, child: _Child, status: int | None) -> None:
-        running, _, _ = child.running()
-        was_timeout = bool(child.queue) and child.queue[0].number == child.doomed
+    def _read_rest(self, child: Handle) -> None:
+        """Settle what a dead child had still to say, or left to be seen."""
+        child.read_all()
+        self._hear_all(child)
+        self._succeed_through(child, child.ended())
+
+    def _settle_dead(self, child: Handle, status: int | None) -> None:
+        running = child.running()
+        was_timeout = bool(child.queue) and child.queue[0][0] == child.doomed
         if not was_timeout and (running is None or child.doom == "timeout"):
             return  # nothing ran, or what ran was killed for the job before it: it runs again
-        message, is_read = child.queue.popleft().message, running is not None and bool(child.shared[IS_READ])
+        is_read = child.has_read(child.queue[0][0])
+        message = child.pop()
         if was_timeout:
             self._finish(message, Outcome(TIMEOUT), child.job_id, is_read=is_read)
         elif self._killing:
@@ -586,10 +490,10 @@ class ProcessExecutor:
             outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
             self._finish(message, outcome, child.job_id, is_read=is_read)
 
-    def _give_up(self, child: _Child) -> None:
+    def _give_up(self, child: Handle) -> None:
         """Report what a stop has ended, or kept from starting."""
-        for sent in [*child.queue, *child.unsent]:
-            self._finished.append(Finished(sent.message, None, None))
+        for message in [*(message for _, message in child.queue), *child.batch]:
+            self._finished.append(Finished(message, None, None))
         while self._homeless:
             self._finished.append(Finished(self._homeless.popleft(), None, None))
 
@@ -603,13 +507,15 @@ class ProcessExecutor:
 
     def _watch_deadlines(self, now: float) -> None:
         for child in self._children:
-            running, _, deadline = child.running()
+            self._catch_up(child)
+            running = child.running()
             if self._killing and child.load() and child.doom is None:
                 child.doom, child.kill_at = None, now
                 self._signal(child, signal.SIGKILL)
-            elif running is not None and now > deadline and child.doom is None:
-                child.doom, child.doomed, child.kill_at = "timeout", running.number, now + self._kill_grace
-                child.shared[DOOM] = 1
+            elif running is not None and now > running.deadline and child.doom is None:
+                child.doom, child.kill_at = "timeout", now + self._kill_grace
+                child.doomed, child.deadline = running.number, running.deadline
+                child.expect_end()
                 self._signal(child, signal.SIGTERM)
                 self._rehome(child)
             elif child.kill_at is not None and now > child.kill_at:
@@ -623,30 +529,22 @@ class ProcessExecutor:
         if not idle:
             return
         for child in self._children:
-            if len(child.queue) > 1 and child.is_slow(now):
+            if len(child.queue) > 1 and child.ran_for(now) > STEAL_AFTER:
+                self._catch_up(child)
                 self._rehome(child)
 
-    def _rehome(self, child: _Child) -> None:
+    def _rehome(self, child: Handle) -> None:
         """Take back what waits in a child, and start it elsewhere."""
-        for sent in child.take_back():
-            child.queued_bytes -= len(sent.message.value or b"")
-            self._homeless.append(sent.message)
+        self._homeless.extend(child.take_back())
         self._rehouse()
 
-    def _signal(self, child: _Child, signum: int) -> None:
+    def _signal(self, child: Handle, signum: int) -> None:
         if child.pid is None:
             return
         try:
             self._nursery.send(MESSAGE.pack(KILL, child.pid, signum))
         except OSError:  # it is gone, and its children with it: that will be heard of
             return
-
-
-def _header_limit(message: Message) -> float | int | None:
-    for name, _ in message.headers:
-        if name == HEADER_TIMEOUT:
-            return job_from_headers(message).timeout
-    return None
 
 
 def _log_levels() -> dict[str, int]:

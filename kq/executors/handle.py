@@ -1,0 +1,238 @@
+"""A handle on a child of the process executor: how its parent speaks with it, and what it sees of it.
+
+1. Messages are put in a batch and sent: their values over the stream, then a token for each. The tokens can be taken
+   back as long as the child has not read them, and with them the jobs.
+2. What the child says over the stream is read frame by frame.
+3. Shared memory tells at any moment what runs, since when, until when, and what ended last.
+
+It decides nothing: that is for the executor.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import socket
+import tempfile
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from kq.executors.child import DOOM, IS_READ, LENGTH, SLOT, TOKEN
+from kq.message import HEADER_TIMEOUT, Message, job_from_headers
+
+__all__ = ["Handle", "Running"]
+
+#: Bytes to read at once.
+_CHUNK = 1 << 18
+_NEVER = float("inf")
+
+
+class Running(NamedTuple):
+    """What a child runs: the first of its queue."""
+
+    number: int
+    #: When it was started and when its time is up, by the monotonic clock.
+    since: float
+    deadline: float
+
+
+class Handle:
+    """One child. Whoever made it closes it."""
+
+    def __init__(self) -> None:
+        self.stream, theirs = socket.socketpair()
+        self._tokens, self._tokens_back = socket.socketpair()
+        with tempfile.TemporaryFile() as memory:
+            memory.truncate(mmap.PAGESIZE)
+            self._shared = mmap.mmap(memory.fileno(), mmap.PAGESIZE)
+            #: What the child inherits: stream, tokens, shared memory. Closed by whoever hands them on.
+            self.descriptors = [theirs.detach(), os.dup(self._tokens_back.fileno()), os.dup(memory.fileno())]
+        self.stream.setblocking(False)
+        SLOT.pack_into(self._shared, 0, 0, 0.0, _NEVER, 0)
+        self.pid: int | None = None
+        self.is_ready = False
+        self.is_closed = False
+        #: What was sent and has no outcome, by numbers, ascending; the first may be running, the rest waits.
+        self.queue: deque[tuple[int, Message]] = deque()
+        self.queued_bytes = 0
+        #: What is to be sent.
+        self.batch: list[Message] = []
+        self._outbox: deque[memoryview] = deque()
+        self._inbox = bytearray()
+        self._next = 1
+        #: Why it is being killed: "timeout", or something that went wrong.
+        self.doom: str | None = None
+        #: The number of the job whose time was up, and its deadline.
+        self.doomed: int | None = None
+        self.deadline = _NEVER
+        #: When it is sent SIGKILL, by the monotonic clock, and whether it was.
+        self.kill_at: float | None = None
+        self.was_killed = False
+        #: ID and text of the job that runs, where jobs are logged.
+        self.job_id: str | None = None
+        self.text = ""
+
+    # -- what it does --------------------------------------------------------------------------------------------------
+
+    def load(self) -> int:
+        """Return how many messages it has, sent or to be sent."""
+        return len(self.queue) + len(self.batch)
+
+    def running(self) -> Running | None:
+        """Return what runs, if what ended before it is settled."""
+        number, since, deadline, ended = self._slot()
+        if number != ended and self.queue and self.queue[0][0] == number:
+            return Running(number, since, deadline)
+        return None
+
+    def has_read(self, number: int) -> bool:
+        """Return whether the job that was started last is this one, and its value could be unpickled."""
+        return self._slot()[0] == number and bool(self._shared[IS_READ])
+
+    def ran_for(self, now: float) -> float:
+        """Return the seconds for which the running job has run."""
+        if not self.queue:
+            return 0.0
+        number, since, _, ended = self._slot()
+        return 0.0 if number <= ended or number < self.queue[0][0] else now - since
+
+    def ended(self) -> int:
+        """Return the number of the job that ended last. What it and those before it have to tell is on the stream."""
+        return self._slot()[3]
+
+    def expect_end(self) -> None:
+        """Have SIGTERM end what it runs, and then the child."""
+        self._shared[DOOM] = 1
+
+    def _slot(self) -> tuple[int, float, float, int]:
+        slot = SLOT.unpack_from(self._shared, 0)
+        while slot != (again := SLOT.unpack_from(self._shared, 0)):  # the child was writing
+            slot = again
+        return slot
+
+    # -- to the child --------------------------------------------------------------------------------------------------
+
+    def put(self, message: Message) -> None:
+        """Add a message to the batch."""
+        self.batch.append(message)
+        self.queued_bytes += len(message.value or b"")
+
+    def send(self, limit: float | None) -> None:
+        """Send the batch.
+
+        :param limit: Seconds that each job has to become readable, for which there is a limit of its own if None.
+        """
+        batch, self.batch = self.batch, []
+        first, self._next = self._next, self._next + len(batch)
+        numbers = range(first, self._next)
+        limits = [_header_limit(message) for message in batch] if limit is None else [limit] * len(batch)
+        self.queue.extend(zip(numbers, batch, strict=True))
+        self.write(pickle.dumps((first, [message.value for message in batch], limits)))
+        try:
+            self._tokens.sendall(array("Q", numbers))  # as TOKEN packs them
+        except OSError:  # it is dead: that will be heard of
+            return
+
+    def write(self, frame: bytes) -> None:
+        """Write a frame, as much of it as the stream takes now; the rest goes with ``write_on``."""
+        self._outbox.append(memoryview(LENGTH.pack(len(frame)) + frame))
+        if len(self._outbox) == 1:
+            self.write_on()
+
+    def write_on(self) -> None:
+        """Write what is left of frames."""
+        try:
+            while self._outbox:
+                rest = self._outbox[0][self.stream.send(self._outbox[0]) :]
+                if rest:
+                    self._outbox[0] = rest
+                else:
+                    self._outbox.popleft()
+        except BlockingIOError:
+            return
+        except OSError:  # it is dead: that will be heard of
+            self._outbox.clear()
+
+    def has_more_to_write(self) -> bool:
+        return bool(self._outbox)
+
+    def take_back(self) -> list[Message]:
+        """Take back what was sent and has not started: its tokens are ours as soon as we have read them."""
+        try:
+            data = self._tokens_back.recv(TOKEN.size * len(self.queue), socket.MSG_DONTWAIT)
+        except OSError:  # there are none
+            return []
+        taken = {number for (number,) in TOKEN.iter_unpack(data)}
+        messages = [message for number, message in self.queue if number in taken]
+        self.queue = deque(item for item in self.queue if item[0] not in taken)
+        self.queued_bytes -= sum(len(message.value or b"") for message in messages)
+        return messages
+
+    def pop(self) -> Message:
+        """Take out the first of the queue, which has its outcome."""
+        message = self.queue.popleft()[1]
+        self.queued_bytes -= len(message.value or b"")
+        return message
+
+    def pop_through(self, last: int) -> list[Message]:
+        """Take out of the queue what has a number up to the last one, or only what comes before the doomed one."""
+        queue, messages = self.queue, []
+        while queue and queue[0][0] <= last and queue[0][0] != self.doomed:
+            message = queue.popleft()[1]
+            self.queued_bytes -= len(message.value or b"")
+            messages.append(message)
+        return messages
+
+    # -- from the child ------------------------------------------------------------------------------------------------
+
+    def read(self) -> bool:
+        """Read what there is, not more than a chunk; return False at the end of the stream."""
+        try:
+            data = self.stream.recv(_CHUNK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._inbox += data
+        return bool(data)
+
+    def read_all(self) -> None:
+        """Read all that there is now."""
+        try:
+            while data := self.stream.recv(_CHUNK):
+                self._inbox += data
+        except OSError:
+            return
+
+    def frames(self) -> Iterator[tuple[Any, ...]]:
+        """Yield what the child has said."""
+        inbox = self._inbox
+        begin = 0
+        try:
+            while len(inbox) - begin >= LENGTH.size:
+                (length,) = LENGTH.unpack_from(inbox, begin)
+                end = begin + LENGTH.size + length
+                if len(inbox) < end:
+                    break
+                with memoryview(inbox) as view:
+                    frame = pickle.loads(view[begin + LENGTH.size : end])
+                begin = end
+                yield frame
+        finally:
+            del inbox[:begin]
+
+    def close(self) -> None:
+        """Let everything go."""
+        self.is_closed = True
+        for thing in (self.stream, self._tokens, self._tokens_back, self._shared):
+            thing.close()
+
+
+def _header_limit(message: Message) -> float | int:
+    for name, _ in message.headers:
+        if name == HEADER_TIMEOUT:
+            return job_from_headers(message).timeout or 0
+    return 0
