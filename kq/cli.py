@@ -7,27 +7,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 import itertools
 import json
 import logging
-import operator
 import os
 import re
 import signal
 import socket
 import sys
 import time
-import traceback
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, TextIO
 
 import click
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -43,6 +35,7 @@ import kq
 from kq import clients, demo
 from kq.executors.base import Executor
 from kq.reload import Watcher, restart
+from kq.targets import import_from_here, jobs_of, load, load_callback, parse
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -232,7 +225,7 @@ def worker(reload: bool, verbose: bool, **options: Any) -> None:
     if verbose:
         logging.getLogger("kq").setLevel(logging.INFO)
         logging.getLogger("kafka").setLevel(logging.WARNING)
-    _import_from_here()
+    import_from_here()
     if reload:
         _work_and_reload(options)
     else:
@@ -243,7 +236,7 @@ def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
     """Run a worker as the options say, and stop it when a source file changes."""
     hosts, topic, config = (options[name] for name in ("hosts", "topic", "config"))
     executor, concurrency, words = _executor(options)
-    callback = None if options["callback"] is None else _load_callback(options["callback"])
+    callback = None if options["callback"] is None else load_callback(options["callback"])
     made = kq.Worker(
         topic, hosts=hosts, group=options["group"], config=config, callback=callback, timeout=options["timeout"],
         executor=executor, concurrency=concurrency,
@@ -331,12 +324,12 @@ def enqueue(
     """
     if (function is None) is (from_file is None):
         raise click.UsageError("give either MODULE:FUNCTION or --from-file")
-    args, kwargs = _parse(arguments)
-    _import_from_here()
+    args, kwargs = parse(arguments)
+    import_from_here()
     with kq.Queue(topic, hosts=hosts, config=config) as queue:
         spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition)
         if function is not None:
-            click.echo(spec.enqueue(_load(function), *args, **kwargs).id)
+            click.echo(spec.enqueue(load(function), *args, **kwargs).id)
         elif from_file is not None:
             click.echo(f"{_enqueue_file(spec, from_file):,} jobs are on topic {topic}")
 
@@ -358,41 +351,11 @@ def _enqueue_file(spec: kq.EnqueueSpec, file: TextIO) -> int:
                     advance()
                 advance()
 
-            return len(spec.enqueue_many(_jobs_of(file, name, places), on_progress=on_progress))
+            return len(spec.enqueue_many(jobs_of(file, name, places), on_progress=on_progress))
     except kq.EnqueueError as error:
         where = ", ".join(str(places[str(job.id)]) for job in (error.jobs + error.unknown)[:MAX_LINES])
         more = ", …" if len(error.jobs) + len(error.unknown) > MAX_LINES else ""
         raise kq.KQError(f"{error} ({name}, line {where}{more})") from error
-
-
-def _jobs_of(lines: Iterable[str], name: str, places: dict[str, int]) -> Iterator[kq.Job]:
-    """Yield the jobs of lines of JSON, and note in which line each stands."""
-    functions: dict[str, Callable[..., Any]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            job = _job_of(json.loads(line, parse_constant=_no_json), functions)
-        except (ValueError, click.UsageError) as error:
-            text = error.format_message() if isinstance(error, click.UsageError) else str(error)
-            raise click.UsageError(f"{name}, line {number}: {text}; what stands before it is enqueued") from None
-        places[str(job.id)] = number
-        yield job
-
-
-def _job_of(fields: Any, functions: dict[str, Callable[..., Any]]) -> kq.Job:
-    """Return the job that an object of JSON stands for; raise :class:`ValueError` if it is none."""
-    known = {"func", "args", "kwargs", "id", "timeout", "key", "partition"}
-    if not (isinstance(fields, dict) and isinstance(fields.get("func"), str) and set(fields) <= known):
-        raise ValueError('must be an object such as {"func": "tasks:add", "args": [1, 2], "kwargs": {}}')
-    func = fields["func"]
-    if func not in functions:
-        functions[func] = _load(func)
-    given = {name: value for name, value in fields.items() if value is not None}
-    given |= {"func": functions[func], "id": given.get("id") or uuid.uuid4().hex}
-    if isinstance(given.get("key"), str):
-        given["key"] = given["key"].encode()
-    return kq.Job(**given)
 
 
 @cli.group(no_args_is_help=False)
@@ -482,94 +445,6 @@ def _patiently(ask: Callable[[], Any]) -> Any:
             if not error.retriable or time.monotonic() > deadline:
                 raise
             time.sleep(WATCH_INTERVAL)
-
-
-def _import_from_here() -> None:
-    """Make the modules of the current folder importable, as ``python -m`` does."""
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-
-
-def _load_callback(target: str) -> Callable[..., Any]:
-    """Return the function that ``--callback`` names."""
-    where, colon, name = target.rpartition(":")
-    if not colon or not name.isidentifier():  # no name, but perhaps the colon of a Windows drive
-        where, name = target, "callback"
-    if not where.endswith(".py") and os.sep not in where:
-        return _load(f"{where}:{name}")
-    path = Path(where).absolute()
-    # a name of its own: a file called json.py must not stand in for the json of everybody else
-    unique = f"kq_callback_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_loader(unique, SourceFileLoader(unique, str(path)))
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[unique] = importlib.util.module_from_spec(spec)
-    with _importing(where):
-        spec.loader.exec_module(module)
-    return _callable(module, name, where)
-
-
-def _load(target: str) -> Callable[..., Any]:
-    """Return the function that ``package.module:function`` names."""
-    where, colon, name = target.partition(":")
-    if not (where and colon and name):
-        raise click.UsageError(f"{target!r} must be package.module:function")
-    with _importing(where):
-        module = importlib.import_module(where)
-    return _callable(module, name, where)
-
-
-def _callable(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
-    try:
-        found = operator.attrgetter(name)(module)
-    except AttributeError:
-        raise click.UsageError(f"{where} has no {name!r}") from None
-    if not callable(found):
-        raise click.UsageError(f"{name!r} of {where} is not a callable but of type {type(found).__name__}")
-    return cast("Callable[..., Any]", found)
-
-
-@contextmanager
-def _importing(where: str) -> Iterator[None]:
-    """Tell in one line whatever a user's module raises while it is imported."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:  # a user's code: it becomes the error of the command
-        frames = traceback.extract_tb(error.__traceback__)
-        theirs = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
-        theirs = [frame for frame in theirs if not frame.filename.startswith("<frozen")]
-        line = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
-        raise click.UsageError(f"cannot import {where}: {type(error).__name__}: {error}{line}") from error
-
-
-def _parse(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the positional and keyword arguments that words of the command line stand for."""
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if not (equals and name.isidentifier()):
-            args.append(_value(word))
-        elif name in kwargs:
-            raise click.UsageError(f"argument {name} is given twice")
-        else:
-            kwargs[name] = _value(value)
-    return args, kwargs
-
-
-def _value(word: str) -> Any:
-    """Return the JSON value of a word; a word that is none, and does not look like one, is a str."""
-    try:
-        return json.loads(word, parse_constant=_no_json)
-    except ValueError as error:
-        if word.startswith(("[", "{", '"')):
-            raise click.UsageError(f"bad JSON: {word}: {error}") from None
-    if word.startswith("-"):  # a misspelt option must not become an argument
-        raise click.UsageError(f"no such option: {word} (as an argument write {json.dumps(json.dumps(word))})")
-    return word
-
-
-def _no_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from kq.tracker import Progress, View
+from kq.codec import Progress, View
 
 __all__ = ["Assigned", "Event", "Failed", "Lease", "Moved", "Polled", "Revoked"]
 

@@ -3,7 +3,7 @@
 1. Its thread polls always, also while jobs run, so that a long job is never the end of a membership.
 2. A partition is assigned: the pump reads the last commit, seeks there, and opens a ``Lease`` for the new epoch.
 3. Records go to the worker as events; how much the worker has in hand decides what is paused.
-4. What the worker publishes as done, a ``View`` a lease, is committed: one commit at a time, all partitions together.
+4. What the worker publishes as done, a ``View`` a lease, is committed, by ``Commits``.
 5. A partition is revoked: what is published of it is committed, and the lease is closed.
 6. ``stop`` commits the rest, says in the metadata that this was no accident, and gives the consumer back or closes it.
 
@@ -23,27 +23,17 @@ from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
-from kafka.errors import (
-    AuthorizationError,
-    FencedInstanceIdError,
-    InconsistentGroupProtocolError,
-    InvalidGroupIdError,
-    InvalidSessionTimeoutError,
-    KafkaConfigurationError,
-    KafkaError,
-    OffsetMetadataTooLargeError,
-    SaslAuthenticationFailedError,
-    UnsupportedCodecError,
-    UnsupportedVersionError,
-)
+from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from kq import mends
 from kq.assignor import BusyFirstAssignor
 from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, TOTAL_BYTES, TOTAL_COUNT
+from kq.codec import Progress, decode
+from kq.commits import FATAL, SYNC_COMMIT_TIMEOUT, Commits, Flush
 from kq.errors import BrokerUnreachable
 from kq.lease import Assigned, Event, Failed, Lease, Moved, Polled, Revoked
-from kq.tracker import METADATA_LIMIT, Progress, View, decode, encode, reopen
+from kq.tracker import reopen
 
 __all__ = ["Pump"]
 
@@ -55,38 +45,10 @@ IDLE_POLL_MS = 100
 #: Seconds between polls while jobs run: short after records came, longer the longer none do. The pump waits on its own
 #: inbox meanwhile, so commits and resumes do not wait for that.
 BUSY_WAIT = (0.001, 0.02)
-#: Seconds until a commit without an answer counts as failed.
-COMMIT_TIMEOUT = 15.0
-#: Seconds after a commit that failed until the next: a broker that is away, or a rebalance, is not over sooner.
-COMMIT_RETRY = 0.1
-#: Seconds for a commit that must be over before things go on: at an assignment, and at the end.
-SYNC_COMMIT_TIMEOUT = 5.0
 #: Seconds that closing an own consumer may take.
 CLOSE_TIMEOUT = 5.0
-#: Part of the room for commit metadata beyond which nothing more is polled: what is in hand must still fit.
-CROWDED = 0.75
 #: Seconds between tries to make an own consumer anew.
 REBUILD_WAIT = 2.0
-
-#: Errors that another try does not mend.
-_FATAL = (
-    AuthorizationError,
-    FencedInstanceIdError,
-    InconsistentGroupProtocolError,
-    InvalidGroupIdError,
-    InvalidSessionTimeoutError,
-    KafkaConfigurationError,
-    SaslAuthenticationFailedError,
-    UnsupportedCodecError,
-    UnsupportedVersionError,
-)
-
-
-class _Flush:
-    """Somebody waits until what is published now is committed."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
 
 
 class _Origin(NamedTuple):
@@ -94,14 +56,6 @@ class _Origin(NamedTuple):
 
     topic_id: UUID | None
     offset: int
-
-
-class _Commit(NamedTuple):
-    """A commit on its way."""
-
-    leases: dict[Lease, tuple[View, bool]]
-    flushes: list[_Flush]
-    sent: float
 
 
 class Pump:
@@ -125,13 +79,11 @@ class Pump:
         self._topic = topic
         self._consumer = consumer
         self._make = make
-        self._commits = commit_interval is not None
-        self._interval = commit_interval or 0.0
         self._wake = wake
         self.events: deque[Event] = deque()
         #: When the thread was last seen at work, by the monotonic clock.
         self.heartbeat = time.monotonic()
-        self._inbox: SimpleQueue[_Flush | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Flush | None] = SimpleQueue()
         #: Guards what the rebalance listener shares with the thread: leases, fresh partitions, the order of commits.
         self._lock = threading.Lock()
         self._leases: dict[int, Lease] = {}
@@ -141,16 +93,11 @@ class Pump:
         #: Partitions that the user's consumer had before: it may be behind messages that nobody processed.
         self._inherited: set[int] = set()
         self._epoch = 0
-        self._flushes: list[_Flush] = []
-        self._commit: _Commit | None = None
-        self._next_commit = 0.0
-        self._retry_commit = 0.0
+        self._commits = Commits(topic, consumer, commit_interval, self.poke)
         self._wait = BUSY_WAIT[0]
-        self._metadata_limit = METADATA_LIMIT
         self._session = consumer.config["session_timeout_ms"] / 1000
-        #: When something was sent that the coordinator answered as to a member.
-        self._vouched = 0.0
-        self._alive = True
+        #: When the coordinator gave partitions to this member.
+        self._joined = 0.0
         self._stopping = False
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="kq-pump", daemon=True)
@@ -171,9 +118,9 @@ class Pump:
 
         Where the pump has ended there is nothing to wait for.
         """
-        if not self._commits:
+        if not self._commits.is_on:
             return True
-        flush = _Flush()
+        flush = Flush()
         self._inbox.put(flush)
         if self._ended:  # it may have looked at its inbox for the last time
             return True
@@ -187,16 +134,16 @@ class Pump:
         """
         heartbeat = getattr(getattr(self._consumer, "_coordinator", None), "heartbeat", None)
         answered = getattr(heartbeat, "last_receive", now)
-        return bool(now - max(answered, self._vouched) < self._session)
+        return bool(now - max(answered, self._commits.vouched, self._joined) < self._session)
 
     def expect_end(self) -> None:
         """From now on the end of this process is a stop, whatever runs: no message is to be blamed for it."""
-        self._alive = False
+        self._commits.alive = False
         self.poke()
 
     def stop(self, timeout: float) -> bool:
         """Commit the rest and let the consumer go; return whether that was over within the time."""
-        self._alive = False
+        self._commits.alive = False
         self._stopping = True
         self.poke()
         if self._thread.ident is None:  # it was never started
@@ -218,12 +165,12 @@ class Pump:
         finally:
             self._ended = True
             self._read_inbox(0)
-            self._release_flushes()
+            self._commits.release()
 
     def _step_or_rebuild(self) -> None:
         try:
             self._step()
-        except _FATAL:
+        except FATAL:
             raise
         except Exception as error:
             if self._make is None:
@@ -244,7 +191,7 @@ class Pump:
         if not (records or busy):
             self._tell_positions()
         has_resumed = self._pause_and_resume()
-        self._commit_if_due(time.monotonic())
+        self._commits.commit_if_due(self._leases, time.monotonic(), self._lock)
         shortest, longest = BUSY_WAIT
         if has_resumed:  # there is room, and what it is for may have come already
             self._wait = 0.0
@@ -253,22 +200,25 @@ class Pump:
 
     def _is_idle(self) -> bool:
         """Return whether nothing is in hand nor to be committed, or polling matters more, as in a rebalance."""
-        if self._stopping or self._flushes:
+        if self._stopping or self._commits.is_asked_for:
             return False
-        if not self._leases or self._consumer.group_metadata().state != MemberState.STABLE:
+        leases = self._held()
+        if not leases or self._consumer.group_metadata().state != MemberState.STABLE:
             return True
-        if self._commit is not None:
+        if self._commits.is_on_its_way:
             return False
-        return not any(
-            lease.in_hand() or lease.view.running or self._is_dirty(lease) for lease in self._leases.values()
-        )
+        return not any(lease.in_hand() or lease.view.running or self._commits.is_dirty(lease) for lease in leases)
+
+    def _held(self) -> list[Lease]:
+        """Return the leases that are open now: the listener may close some at any moment."""
+        return list(self._leases.values())
 
     def _read_inbox(self, timeout: float) -> None:
         try:
             item = self._inbox.get(timeout=timeout) if timeout else self._inbox.get_nowait()
             while True:
                 if item is not None:
-                    self._flushes.append(item)
+                    self._commits.add(item)
                 item = self._inbox.get_nowait()
         except Empty:
             return
@@ -296,7 +246,7 @@ class Pump:
         self.assigned(consumer.assignment())  # a consumer that was here before has no news to tell
 
     def _busy_partitions(self) -> list[int]:
-        return [lease.partition for lease in list(self._leases.values()) if lease.view.running]
+        return [lease.partition for lease in self._held() if lease.view.running]
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Note new partitions (the listener's side)."""
@@ -308,7 +258,7 @@ class Pump:
 
     def joined(self, partitions: Iterable[TopicPartition]) -> None:
         """Note that the coordinator gave partitions to this member (the listener's side)."""
-        self._vouched = time.monotonic()
+        self._joined = time.monotonic()
         self.assigned(partitions)
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
@@ -323,13 +273,13 @@ class Pump:
                 if lease is None:
                     continue
                 self._origins[tp.partition] = self._origin(lease)
-                if self._commits and lease.committed != (lease.view, False):
-                    offsets[tp] = self._offset(lease, lease.view, alive=False)
+                if self._commits.is_on and lease.committed != (lease.view, False):
+                    offsets[tp] = self._commits.offset(lease, lease.view, alive=False)
                 self._post(Revoked(lease))
         return offsets
 
     def _origin(self, lease: Lease) -> _Origin:
-        return _Origin(lease.topic_id, lease.view.watermark if self._commits else lease.begin)
+        return _Origin(lease.topic_id, lease.view.watermark if self._commits.is_on else lease.begin)
 
     def _open_fresh(self, records: dict[TopicPartition, list[Any]]) -> None:
         """Begin the epochs of new partitions."""
@@ -343,8 +293,8 @@ class Pump:
                 break
             if lease := self._open(partition, epoch):
                 opened.append(lease)
-        if opened and self._commits:
-            self._commit_now(opened)
+        if opened and self._commits.is_on:
+            self._commits.commit_now(opened)
 
     def _set_aside(self, records: dict[TopicPartition, list[Any]]) -> None:
         """Take out what was polled of new partitions: it came from a position that nobody vouches for."""
@@ -359,7 +309,7 @@ class Pump:
         try:
             committed = self._consumer.committed(tp, metadata=True, timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
             progress = self._progress(tp, committed, topic_id)
-        except _FATAL:
+        except FATAL:
             raise
         except (KafkaError, ValueError) as error:  # tried again after the next poll, or revoked meanwhile
             _logger.debug("Partition %s could not be opened yet: %s", partition, error)
@@ -471,7 +421,7 @@ class Pump:
 
     def _tell_positions(self) -> None:
         """Tell the worker where the log ends in records that are not messages, such as transaction markers."""
-        for lease in list(self._leases.values()):
+        for lease in self._held():
             if lease.in_hand() or lease.partition in self._fresh:
                 continue
             try:
@@ -485,7 +435,7 @@ class Pump:
     def _pause_and_resume(self) -> bool:
         """Pause what is full, resume what is not; return whether anything was resumed."""
         has_resumed = False
-        leases = list(self._leases.values())
+        leases = self._held()
         count = sum(lease.in_hand() for lease in leases)
         size = sum(lease.in_hand_bytes() for lease in leases)
         assignment = self._consumer.assignment()
@@ -506,101 +456,20 @@ class Pump:
                 has_resumed = has_resumed or not full
         return has_resumed
 
-    # -- commits -------------------------------------------------------------------------------------------------------
-
-    def _is_dirty(self, lease: Lease) -> bool:
-        return self._commits and lease.committed != (lease.view, self._alive)
-
-    def _offset(self, lease: Lease, view: View, *, alive: bool | None = None) -> OffsetAndMetadata:
-        alive = self._alive if alive is None else alive
-        metadata = encode(view, lease.topic_id, alive=alive, limit=self._metadata_limit)
-        lease.crowded = len(metadata) > CROWDED * self._metadata_limit
-        return OffsetAndMetadata(view.watermark, metadata, -1)
-
-    def _commit_if_due(self, now: float) -> None:
-        if self._commit is not None and now > self._commit.sent + COMMIT_TIMEOUT:
-            self._commit_ended(self._commit, KafkaError("no answer"))
-        if self._commit is not None or not self._commits:
-            return
-        dirty = [lease for lease in self._leases.values() if self._is_dirty(lease)]
-        if not dirty:
-            self._release_flushes()
-            return
-        at_rest = not any(lease.in_hand() or lease.view.running for lease in self._leases.values())
-        if now >= self._retry_commit and (at_rest or self._flushes or now >= self._next_commit):
-            self._send_commit(now)
-
-    def _send_commit(self, now: float) -> None:
-        alive = self._alive
-        with self._lock:  # a lease that the listener closes must not be committed after what the listener commits
-            leases = {lease: (lease.view, alive) for lease in self._leases.values() if self._is_dirty(lease)}
-            offsets = {
-                self._tp(lease.partition): self._offset(lease, view, alive=alive) for lease, (view, _) in leases.items()
-            }
-            commit = self._commit = _Commit(leases, self._flushes, now)
-            self._flushes = []
-            self._next_commit = now + self._interval
-            future = self._consumer.commit_async(offsets, callback=lambda _, answer: self._commit_ended(commit, answer))
-        future.add_both(lambda _: self._inbox.put(None))
-
-    def _commit_ended(self, commit: _Commit, answer: Any) -> None:
-        """Note how a commit ended. The client calls this in a later poll or commit."""
-        if commit is not self._commit:
-            return
-        self._commit = None
-        if not isinstance(answer, BaseException):
-            self._vouched = commit.sent
-            for lease, committed in commit.leases.items():
-                lease.committed = committed
-            for flush in commit.flushes:
-                flush.done.set()
-            return
-        self._flushes = commit.flushes + self._flushes
-        if isinstance(answer, _FATAL):
-            raise answer
-        self._commit_failed(answer)
-
-    def _commit_failed(self, error: BaseException) -> None:
-        if isinstance(error, OffsetMetadataTooLargeError):  # this broker allows less than the default
-            self._metadata_limit //= 2
-        self._retry_commit = time.monotonic() + COMMIT_RETRY
-        _logger.debug("A commit failed and is tried again: %s", error)
-
-    def _release_flushes(self) -> None:
-        for flush in self._flushes:
-            flush.done.set()
-        self._flushes = []
-
-    def _commit_now(self, leases: Iterable[Lease]) -> None:
-        """Commit and wait for the answer. If that fails, the leases stay dirty."""
-        sent = time.monotonic()
-        views = {lease: (lease.view, self._alive) for lease in leases}
-        offsets = {self._tp(lease.partition): self._offset(lease, view) for lease, (view, _) in views.items()}
-        try:
-            self._consumer.commit(offsets, timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
-        except _FATAL:
-            raise
-        except KafkaError as error:
-            self._commit_failed(error)
-            return
-        self._vouched = sent
-        for lease, committed in views.items():
-            lease.committed = committed
-
     # -- ends ----------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
         """Commit the rest; then close an own consumer, or leave the user's where the next start goes on."""
         deadline = time.monotonic() + SYNC_COMMIT_TIMEOUT
-        while dirty := [lease for lease in self._leases.values() if self._is_dirty(lease)]:
-            self._commit_now(dirty)
+        while dirty := [lease for lease in self._held() if self._commits.is_dirty(lease)]:
+            self._commits.commit_now(dirty)
             if time.monotonic() > deadline:
                 _logger.warning("The last commit failed: some messages that are done will run again")
                 break
-            if any(self._is_dirty(lease) for lease in dirty):
+            if any(self._commits.is_dirty(lease) for lease in dirty):
                 # a rebalance must end before a commit can succeed
                 self._set_aside(self._consumer.poll(timeout_ms=IDLE_POLL_MS))
-        self._release_flushes()
+        self._commits.release()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -632,13 +501,13 @@ class Pump:
     def _rebuild(self) -> None:
         assert self._make is not None
         self.revoked([self._tp(partition) for partition in {*self._leases, *self._fresh}])
-        self._commit = None
         self._close_own()
         while not self._stopping:
             self.heartbeat = time.monotonic()
             self._read_inbox(REBUILD_WAIT)
             try:
                 self._consumer = self._make()
+                self._commits.go_on_with(self._consumer)
                 self._subscribe()
                 return
             except BrokerUnreachable as error:

@@ -7,215 +7,29 @@
 4. The partition is revoked: its epoch is over. What was running, and what was done lately, is remembered, so that the
    same record coming back adopts the run, or what came of it, instead of repeating it.
 
-Tracking the incomplete offsets, and carrying what is done above the lowest of them in the commit's metadata, is how
-Confluent's Parallel Consumer does it; the encoding here is KQ's own.
+Tracking the incomplete offsets is how Confluent's Parallel Consumer does it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import struct
-import zlib
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
+from kq.codec import Progress, View
 from kq.message import Message
 
-__all__ = ["METADATA_LIMIT", "Progress", "Tracker", "View", "decode", "encode", "reopen"]
+__all__ = ["Tracker", "reopen"]
 
-#: What a Kafka broker stores with an offset by default (``offset.metadata.max.bytes``), in UTF-16 units.
-METADATA_LIMIT = 4096
-#: How many messages of a partition are started with care after an unclean end: at least what a worker may have had in
-#: hand of it (``backlog.PARTITION_COUNT``), and as many again that it may have finished after its last commit.
-CAREFUL_STARTS = 2000
 #: How many messages done in an epoch are known again after its end: as many as may be done and not committed, that is
 #: what a partition has in hand (``backlog.PARTITION_COUNT``) while the broker is away, and as many again between two
 #: commits. What is committed as done needs no memory here.
 REMEMBERED = 2000
 
-_MAGIC = "kq1."
-_NO_TOPIC = UUID(int=0)
-
-
-class View(NamedTuple):
-    """What may be committed of one partition: immutable, so that another thread may read it."""
-
-    epoch: int
-    #: Lowest offset that is not done: the offset to commit.
-    watermark: int
-    #: One beyond the highest offset that is done; equal to the watermark if nothing beyond it is.
-    top: int = 0
-    #: Offsets between watermark and top that are not done, ascending.
-    incomplete: tuple[int, ...] = ()
-    #: Offsets whose jobs are running, in the order in which they were started.
-    running: tuple[int, ...] = ()
-    #: (offset, how many of its runs ended with the death of the whole worker), ascending.
-    deliveries: tuple[tuple[int, int], ...] = ()
-    #: How many starts are still to be made with care.
-    careful: int = 0
-
-
-class Progress(NamedTuple):
-    """What the last commit of a partition says: where an epoch begins."""
-
-    watermark: int
-    top: int = 0
-    incomplete: frozenset[int] = frozenset()
-    deliveries: tuple[tuple[int, int], ...] = ()
-    #: The worker before did not end by a stop or a rebalance, so some of its running jobs may have killed it.
-    unclean: bool = False
-    #: The commit belongs to another topic of the same name: its offset means nothing here.
-    foreign_topic: bool = False
-    #: How many starts are to be made with care: all of them after an unclean end, else what the worker before left.
-    careful: int = 0
-
-
-def encode(view: View, topic_id: UUID | None, *, alive: bool, limit: int = METADATA_LIMIT) -> str:
-    """Return the commit metadata for a view.
-
-    ``kq1.`` and URL-safe base64 of: CRC-32 over the committed offset and all that follows, topic id (16 bytes), then
-    varints: 1 if a worker is at work (else 0); careful starts left; counted messages and for each the gap to the one
-    before and its count; running messages and their gaps; top minus watermark; the gaps between the incomplete offsets
-    below it.
-
-    :param alive: A worker goes on working after this commit; if no later commit takes it back, the worker died.
-    :param limit: How many characters there may be. What is done beyond the watermark is cut from above until it fits;
-        where that is not enough, what is running and then the counts are left out.
-    """
-    room = (limit - len(_MAGIC)) * 3 // 4 - 4
-    running = sorted(view.running) if alive else []
-    for counted, started in ((view.deliveries, running), (view.deliveries, []), ((), [])):
-        body = _head(view, topic_id, alive, counted, started)
-        if len(body) < room:
-            return _seal(body + _done_map(view, room - len(body)), view.watermark)
-    return ""
-
-
-def decode(text: str | None, watermark: int, topic_id: UUID | None) -> Progress:
-    """Return where an epoch begins, from a committed offset and its metadata.
-
-    Metadata that is absent, foreign or damaged, or that was written for another offset, tells nothing.
-    """
-    body = _unseal(text or "", watermark)
-    if body is None:
-        return Progress(watermark)
-    if topic_id is not None and body[:16] not in (topic_id.bytes, _NO_TOPIC.bytes):
-        return Progress(watermark, foreign_topic=True)
-    try:
-        return _read(iter(body[16:]), watermark)
-    except StopIteration:
-        return Progress(watermark)
-
 
 def reopen(progress: Progress, epoch: int) -> View:
     """Return the first view of an epoch: what was committed, with the counts of an unclean end."""
     return _Partition(epoch, None, progress).view()
-
-
-def _head(
-    view: View, topic_id: UUID | None, alive: bool, counted: Iterable[tuple[int, int]], running: list[int]
-) -> bytearray:
-    head = bytearray((topic_id or _NO_TOPIC).bytes)
-    counts = dict(counted)
-    _put(head, int(alive))
-    _put(head, view.careful)
-    _put(head, len(counts))
-    base = view.watermark
-    for offset, count in sorted(counts.items()):
-        _put(head, offset - base)
-        _put(head, count)
-        base = offset
-    _put(head, len(running))
-    for offset, base in zip(running, [view.watermark, *running], strict=False):
-        _put(head, offset - base)
-    return head
-
-
-def _done_map(view: View, room: int) -> bytearray:
-    """Return what is done beyond the watermark, in at most ``room`` bytes (one or more), cut from above."""
-    top, base = max(view.top, view.watermark), view.watermark
-    room -= _size(top - base)
-    if room < 0:
-        return bytearray(1)
-    gaps = bytearray()
-    for offset in view.incomplete:
-        if len(gaps) + _size(offset - base) > room:
-            top = offset
-            break
-        _put(gaps, offset - base)
-        base = offset
-    out = bytearray()
-    _put(out, top - view.watermark)
-    return out + gaps
-
-
-def _read(body: Iterator[int], watermark: int) -> Progress:
-    alive, careful = bool(_get(body)), _get(body)
-    counts: dict[int, int] = {}
-    offset = watermark
-    for _ in range(_get(body)):
-        offset += _get(body)
-        counts[offset] = _get(body)
-    offset = watermark
-    for _ in range(_get(body)):
-        offset += _get(body)
-        counts[offset] = counts.get(offset, 0) + 1
-    top = watermark + _get(body)
-    offset = watermark
-    incomplete = []
-    for gap in _rest(body):
-        offset += gap
-        incomplete.append(offset)
-    deliveries = tuple(sorted(counts.items()))
-    careful = CAREFUL_STARTS if alive else careful
-    return Progress(watermark, top, frozenset(incomplete), deliveries, unclean=alive, careful=careful)
-
-
-def _seal(body: bytearray, watermark: int) -> str:
-    crc = zlib.crc32(body, zlib.crc32(struct.pack(">q", watermark)))
-    return _MAGIC + base64.urlsafe_b64encode(struct.pack(">I", crc) + body).rstrip(b"=").decode()
-
-
-def _unseal(text: str, watermark: int) -> bytes | None:
-    if not text.startswith(_MAGIC):
-        return None
-    packed = text[len(_MAGIC) :]
-    try:
-        raw = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    crc = zlib.crc32(raw[4:], zlib.crc32(struct.pack(">q", watermark)))
-    return raw[4:] if len(raw) >= 20 and raw[:4] == struct.pack(">I", crc) else None
-
-
-def _put(out: bytearray, number: int) -> None:
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
-
-
-def _size(number: int) -> int:
-    return (max(number.bit_length(), 1) + 6) // 7
-
-
-def _get(body: Iterator[int]) -> int:
-    number = shift = 0
-    while (byte := next(body)) > 127:
-        number |= (byte & 127) << shift
-        shift += 7
-    return number | byte << shift
-
-
-def _rest(body: Iterator[int]) -> Iterator[int]:
-    while True:
-        try:
-            yield _get(body)
-        except StopIteration:
-            return
 
 
 class _Partition:

@@ -59,7 +59,7 @@ MUTANTS = [
     ),
     Mutant(
         "done-map without topic id",
-        "kq/tracker.py",
+        "kq/codec.py",
         "if topic_id is not None and body[:16] not in (topic_id.bytes, _NO_TOPIC.bytes):",
         "if False:",
         "tests/test_codec.py tests/test_offsets.py",
@@ -70,6 +70,20 @@ MUTANTS = [
         "partition.running.get(offset) is not message",
         "offset not in partition.running",
         "tests/test_tracker.py",
+    ),
+    Mutant(
+        "records left where the client has parked them",
+        "kq/pump.py",
+        "mends.unpark(self._consumer)",
+        "pass",
+        "tests/test_mends.py",
+    ),
+    Mutant(
+        "successes forgotten when their child dies",
+        "kq/executors/process.py",
+        "self._succeed_through(child, child.ended())",
+        "pass",
+        "tests/test_processes.py -k success",
     ),
     Mutant(
         "a raising signal handler",

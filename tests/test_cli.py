@@ -17,6 +17,7 @@ import pytest
 
 import kq
 from kq import cli
+from kq.targets import parse
 
 #: Seconds for one command.
 PATIENCE = 60
@@ -377,4 +378,4 @@ def test_a_size_may_have_a_unit(word, expected):
 )
 def test_words_are_json_or_strings(words, expected):
     """Values are JSON literals; a word that is none is a string."""
-    assert expected == cli._parse(words)
+    assert expected == parse(words)

@@ -22,14 +22,14 @@ EXECUTORS = ["coroutine", "interrupt", "base", "inline", "thread", "child", "han
 #: The floors of the house, lowest first. A name may import only names that stand before it.
 FLOORS = {
     "WORDS": ["errors", "utils", "job", "message"],
-    "RULES": ["calls", "byvalue", "serializer", "callback", "tracker", "backlog"],
+    "RULES": ["calls", "byvalue", "serializer", "callback", "codec", "tracker", "backlog"],
     "HANDS": [
         *("mends", "clients", "delivery", "pipeline", "aio", "function", "queue"),
         *(f"executors.{name}" for name in EXECUTORS),
         "executors",
     ],
-    "LOOP": ["assignor", "lease", "pump", "stop", "loop", "worker"],
-    "EDGE": ["keeper", "jars", "broker", "testing", "", "reload", "demo", "cli", "__main__"],
+    "LOOP": ["assignor", "lease", "commits", "pump", "stop", "loop", "worker"],
+    "EDGE": ["keeper", "jars", "broker", "testing", "", "reload", "demo", "targets", "cli", "__main__"],
 }
 ORDER = [f"kq.{name}" if name else "kq" for floor in FLOORS.values() for name in floor]
 

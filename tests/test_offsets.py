@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 import kq
-from kq.tracker import decode
+from kq.codec import decode
 
 
 def run(hosts: str, topic: str, count: int, **options: Any) -> list[int]:

@@ -8,9 +8,10 @@ import pytest
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
+from kq.codec import Progress, View
 from kq.lease import Assigned, Lease, Polled, Revoked
 from kq.pump import Pump
-from kq.tracker import Progress, View, reopen
+from kq.tracker import reopen
 
 TP = TopicPartition("topic", 0)
 

@@ -1,0 +1,210 @@
+"""The commits of a pump: what of its leases the broker has, and what is on its way there.
+
+1. A lease is dirty while the worker has published more of it than was committed.
+2. One commit is on its way at a time, for all dirty leases together: every interval, at once where nothing is in hand
+   or somebody waits for it, and again soon where one failed.
+3. Who waits for a commit, waits for a ``Flush``: it is done when all that was published when it was asked for is
+   committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import (
+    AuthorizationError,
+    FencedInstanceIdError,
+    InconsistentGroupProtocolError,
+    InvalidGroupIdError,
+    InvalidSessionTimeoutError,
+    KafkaConfigurationError,
+    KafkaError,
+    OffsetMetadataTooLargeError,
+    SaslAuthenticationFailedError,
+    UnsupportedCodecError,
+    UnsupportedVersionError,
+)
+from kafka.structs import OffsetAndMetadata
+
+from kq.codec import METADATA_LIMIT, View, encode
+from kq.lease import Lease
+
+__all__ = ["FATAL", "SYNC_COMMIT_TIMEOUT", "Commits", "Flush"]
+
+_logger = logging.getLogger("kq.pump")
+
+#: Seconds until a commit without an answer counts as failed.
+COMMIT_TIMEOUT = 15.0
+#: Seconds after a commit that failed until the next: a broker that is away, or a rebalance, is not over sooner.
+COMMIT_RETRY = 0.1
+#: Seconds for a commit that must be over before things go on: at an assignment, and at the end.
+SYNC_COMMIT_TIMEOUT = 5.0
+#: Part of the room for commit metadata beyond which nothing more is polled: what is in hand must still fit.
+CROWDED = 0.75
+
+#: Errors that another try does not mend.
+FATAL = (
+    AuthorizationError,
+    FencedInstanceIdError,
+    InconsistentGroupProtocolError,
+    InvalidGroupIdError,
+    InvalidSessionTimeoutError,
+    KafkaConfigurationError,
+    SaslAuthenticationFailedError,
+    UnsupportedCodecError,
+    UnsupportedVersionError,
+)
+
+
+class Flush:
+    """Somebody waits until what is published now is committed."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+
+
+class _Commit(NamedTuple):
+    """A commit on its way."""
+
+    leases: dict[Lease, tuple[View, bool]]
+    flushes: list[Flush]
+    sent: float
+
+
+class Commits:
+    """Commits leases by one consumer. For the pump's thread, but for ``is_dirty`` and ``offset``.
+
+    :param interval: Seconds between commits while there is something to commit; None to commit nothing.
+    :param poke: Called from any thread when an answer has come, which the consumer tells of when it is used next.
+    """
+
+    def __init__(self, topic: str, consumer: KafkaConsumer, interval: float | None, poke: Callable[[], None]) -> None:
+        self._topic = topic
+        self._consumer = consumer
+        self._poke = poke
+        self.is_on = interval is not None
+        self._interval = interval or 0.0
+        #: Whether the worker goes on after a commit that is made now; if not, its end is no accident.
+        self.alive = True
+        #: When a commit was sent that the coordinator answered as to a member.
+        self.vouched = 0.0
+        self._flushes: list[Flush] = []
+        self._on_its_way: _Commit | None = None
+        self._next = 0.0
+        self._retry = 0.0
+        self._metadata_limit = METADATA_LIMIT
+
+    def go_on_with(self, consumer: KafkaConsumer) -> None:
+        """Commit by another consumer from now on: nothing will be heard of what is on its way by the old one."""
+        self._consumer = consumer
+        if self._on_its_way is not None:
+            self._flushes = self._on_its_way.flushes + self._flushes
+            self._on_its_way = None
+
+    def add(self, flush: Flush) -> None:
+        """Have somebody told when what is published now is committed."""
+        self._flushes.append(flush)
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether somebody waits for a commit."""
+        return bool(self._flushes)
+
+    @property
+    def is_on_its_way(self) -> bool:
+        return self._on_its_way is not None
+
+    def is_dirty(self, lease: Lease) -> bool:
+        """Return whether there is something of a lease to commit."""
+        return self.is_on and lease.committed != (lease.view, self.alive)
+
+    def offset(self, lease: Lease, view: View, *, alive: bool) -> OffsetAndMetadata:
+        """Return what is to be committed of a lease."""
+        metadata = encode(view, lease.topic_id, alive=alive, limit=self._metadata_limit)
+        lease.crowded = len(metadata) > CROWDED * self._metadata_limit
+        return OffsetAndMetadata(view.watermark, metadata, -1)
+
+    def commit_if_due(self, open_leases: Mapping[int, Lease], now: float, lock: threading.Lock) -> None:
+        """Send a commit where it is time for one.
+
+        :param open_leases: They change only while the lock is held.
+        """
+        if self._on_its_way is not None and now > self._on_its_way.sent + COMMIT_TIMEOUT:
+            self._ended(self._on_its_way, KafkaError("no answer"))
+        if self._on_its_way is not None or not self.is_on:
+            return
+        leases = list(open_leases.values())
+        if not any(self.is_dirty(lease) for lease in leases):
+            self.release()
+            return
+        at_rest = not any(lease.in_hand() or lease.view.running for lease in leases)
+        if now >= self._retry and (at_rest or self._flushes or now >= self._next):
+            with lock:  # a lease that the listener closes must not be committed after what the listener commits
+                self._send(open_leases.values(), now)
+
+    def _send(self, leases: Iterable[Lease], now: float) -> None:
+        alive = self.alive
+        dirty = {lease: (lease.view, alive) for lease in leases if self.is_dirty(lease)}
+        commit = self._on_its_way = _Commit(dirty, self._flushes, now)
+        self._flushes = []
+        self._next = now + self._interval
+        future = self._consumer.commit_async(
+            self._offsets(dirty), callback=lambda _, answer: self._ended(commit, answer)
+        )
+        future.add_both(lambda _: self._poke())
+
+    def _offsets(self, dirty: dict[Lease, tuple[View, bool]]) -> dict[TopicPartition, OffsetAndMetadata]:
+        return {
+            TopicPartition(self._topic, lease.partition): self.offset(lease, view, alive=alive)
+            for lease, (view, alive) in dirty.items()
+        }
+
+    def _ended(self, commit: _Commit, answer: Any) -> None:
+        """Note how a commit ended. The client calls this in a later poll or commit."""
+        if commit is not self._on_its_way:
+            return
+        self._on_its_way = None
+        if not isinstance(answer, BaseException):
+            self._succeeded(commit.leases, commit.sent)
+            for flush in commit.flushes:
+                flush.done.set()
+            return
+        self._flushes = commit.flushes + self._flushes
+        if isinstance(answer, FATAL):
+            raise answer
+        self._failed(answer)
+
+    def _succeeded(self, leases: dict[Lease, tuple[View, bool]], sent: float) -> None:
+        self.vouched = sent
+        for lease, committed in leases.items():
+            lease.committed = committed
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, OffsetMetadataTooLargeError):  # this broker allows less than the default
+            self._metadata_limit //= 2
+        self._retry = time.monotonic() + COMMIT_RETRY
+        _logger.debug("A commit failed and is tried again: %s", error)
+
+    def release(self) -> None:
+        """Have nobody wait any longer."""
+        for flush in self._flushes:
+            flush.done.set()
+        self._flushes = []
+
+    def commit_now(self, leases: Iterable[Lease]) -> None:
+        """Commit and wait for the answer. If that fails, the leases stay dirty."""
+        sent = time.monotonic()
+        dirty = {lease: (lease.view, self.alive) for lease in leases}
+        try:
+            self._consumer.commit(self._offsets(dirty), timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
+        except FATAL:
+            raise
+        except KafkaError as error:
+            self._failed(error)
+        else:
+            self._succeeded(dirty, sent)

@@ -1,0 +1,146 @@
+"""What words on the command line, and lines of a file, stand for: functions, values, jobs.
+
+Whatever is wrong with them is a ``click.UsageError`` that says so in one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import operator
+import os
+import sys
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn, cast
+
+import click
+
+import kq
+
+__all__ = ["import_from_here", "jobs_of", "load", "load_callback", "parse"]
+
+
+def import_from_here() -> None:
+    """Make the modules of the current folder importable, as ``python -m`` does."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def load_callback(target: str) -> Callable[..., Any]:
+    """Return the function that ``--callback`` names."""
+    where, colon, name = target.rpartition(":")
+    if not colon or not name.isidentifier():  # no name, but perhaps the colon of a Windows drive
+        where, name = target, "callback"
+    if not where.endswith(".py") and os.sep not in where:
+        return load(f"{where}:{name}")
+    path = Path(where).absolute()
+    # a name of its own: a file called json.py must not stand in for the json of everybody else
+    unique = f"kq_callback_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_loader(unique, SourceFileLoader(unique, str(path)))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[unique] = importlib.util.module_from_spec(spec)
+    with _importing(where):
+        spec.loader.exec_module(module)
+    return _callable(module, name, where)
+
+
+def load(target: str) -> Callable[..., Any]:
+    """Return the function that ``package.module:function`` names."""
+    where, colon, name = target.partition(":")
+    if not (where and colon and name):
+        raise click.UsageError(f"{target!r} must be package.module:function")
+    with _importing(where):
+        module = importlib.import_module(where)
+    return _callable(module, name, where)
+
+
+def _callable(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
+    try:
+        found = operator.attrgetter(name)(module)
+    except AttributeError:
+        raise click.UsageError(f"{where} has no {name!r}") from None
+    if not callable(found):
+        raise click.UsageError(f"{name!r} of {where} is not a callable but of type {type(found).__name__}")
+    return cast("Callable[..., Any]", found)
+
+
+@contextmanager
+def _importing(where: str) -> Iterator[None]:
+    """Tell in one line whatever a user's module raises while it is imported."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a user's code: it becomes the error of the command
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if frame.filename not in (__file__, importlib.__file__)]
+        theirs = [frame for frame in theirs if not frame.filename.startswith("<frozen")]
+        line = f" ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else ""
+        raise click.UsageError(f"cannot import {where}: {type(error).__name__}: {error}{line}") from error
+
+
+def parse(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and keyword arguments that words of the command line stand for."""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if not (equals and name.isidentifier()):
+            args.append(_value(word))
+        elif name in kwargs:
+            raise click.UsageError(f"argument {name} is given twice")
+        else:
+            kwargs[name] = _value(value)
+    return args, kwargs
+
+
+def _value(word: str) -> Any:
+    """Return the JSON value of a word; a word that is none, and does not look like one, is a str."""
+    try:
+        return json.loads(word, parse_constant=_no_json)
+    except ValueError as error:
+        if word.startswith(("[", "{", '"')):
+            raise click.UsageError(f"bad JSON: {word}: {error}") from None
+    if word.startswith("-"):  # a misspelt option must not become an argument
+        raise click.UsageError(f"no such option: {word} (as an argument write {json.dumps(json.dumps(word))})")
+    return word
+
+
+def _no_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def jobs_of(lines: Iterable[str], name: str, places: dict[str, int]) -> Iterator[kq.Job]:
+    """Yield the jobs of lines of JSON, and note in which line each stands."""
+    functions: dict[str, Callable[..., Any]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            job = _job_of(json.loads(line, parse_constant=_no_json), functions)
+        except (ValueError, click.UsageError) as error:
+            text = error.format_message() if isinstance(error, click.UsageError) else str(error)
+            raise click.UsageError(f"{name}, line {number}: {text}; what stands before it is enqueued") from None
+        places[str(job.id)] = number
+        yield job
+
+
+def _job_of(fields: Any, functions: dict[str, Callable[..., Any]]) -> kq.Job:
+    """Return the job that an object of JSON stands for; raise :class:`ValueError` if it is none."""
+    known = {"func", "args", "kwargs", "id", "timeout", "key", "partition"}
+    if not (isinstance(fields, dict) and isinstance(fields.get("func"), str) and set(fields) <= known):
+        raise ValueError('must be an object such as {"func": "tasks:add", "args": [1, 2], "kwargs": {}}')
+    func = fields["func"]
+    if func not in functions:
+        functions[func] = load(func)
+    given = {name: value for name, value in fields.items() if value is not None}
+    given |= {"func": functions[func], "id": given.get("id") or uuid.uuid4().hex}
+    if isinstance(given.get("key"), str):
+        given["key"] = given["key"].encode()
+    return kq.Job(**given)
