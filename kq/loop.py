@@ -97,7 +97,7 @@ class Stats(NamedTuple):
     """Figures of a worker, at one moment, since its last ``start``."""
 
     state: State
-    #: Jobs that run.
+    #: Jobs that were handed out and have not ended: with processes, also short ones that wait for their child.
     in_flight: int = 0
     #: Messages that were polled and have not started.
     backlog: int = 0

@@ -232,9 +232,9 @@ class Program:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def wait_for(self, start: str) -> None:
+    def wait_for(self, start: str, timeout: float = PATIENCE) -> None:
         """Wait until the program prints a line that starts so."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + timeout
         while not any(line.startswith(start) for line in self.lines):
             try:
                 got = self._coming.get(timeout=max(0.0, deadline - time.monotonic()))

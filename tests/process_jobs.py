@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import logging
 import os
 import re
@@ -56,6 +55,16 @@ def nap(seconds: float, result: Any = "rested") -> Any:
 
 
 # -- jobs that do not end ----------------------------------------------------------------------------------------------
+
+
+def meet(path: str, count: int) -> None:
+    """Return when so many have come; raise where they do not."""
+    note(path, "came", os.getpid())
+    deadline = time.monotonic() + 30
+    while len(Path(path).read_text().splitlines()) < count:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the others do not come")
+        time.sleep(0.05)
 
 
 def endure(path: str, way: str) -> None:
@@ -373,6 +382,12 @@ def start_badly() -> None:
     raise RuntimeError("no database")
 
 
+def start_alone(path: str) -> None:
+    """Fail in every child but the one that was first, as where there is one connection; write down each try."""
+    note(path, "try", os.getpid())
+    os.mkdir(path + ".taken")
+
+
 def die_at_start() -> None:
     os._exit(4)
 
@@ -383,11 +398,6 @@ def was_started() -> bool:
 
 def is_loaded(*names: str) -> list[str]:
     return [name for name in names if name in sys.modules]
-
-
-def resident_bytes() -> int:
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def grow(size: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -638,6 +639,29 @@ def test_an_on_start_that_fails_ends_the_worker(
     assert children() == []
 
 
+def test_children_that_fail_to_start_are_not_tried_without_a_pause(journal: Journal) -> None:
+    """While others work: each try may cost somebody a connection."""
+    hook = functools.partial(process_jobs.start_alone, journal.path)
+    with Bench(ProcessExecutor(on_start=hook), 2) as bench:
+        ended = bench.run(*[bench.message(process_jobs.nap, 0.01) for _ in range(100)])
+    assert set(statuses(ended)) == {"success"}
+    assert 2 <= len(list(journal.entries())) <= 5
+
+
+def test_a_nursery_without_room_for_a_child_tries_again() -> None:
+    """A fork that fails is no end of anything."""
+    with Bench(ProcessExecutor(preload=["no_room"]), 2) as bench:
+        ended = bench.run(*[bench.message(process_jobs.nap, 0.01) for _ in range(10)])
+    assert statuses(ended) == ["success"] * 10
+
+
+def test_a_hundred_children_work_at_once(journal: Journal) -> None:
+    """More than are asked for at once."""
+    with Bench(ProcessExecutor(), 100) as bench:
+        messages = [bench.message(process_jobs.meet, journal.path, 100) for _ in range(100)]
+        assert statuses(bench.run(*messages)) == ["success"] * 100
+
+
 def children() -> list[int]:
     """Return the processes that this one has started and not reaped."""
     pids: list[int] = []
@@ -722,28 +746,41 @@ def test_a_job_has_no_input(queue: Queue, work: Callable[..., jobs.Calls]) -> No
     assert work(1).results == [""]
 
 
-def test_children_are_small(topic: str, hosts: str, queue: Queue, journal: Journal) -> None:
-    """A worker of no-op jobs: 60 MB, a child of it 35 MB."""
-    source = """
-import pathlib, sys, kq
-def callback(status, message, job, result, *_):
-    if result is not None:
-        print("child", result >> 20, flush=True)
-worker = kq.Worker(sys.argv[1], hosts=sys.argv[2], executor="process", concurrency=2, callback=callback)
-worker.start(max_messages=3002)
-status = pathlib.Path("/proc/self/status").read_text()
-print("parent", int(status.partition("VmRSS:")[2].split()[0]) >> 10, flush=True)
+SIZES = """
+import sys, threading, time, kq, psutil
+def look():
+    nursery = parent.children()[0]
+    sizes = [child.memory_info().rss >> 20 for child in nursery.children()]
+    print(worker.stats().done, parent.memory_info().rss >> 20, max(sizes), flush=True)
+def watch():
+    while worker.stats().done < count // 10:
+        time.sleep(0.01)
+    while worker.stats().done < count:
+        look()
+        time.sleep(count / 100_000)
+    look()
+    worker.stop()
+count = int(sys.argv[3])
+parent = psutil.Process()
+worker = kq.Worker(sys.argv[1], hosts=sys.argv[2], executor="process", concurrency=2)
+threading.Thread(target=watch).start()
+worker.start()
 print("end", flush=True)
 """
-    queue.enqueue_many(3000 * [(process_jobs.nothing, (), {})])
-    queue.enqueue_many(2 * [(process_jobs.resident_bytes, (), {})])
-    with jobs.Program(source, topic, hosts) as program:
-        program.wait_for("end")
-    sizes = collections.defaultdict(list)
-    for line in program.lines[:-1]:
-        sizes[line.split()[0]].append(int(line.split()[1]))
-    assert max(sizes["child"]) <= 35
-    assert max(sizes["parent"]) <= 60
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_parent_and_children_are_small_and_stay_so(topic: str, hosts: str, queue: Queue, count: int) -> None:
+    """A worker of no-op jobs: 60 MB, a child of it 35 MB; after many no more than after a tenth of them."""
+    for _ in range(count // 5_000):
+        queue.enqueue_many(5_000 * [(process_jobs.nothing, (), {})])
+    with jobs.Program(SIZES, topic, hosts, str(count)) as program:
+        program.wait_for("end", timeout=600)
+    looks = [tuple(map(int, line.split())) for line in program.lines[:-1]]
+    assert looks[-1][0] == count
+    for size, limit in ((1, 60), (2, 35)):
+        assert max(look[size] for look in looks) <= limit
+        assert looks[-1][size] <= looks[0][size] + 3, looks
 
 
 # -- order and waiting -------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +35,8 @@ FORK, KILL, BORN, DIED, READY = range(5)
 _LAST_WAIT = 1.0
 #: Seconds between two looks for what the dead left behind.
 _STRAY_WAIT = 0.01
+#: Seconds between tries to fork where the system had no room for another process.
+_FORK_WAIT = 0.2
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -57,6 +60,8 @@ class _Nursery:
     def __init__(self, worker: socket.socket) -> None:
         self._worker = worker
         self._children: set[int] = set()
+        #: Descriptors of children that are to be forked as soon as the system has room for another process.
+        self._waiting: deque[Sequence[int]] = deque()
         self._deaths, wake = socket.socketpair()
         self._deaths.setblocking(False)
         wake.setblocking(False)
@@ -67,12 +72,14 @@ class _Nursery:
     def run(self) -> None:
         self._tell(READY, os.getpid(), 0)
         while True:
-            readable, _, _ = select.select([self._worker, self._deaths], [], [])
+            readable, _, _ = select.select([self._worker, self._deaths], [], [], _FORK_WAIT if self._waiting else None)
             if self._deaths in readable:
                 self._deaths.recv(4096)
                 self._reap()
             if self._worker in readable and not self._serve():
                 break
+            while self._waiting and self._fork(self._waiting[0]):
+                self._waiting.popleft()
         self._kill_all()
 
     def _serve(self) -> bool:
@@ -85,19 +92,24 @@ class _Nursery:
             return False
         verb, pid, signum = MESSAGE.unpack(data)
         if verb == FORK:
-            self._fork(descriptors)
+            self._waiting.append(descriptors)
         elif pid in self._children:  # not reaped yet, so the ID is still its own
             _signal_group(pid, signum)
         return True
 
-    def _fork(self, descriptors: Sequence[int]) -> None:
-        pid = os.fork()
+    def _fork(self, descriptors: Sequence[int]) -> bool:
+        """Fork a child; return False where the system has no room for another process now."""
+        try:
+            pid = os.fork()
+        except OSError:
+            return False
         if pid == 0:
             self._become_child(descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         self._children.add(pid)
         self._tell(BORN, pid, 0)
+        return True
 
     def _become_child(self, descriptors: Sequence[int]) -> None:
         status = 1

@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -61,6 +62,11 @@ _LAST_BREATH = 0.1
 _LATEST = 0.1
 #: Children in a row that may fail to become ready before the worker gives up.
 _BIRTHS = 3
+#: Seconds until another child is tried after one that failed to become ready: what it wants, a connection for instance,
+#: is not there sooner.
+_BIRTH_WAIT = 0.5
+#: Children that are asked for and not there yet, at most.
+_UNBORN = 16
 #: Seconds that the nursery may take to import what it is to import.
 _NURSERY_PATIENCE = 60.0
 #: Seconds that the nursery may take to end.
@@ -115,6 +121,9 @@ class ProcessExecutor:
         self._selector = selectors.DefaultSelector()
         self._finished: list[Finished] = []
         self._children: list[Handle] = []
+        #: When children are to be asked for, by the monotonic clock.
+        self._births: deque[float] = deque()
+        #: Children that were asked for, in that order, and are not there yet.
         self._unborn: deque[Handle] = deque()
         self._homeless: deque[Message] = deque()
         self._places: list[Handle] = []
@@ -126,8 +135,8 @@ class ProcessExecutor:
         self._birth = self._pack_birth(setting)
         self._start_nursery()
         setting.watch(self._selector)
-        for _ in range(concurrency):
-            self._add_child()
+        self._births.extend([0.0] * concurrency)
+        self._give_birth(time.monotonic())
 
     def kill(self) -> None:
         self._killing = True
@@ -234,6 +243,8 @@ class ProcessExecutor:
             self._looked = now
             self._watch_deadlines(now)
         self._share_work(now)
+        if self._births and not self._killing:
+            self._give_birth(now)
         if self._homeless:
             self._rehouse()
 
@@ -242,7 +253,7 @@ class ProcessExecutor:
         loads = [child.load() for child in self._children if child.is_ready]
         if loads and min(loads) == 0 and max(loads) > 1:
             return STEAL_AFTER
-        return LOOK_EVERY if any(loads) else float("inf")
+        return LOOK_EVERY if self._births or any(loads) else float("inf")
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -390,8 +401,22 @@ class ProcessExecutor:
 
     # -- children ------------------------------------------------------------------------------------------------------
 
-    def _add_child(self) -> None:
-        child = Handle()
+    def _give_birth(self, now: float) -> None:
+        """Ask for the children that are due: not for so many at once that the nursery's socket is full."""
+        while self._births and self._births[0] <= now and len(self._unborn) < _UNBORN:
+            try:
+                child = Handle()
+            except OSError as error:
+                if not (self._children or self._unborn):
+                    raise WorkerError(f"there is no room for a child of the process executor: {error}") from error
+                _logger.error("There is no room for another child, which is tried again: %s", error)
+                self._births.popleft()
+                insort(self._births, now + _BIRTH_WAIT)
+                return
+            self._births.popleft()
+            self._add_child(child)
+
+    def _add_child(self, child: Handle) -> None:
         try:
             socket.send_fds(self._nursery, [MESSAGE.pack(FORK, 0, 0)], child.descriptors)
         except OSError as error:
@@ -463,7 +488,8 @@ class ProcessExecutor:
             if self._failed_births >= _BIRTHS and not self._killing:
                 raise WorkerError("children of the process executor fail to start; the log says why")
         if not self._killing:
-            self._add_child()
+            wait = _BIRTH_WAIT if not child.is_ready and status is not None else 0.0
+            insort(self._births, time.monotonic() + wait)
             self._rehouse()
 
     def _read_rest(self, child: Handle) -> None:
