@@ -263,7 +263,10 @@ class Loop:
         now = time.monotonic()
         if self.state is not State.RUNNING or self._stop.requests or not self._pump.is_vouched(now):
             return False
-        batch, careful = self._take_jobs(min(self._executor.room(), self._plan.max_messages - self._started))
+        room = min(self._executor.room(), self._plan.max_messages - self._started)
+        if self._plan.commits_each:  # none that waits in a child for another, whose end is to be committed first
+            room = min(room, self._plan.concurrency - len(self._running))
+        batch, careful = self._take_jobs(room)
         if batch:
             self._announce(careful)
             for message in batch:

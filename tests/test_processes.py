@@ -832,6 +832,24 @@ def test_jobs_with_one_key_run_in_order_whatever_dies(
         assert entries == [(word, f"{key} {number}") for number in numbers for word in ("start", "end")]
 
 
+def test_a_commit_interval_of_zero_keeps_jobs_out_of_queues(
+    queue: Queue, work: Callable[..., jobs.Calls], hosts: str
+) -> None:
+    """However short they are: what would wait in a child starts after the commit of what is before it."""
+    queue.enqueue_many(200 * [(process_jobs.nothing, (), {})])
+    in_hand: list[int] = []
+    worker = Worker(
+        queue.topic,
+        hosts=hosts,
+        executor="process",
+        concurrency=2,
+        commit_interval=0,
+        callback=lambda *_: in_hand.append(worker.stats().in_flight),
+    )
+    assert run_worker(worker, 200) == 200
+    assert max(in_hand) <= 2
+
+
 def test_children_work_at_once(queue: Queue, work: Callable[..., jobs.Calls]) -> None:
     """As many jobs as there are children."""
     for _ in range(8):
