@@ -35,7 +35,7 @@ import kq
 from kq import clients, demo
 from kq.executors.base import Executor
 from kq.reload import Watcher, restart
-from kq.targets import import_from_here, jobs_of, load, load_callback, parse
+from kq.targets import import_from_here, jobs_of, load_callback, load_function, parse_arguments
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -324,12 +324,12 @@ def enqueue(
     """
     if (function is None) is (from_file is None):
         raise click.UsageError("give either MODULE:FUNCTION or --from-file")
-    args, kwargs = parse(arguments)
+    args, kwargs = parse_arguments(arguments)
     import_from_here()
     with kq.Queue(topic, hosts=hosts, config=config) as queue:
         spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition)
         if function is not None:
-            click.echo(spec.enqueue(load(function), *args, **kwargs).id)
+            click.echo(spec.enqueue(load_function(function), *args, **kwargs).id)
         elif from_file is not None:
             click.echo(f"{_enqueue_file(spec, from_file):,} jobs are on topic {topic}")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
@@ -77,7 +77,10 @@ class _Commit(NamedTuple):
 
 
 class Commits:
-    """Commits leases by one consumer. For the pump's thread, but for ``is_dirty`` and ``offset``.
+    """Commits leases by one consumer.
+
+    For the pump's thread. The listener's calls ``is_dirty`` and ``offset`` too, under the pump's lock; any thread may
+    set ``alive``, and read that, ``is_on`` and ``vouched``.
 
     :param interval: Seconds between commits while there is something to commit; None to commit nothing.
     :param poke: Called from any thread when an answer has come, which the consumer tells of when it is used next.
@@ -119,9 +122,12 @@ class Commits:
     def is_on_its_way(self) -> bool:
         return self._on_its_way is not None
 
-    def is_dirty(self, lease: Lease) -> bool:
-        """Return whether there is something of a lease to commit."""
-        return self.is_on and lease.committed != (lease.view, self.alive)
+    def is_dirty(self, lease: Lease, *, alive: bool | None = None) -> bool:
+        """Return whether there is something of a lease to commit.
+
+        :param alive: Whether the worker goes on with it afterwards, by default ``self.alive``.
+        """
+        return self.is_on and lease.committed != (lease.view, self.alive if alive is None else alive)
 
     def offset(self, lease: Lease, view: View, *, alive: bool) -> OffsetAndMetadata:
         """Return what is to be committed of a lease."""
@@ -129,27 +135,24 @@ class Commits:
         lease.crowded = len(metadata) > CROWDED * self._metadata_limit
         return OffsetAndMetadata(view.watermark, metadata, -1)
 
-    def commit_if_due(self, open_leases: Mapping[int, Lease], now: float, lock: threading.Lock) -> None:
-        """Send a commit where it is time for one.
-
-        :param open_leases: They change only while the lock is held.
-        """
+    def is_due(self, leases: Collection[Lease], now: float) -> bool:
+        """Return whether it is time for a commit of these leases; where nothing is to be committed, nobody waits."""
         if self._on_its_way is not None and now > self._on_its_way.sent + COMMIT_TIMEOUT:
             self._ended(self._on_its_way, KafkaError("no answer"))
         if self._on_its_way is not None or not self.is_on:
-            return
-        leases = list(open_leases.values())
+            return False
         if not any(self.is_dirty(lease) for lease in leases):
             self.release()
-            return
+            return False
         at_rest = not any(lease.in_hand() or lease.view.running for lease in leases)
-        if now >= self._retry and (at_rest or self._flushes or now >= self._next):
-            with lock:  # a lease that the listener closes must not be committed after what the listener commits
-                self._send(open_leases.values(), now)
+        return now >= self._retry and (at_rest or bool(self._flushes) or now >= self._next)
 
-    def _send(self, leases: Iterable[Lease], now: float) -> None:
-        alive = self.alive
+    def send(self, leases: Iterable[Lease]) -> None:
+        """Send a commit of what is dirty."""
+        now, alive = time.monotonic(), self.alive
         dirty = {lease: (lease.view, alive) for lease in leases if self.is_dirty(lease)}
+        if not dirty:  # the listener has closed what was
+            return
         commit = self._on_its_way = _Commit(dirty, self._flushes, now)
         self._flushes = []
         self._next = now + self._interval

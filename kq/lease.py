@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from kq.backlog import PARTITION_BYTES, PARTITION_COUNT
 from kq.codec import Progress, View
 
 __all__ = ["Assigned", "Event", "Failed", "Lease", "Moved", "Polled", "Revoked"]
@@ -53,11 +54,13 @@ class Lease:
         self.paused = False
         self.crowded = False
 
-    def has_no_room(self) -> bool:
-        """Return whether the commit metadata is nearly full, and polling more would add to it.
-
-        What the last epoch knew of is polled again first: that adds nothing, and not to poll it would be for ever.
-        """
+    def is_full(self) -> bool:
+        """Return whether nothing more is to be polled. Once paused it is full until half of its bounds are free."""
+        part = 0.5 if self.paused else 1.0
+        if self.in_hand() >= PARTITION_COUNT * part or self.in_hand_bytes() >= PARTITION_BYTES * part:
+            return True
+        # the commit metadata is nearly full, and more messages add to it. What the last epoch knew of is polled again
+        # first: that adds nothing, and not to poll it would be for ever
         return self.crowded and self.next >= self.view.top
 
     def in_hand(self) -> int:

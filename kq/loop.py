@@ -17,15 +17,15 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, Backlog, Ordering
+from kq.backlog import Backlog, Ordering
 from kq.errors import PoisonMessage
 from kq.executors.base import Executor, Finished, Setting
 from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
 from kq.lease import Assigned, Event, Failed, Lease, Moved, Polled, Revoked
-from kq.message import Message, job_from_headers, message_from_record
+from kq.message import Message, bytes_of, job_from_headers, message_from_record
 from kq.pump import Pump
 from kq.stop import KILL, Stop, Waker
 from kq.tracker import Tracker
@@ -137,6 +137,8 @@ class Loop:
         self._last_publish = 0.0
         self._unpublished = False
         self._is_open = False
+        #: When it was first seen that what runs must end, or the last job that does not was named.
+        self._kill_since: float | None = None
 
     def run(self, pump: Pump) -> int:
         """Work until there is a reason to end; return how many messages were processed."""
@@ -240,7 +242,7 @@ class Loop:
             backlog.add(message, alone=tracker.deliveries(message) > 0)
         if len(messages) < len(polled.records):
             lease.taken += len(polled.records) - len(messages)
-            lease.taken_bytes += _bytes_of(polled.records) - _bytes_of(messages)
+            lease.taken_bytes += bytes_of(polled.records) - bytes_of(messages)
             self._unpublished = True
             self._make_room()
 
@@ -252,16 +254,13 @@ class Loop:
 
     def _make_room(self) -> None:
         """Have the pump look at once where there is room enough again."""
-        for lease in self._leases.values():
-            if lease.paused and lease.in_hand() * 2 < PARTITION_COUNT and lease.in_hand_bytes() * 2 < PARTITION_BYTES:
-                self._pump.poke()
-                return
+        if any(lease.paused and not lease.is_full() for lease in self._leases.values()):
+            self._pump.poke()
 
     # -- starts --------------------------------------------------------------------------------------------------------
 
     def _start_jobs(self) -> bool:
-        now = time.monotonic()
-        if self.state is not State.RUNNING or self._stop.requests or not self._pump.is_vouched(now):
+        if self.state is not State.RUNNING or self._stop.requests or not self._pump.is_vouched(time.monotonic()):
             return False
         room = min(self._executor.room(), self._plan.max_messages - self._started)
         if self._plan.commits_each:  # none that waits in a child for another, whose end is to be committed first
@@ -269,6 +268,7 @@ class Loop:
         batch, careful = self._take_jobs(room)
         if batch:
             self._announce(careful)
+            now = time.monotonic()
             for message in batch:
                 self._running[id(message)] = message, now
                 self._executor.start(message)
@@ -319,6 +319,9 @@ class Loop:
                 self._tracker.done(message)
                 self._outcomes[outcome.status] += 1
             self._backlog.done(message)
+            # callbacks may be slow, and there may be hundreds: what they were told of is done
+            if self._plan.callback is not None and time.monotonic() - self._last_publish > _PUBLISH_EVERY:
+                self._publish()
         self._last_activity = time.monotonic()
         self._unpublished = True
 
@@ -396,17 +399,13 @@ class Loop:
         return self._stop.requests >= KILL or now >= since + self._plan.shutdown_timeout
 
     def _name_stubborn(self, now: float) -> None:
-        self._kill_since = getattr(self, "_kill_since", now)
+        if self._kill_since is None:
+            self._kill_since = now
         if now - self._kill_since > _STUBBORN_AFTER:
             self._kill_since = now + _STALLED_AFTER
             for message, _ in list(self._running.values()):
                 where = (message.offset, message.partition)
                 _own_logger.warning("The job of message %s of partition %s does not let itself be ended", *where)
-
-
-def _bytes_of(records: Iterable[Any]) -> int:
-    """Return how many bytes the values of records, or messages, have."""
-    return sum(len(record.value or b"") for record in records)
 
 
 class _Watchdog:

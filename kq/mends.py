@@ -1,22 +1,36 @@
-"""What kafka-python 3.0.12 leaves undone, done from outside. Each of these can go with a release that does it itself.
+"""The inside of kafka-python, as of 3.0.12: what KQ must look at, and what it mends, where the public face has no way.
 
-1. Under ``python -O`` its reading of answers is mended when this is imported; it understands no broker otherwise.
+Each release of the client is to be compared with this, and each mend can go with a release that does it itself.
+
+1. Under ``python -O`` the client's reading of answers is mended when this is imported; it understands no broker else.
 2. ``hush_closes``: that a client was closed in the middle of something is no error.
 3. ``take_up_join``: a join that a poll ended in the middle of is taken up again.
 4. ``unpark``: records that were set aside while their partition was paused are given out after it was resumed.
+5. ``last_heartbeat``, ``is_silent``, ``topic_id``, ``replace_listener``: what it knows, and does not tell.
 
-The last two are for the thread that polls, and do nothing where a client has no such parts.
+Where a consumer of other make has no such parts, they do nothing and know nothing. The thread that polls calls them.
 """
 
 from __future__ import annotations
 
 import logging
 from typing import Any
+from uuid import UUID
 
 from kafka import KafkaConsumer
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.errors import Cancelled
+from kafka.structs import MemberState
 
-__all__ = ["hush_closes", "take_up_join", "unpark"]
+__all__ = [
+    "hush_closes",
+    "is_silent",
+    "last_heartbeat",
+    "replace_listener",
+    "take_up_join",
+    "topic_id",
+    "unpark",
+]
 
 
 def hush_closes() -> None:
@@ -38,7 +52,8 @@ def take_up_join(consumer: KafkaConsumer) -> bool:
     if coordinator is None or not coordinator.rejoining:
         return False
     with coordinator._lock:
-        coordinator.rejoin_needed = coordinator.rejoin_needed or coordinator.rejoining
+        if coordinator.rejoining:
+            coordinator.rejoin_needed = True
     return True
 
 
@@ -60,6 +75,35 @@ def unpark(consumer: KafkaConsumer) -> None:
         fetcher._next_partition_records = parked
         del fetcher._paused_partition_records[tp]
         return
+
+
+def last_heartbeat(consumer: KafkaConsumer) -> float | None:
+    """Return when the coordinator last answered a heartbeat, by the monotonic clock; None where nobody knows."""
+    heartbeat = getattr(getattr(consumer, "_coordinator", None), "heartbeat", None)
+    return getattr(heartbeat, "last_receive", None)
+
+
+def is_silent(consumer: KafkaConsumer) -> bool:
+    """Return whether a member of a group sends no heartbeats, and means to go on so: another has its name."""
+    coordinator = getattr(consumer, "_coordinator", None)
+    if coordinator is None or coordinator.state != MemberState.STABLE:
+        return False
+    return not (getattr(coordinator, "_heartbeat_enabled", True) or coordinator.need_rejoin())
+
+
+def topic_id(consumer: KafkaConsumer, topic: str) -> UUID | None:
+    """Return the ID of a topic, by which one that was made anew is told from the old one; None while it is unknown."""
+    lookup = getattr(getattr(consumer, "_cluster", None), "topic_id", None)
+    return None if lookup is None else lookup(topic)
+
+
+def replace_listener(consumer: KafkaConsumer, listener: AsyncConsumerRebalanceListener) -> bool:
+    """Have another listener hear of rebalances, the subscription unchanged; return whether that is possible."""
+    state: Any = getattr(consumer, "_subscription", None)
+    if not hasattr(state, "rebalance_listener"):
+        return False
+    state.rebalance_listener = listener
+    return True
 
 
 if not __debug__:

@@ -6,12 +6,25 @@ anything. The tables in the documentation ("Wire format") are the contract.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from kq.job import Job
 
-__all__ = ["HEADER_ID", "HEADER_PREFIX", "HEADER_TIMEOUT", "Headers", "Message", "Record"]
+__all__ = [
+    "HEADER_ID",
+    "HEADER_PREFIX",
+    "HEADER_TIMEOUT",
+    "Headers",
+    "Message",
+    "Record",
+    "bytes_of",
+    "job_from_headers",
+    "job_headers",
+    "message_from_record",
+    "timeout_of",
+]
 
 Headers = list[tuple[str, bytes]]
 
@@ -79,16 +92,28 @@ def job_headers(job: Job) -> Headers:
 
 def job_from_headers(message: Message) -> Job:
     """Return what the headers tell of a job whose value is not to be unpickled; func, args, kwargs are None."""
-    headers = dict(message.headers)
-    job_id = headers.get(HEADER_ID)
+    job_id = dict(message.headers).get(HEADER_ID)
     return Job(
         id=None if job_id is None else job_id.decode("utf-8", "replace"),
         timestamp=message.timestamp,
         topic=message.topic,
-        timeout=_timeout(headers.get(HEADER_TIMEOUT)),
+        timeout=timeout_of(message),
         key=message.key,
         partition=message.partition,
     )
+
+
+def timeout_of(message: Message) -> float | None:
+    """Return the job's time limit as the headers tell it, in seconds; None if they do not."""
+    for name, text in message.headers:
+        if name == HEADER_TIMEOUT:
+            return _timeout(text)
+    return None
+
+
+def bytes_of(messages: Iterable[Any]) -> int:
+    """Return how many bytes the values of messages, or of a consumer's records, have."""
+    return sum(len(message.value or b"") for message in messages)
 
 
 def _timeout(text: bytes | None) -> float | None:

@@ -28,11 +28,12 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from kq import mends
 from kq.assignor import BusyFirstAssignor
-from kq.backlog import PARTITION_BYTES, PARTITION_COUNT, TOTAL_BYTES, TOTAL_COUNT
+from kq.backlog import TOTAL_BYTES, TOTAL_COUNT
 from kq.codec import Progress, decode
 from kq.commits import FATAL, SYNC_COMMIT_TIMEOUT, Commits, Flush
 from kq.errors import BrokerUnreachable
 from kq.lease import Assigned, Event, Failed, Lease, Moved, Polled, Revoked
+from kq.message import bytes_of
 from kq.tracker import reopen
 
 __all__ = ["Pump"]
@@ -132,8 +133,9 @@ class Pump:
         If not, as after the process was stopped for a while, others may have its partitions: nothing should start
         before the coordinator has answered.
         """
-        heartbeat = getattr(getattr(self._consumer, "_coordinator", None), "heartbeat", None)
-        answered = getattr(heartbeat, "last_receive", now)
+        answered = mends.last_heartbeat(self._consumer)
+        if answered is None:
+            return True
         return bool(now - max(answered, self._commits.vouched, self._joined) < self._session)
 
     def expect_end(self) -> None:
@@ -191,7 +193,9 @@ class Pump:
         if not (records or busy):
             self._tell_positions()
         has_resumed = self._pause_and_resume()
-        self._commits.commit_if_due(self._leases, time.monotonic(), self._lock)
+        if self._commits.is_due(self._held(), time.monotonic()):
+            with self._lock:  # a lease that the listener closes must not be committed after what the listener commits
+                self._commits.send(self._leases.values())
         shortest, longest = BUSY_WAIT
         if has_resumed:  # there is room, and what it is for may have come already
             self._wait = 0.0
@@ -231,10 +235,8 @@ class Pump:
 
     def _subscribe(self) -> None:
         consumer, listener = self._consumer, _Listener(self)
-        state = getattr(consumer, "_subscription", None)
-        if consumer.subscription() == {self._topic} and hasattr(state, "rebalance_listener"):
-            state.rebalance_listener = listener  # type: ignore[union-attr]  # to subscribe again would do the same, with a warning in the log
-        else:
+        # to subscribe again to the same topic would do no more than replace the listener, with a warning in the log
+        if consumer.subscription() != {self._topic} or not mends.replace_listener(consumer, listener):
             if consumer.subscription() or consumer.assignment():
                 consumer.unsubscribe()
             consumer.subscribe([self._topic], listener=listener)
@@ -273,10 +275,20 @@ class Pump:
                 if lease is None:
                     continue
                 self._origins[tp.partition] = self._origin(lease)
-                if self._commits.is_on and lease.committed != (lease.view, False):
+                if self._commits.is_dirty(lease, alive=False):
                     offsets[tp] = self._commits.offset(lease, lease.view, alive=False)
                 self._post(Revoked(lease))
         return offsets
+
+    async def give_up(self, partitions: Iterable[TopicPartition]) -> None:
+        """Close the leases of partitions and commit the last of them (the listener's side)."""
+        offsets = self.revoked(partitions)
+        if not offsets:
+            return
+        try:
+            await self._consumer.commit_async(offsets)
+        except KafkaError as error:
+            _logger.debug("The commit at the end of an epoch failed: %s", error)
 
     def _origin(self, lease: Lease) -> _Origin:
         return _Origin(lease.topic_id, lease.view.watermark if self._commits.is_on else lease.begin)
@@ -370,18 +382,15 @@ class Pump:
 
     def _check_membership(self) -> None:
         """Notice another member of this one's name, of whom the client says nothing."""
-        coordinator = getattr(self._consumer, "_coordinator", None)
-        if mends.take_up_join(self._consumer) or coordinator is None:
+        if mends.take_up_join(self._consumer):
             return
         is_static = self._consumer.config["group_instance_id"] is not None
-        is_silent = coordinator.state == MemberState.STABLE and not getattr(coordinator, "_heartbeat_enabled", True)
-        if is_static and is_silent and not coordinator.need_rejoin():
+        if is_static and mends.is_silent(self._consumer):
             # nothing is said until the next commit: an idle worker would wait for ever
             raise FencedInstanceIdError("another member has this one's group_instance_id")
 
     def _topic_id(self) -> UUID | None:
-        lookup = getattr(getattr(self._consumer, "_cluster", None), "topic_id", None)
-        return None if lookup is None else lookup(self._topic)
+        return mends.topic_id(self._consumer, self._topic)
 
     def _tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
@@ -398,7 +407,7 @@ class Pump:
                 continue
             lease.next = polled[-1].offset + 1
             lease.delivered += len(polled)
-            lease.delivered_bytes += sum(len(record.value or b"") for record in polled)
+            lease.delivered_bytes += bytes_of(polled)
             self._post(Polled(lease, polled))
 
     def _jumped_back(self, lease: Lease, offset: int) -> None:
@@ -440,15 +449,8 @@ class Pump:
         size = sum(lease.in_hand_bytes() for lease in leases)
         assignment = self._consumer.assignment()
         for lease in leases:
-            # half of the bound before it resumes, so that a partition does not flutter
             part = 0.5 if lease.paused else 1.0
-            full = (
-                lease.has_no_room()
-                or lease.in_hand() >= PARTITION_COUNT * part
-                or lease.in_hand_bytes() >= PARTITION_BYTES * part
-                or count >= TOTAL_COUNT * part
-                or size >= TOTAL_BYTES * part
-            )
+            full = lease.is_full() or count >= TOTAL_COUNT * part or size >= TOTAL_BYTES * part
             tp = self._tp(lease.partition)
             if full != lease.paused and tp in assignment:
                 (self._consumer.pause if full else self._consumer.resume)(tp)
@@ -529,13 +531,7 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
         self._pump.joined(assigned)
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        offsets = self._pump.revoked(revoked)
-        if not offsets:
-            return
-        try:
-            await self._pump._consumer.commit_async(offsets)
-        except KafkaError as error:
-            _logger.debug("The commit at the end of an epoch failed: %s", error)
+        await self._pump.give_up(revoked)
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self._pump.revoked(lost)  # another worker may have them: no commit

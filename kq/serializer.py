@@ -2,8 +2,8 @@
 
 1. ``Queue`` calls ``dumps(job)``: the value of a Kafka record, which plain ``dill.loads`` reads as well. Where a worker
    can import all that is in the job, Python's own pickler writes it; else dill's does, twenty times slower.
-2. A worker calls ``loads(value)``. What Python's own pickler wrote, its own unpickler reads. The rest of what this KQ,
-   KQ 2.0 or KQ 1.x wrote is a namedtuple, and dill's.
+2. A worker calls ``loads(value)``. A call of an importable function with nothing but text and numbers is read by
+   Python's own unpickler. The rest of what this KQ, KQ 2.0 or KQ 1.x wrote is a namedtuple, and dill's to read.
 3. KQ 2.1 to 2.2.1 wrote a dataclass: an empty ``Job`` first, then a dict of its fields, which a namedtuple cannot
    take in. Such a value is known by its first bytes and goes the long way, where the two become one ``Job``.
 """
@@ -173,9 +173,11 @@ def loads(value: bytes | bytearray | memoryview) -> Job:
     :param value: The value of a Kafka record. It runs code of its own choice: load only what you trust.
     :raises Exception: Whatever dill raises of a damaged value, or of one whose function cannot be imported here.
     """
+    # most values: dill would do the same with them, and take longer
     if type(value) is bytes and value.startswith(_JOB_OF) and _PYTHON_2 not in value and _OLD_DILL not in value:
         plain: Job = pickle.loads(value)
         return plain
+
     loaded: Job = _load_dataclass(value) if _DATACLASS.match(value) else dill.loads(value)
     if type(loaded) is Job and isinstance(loaded.key, str):  # Python 2 had one type for text and bytes
         return loaded._replace(key=loaded.key.encode())

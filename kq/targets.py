@@ -25,7 +25,7 @@ import click
 
 import kq
 
-__all__ = ["import_from_here", "jobs_of", "load", "load_callback", "parse"]
+__all__ = ["import_from_here", "jobs_of", "load_callback", "load_function", "parse_arguments"]
 
 
 def import_from_here() -> None:
@@ -35,12 +35,15 @@ def import_from_here() -> None:
 
 
 def load_callback(target: str) -> Callable[..., Any]:
-    """Return the function that ``--callback`` names."""
+    """Return the function that ``--callback`` names: ``FILE.py``, ``package.module``, or either with ``:name``.
+
+    :raises click.UsageError: There is none, or it cannot be imported.
+    """
     where, colon, name = target.rpartition(":")
     if not colon or not name.isidentifier():  # no name, but perhaps the colon of a Windows drive
         where, name = target, "callback"
     if not where.endswith(".py") and os.sep not in where:
-        return load(f"{where}:{name}")
+        return load_function(f"{where}:{name}")
     path = Path(where).absolute()
     # a name of its own: a file called json.py must not stand in for the json of everybody else
     unique = f"kq_callback_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
@@ -52,8 +55,11 @@ def load_callback(target: str) -> Callable[..., Any]:
     return _callable(module, name, where)
 
 
-def load(target: str) -> Callable[..., Any]:
-    """Return the function that ``package.module:function`` names."""
+def load_function(target: str) -> Callable[..., Any]:
+    """Return the function that ``package.module:function`` names.
+
+    :raises click.UsageError: There is none, or it cannot be imported.
+    """
     where, colon, name = target.partition(":")
     if not (where and colon and name):
         raise click.UsageError(f"{target!r} must be package.module:function")
@@ -85,8 +91,11 @@ def _importing(where: str) -> Iterator[None]:
         raise click.UsageError(f"cannot import {where}: {type(error).__name__}: {error}{line}") from error
 
 
-def parse(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """Return the positional and keyword arguments that words of the command line stand for."""
+def parse_arguments(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Return the positional and keyword arguments that words of the command line stand for.
+
+    :raises click.UsageError: A word is bad JSON, an unknown option, or names an argument for the second time.
+    """
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for word in arguments:
@@ -117,7 +126,12 @@ def _no_json(name: str) -> NoReturn:
 
 
 def jobs_of(lines: Iterable[str], name: str, places: dict[str, int]) -> Iterator[kq.Job]:
-    """Yield the jobs of lines of JSON, and note in which line each stands."""
+    """Yield the jobs of lines of JSON.
+
+    :param name: What the lines are of, for errors.
+    :param places: Job ID -> number of its line; filled as jobs are yielded.
+    :raises click.UsageError: A line is no job.
+    """
     functions: dict[str, Callable[..., Any]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -138,7 +152,7 @@ def _job_of(fields: Any, functions: dict[str, Callable[..., Any]]) -> kq.Job:
         raise ValueError('must be an object such as {"func": "tasks:add", "args": [1, 2], "kwargs": {}}')
     func = fields["func"]
     if func not in functions:
-        functions[func] = load(func)
+        functions[func] = load_function(func)
     given = {name: value for name, value in fields.items() if value is not None}
     given |= {"func": functions[func], "id": given.get("id") or uuid.uuid4().hex}
     if isinstance(given.get("key"), str):

@@ -60,7 +60,7 @@ def nap(seconds: float, result: Any = "rested") -> Any:
 def meet(path: str, count: int) -> None:
     """Return when so many have come; raise where they do not."""
     note(path, "came", os.getpid())
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while len(Path(path).read_text().splitlines()) < count:
         if time.monotonic() > deadline:
             raise TimeoutError("the others do not come")

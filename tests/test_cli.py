@@ -17,7 +17,7 @@ import pytest
 
 import kq
 from kq import cli
-from kq.targets import parse
+from kq.targets import parse_arguments
 
 #: Seconds for one command.
 PATIENCE = 60
@@ -378,4 +378,4 @@ def test_a_size_may_have_a_unit(word, expected):
 )
 def test_words_are_json_or_strings(words, expected):
     """Values are JSON literals; a word that is none is a string."""
-    assert expected == parse(words)
+    assert expected == parse_arguments(words)

@@ -18,7 +18,7 @@ import kq
 PACKAGE = Path(kq.__file__).resolve().parent
 ROOT = Path(__file__).resolve().parent.parent
 
-EXECUTORS = ["coroutine", "interrupt", "base", "inline", "thread", "child", "handle", "nursery", "process"]
+EXECUTORS = ["coroutine", "interrupt", "base", "inline", "thread", "child", "handle", "nursery", "births", "process"]
 #: The floors of the house, lowest first. A name may import only names that stand before it.
 FLOORS = {
     "WORDS": ["errors", "utils", "job", "message"],

@@ -1,8 +1,8 @@
 """A child of the process executor: runs jobs, one at a time, and knows nothing of Kafka.
 
 1. It reads what it needs to know once (``Birth``), calls ``on_start``, and says that it is ready.
-2. A token, the index of a job, lets it start that job; the job itself came, or comes, over the stream. What has an
-   index lower than the last token was given to another child meanwhile, and is dropped.
+2. A token, the number of a job, lets it start that job; the job itself came, or comes, over the stream. What has an
+   number lower than the last token was given to another child meanwhile, and is dropped.
 3. Start and deadline of the running job stand in shared memory, where the worker sees them without a message.
 4. What became of the job goes back over the stream: status, texts for the log, and the outcome if anybody asks. A
    success of which nobody asks for more is told of together with those after it; shared memory knows of it at once.
@@ -49,19 +49,20 @@ __all__ = [
     "TOKEN",
     "UNREADY",
     "Birth",
+    "Packed",
     "run_child",
 ]
 
-#: Index of the running job.
+#: Number of a job that may be started.
 TOKEN = struct.Struct("=Q")
 #: Length of what follows on the stream.
 LENGTH = struct.Struct("=Q")
-#: Shared with the worker: index of the job that was started last, 0 while this is being written; when it was started,
-#: by the monotonic clock; its deadline; and the index of the job that ended last, of which, if there is more to tell
-#: than a success, that was sent before. In the machine's own layout, so that each is read and written in one piece.
+#: Shared with the worker: number of the job that was started last, 0 while this is being written; when it was started,
+#: by the monotonic clock; its deadline; and number of the job that ended last, of which, if there is more to tell than
+#: a success, that was sent before. In the machine's own layout, so that each is read and written in one piece.
 SLOT = struct.Struct("@QddQ")
-#: Seconds after which successes are told of, if the child is not out of work before. Beside the time of what a child
-#: has queued, this is when another half of that is to come.
+#: Seconds after which successes are told of, if the child is not out of work before: a quarter of what a child may have
+#: queued, so that there is more before it is out of it.
 _TELL_AFTER = 0.001
 #: Seconds that a job's second copy has to say that it returned too, where a job has forked and left a process behind.
 _TWIN_WAIT = 0.5
@@ -74,7 +75,7 @@ _NEVER = float("inf")
 #: Types that any process can unpickle, so that it need not be tried.
 _PLAIN = (type(None), bool, int, float, str, bytes)
 #: Pickled, or in a tuple as it is, or nothing.
-_Packed = bytes | tuple[Any] | None
+Packed = bytes | tuple[Any] | None
 
 
 class Birth(NamedTuple):
@@ -106,11 +107,13 @@ class _Child:
         words = memoryview(shared)[: SLOT.size]
         self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
-        #: Index, value and limit of jobs that came, ascending.
+        #: Number, value and limit of jobs that came, ascending.
         self._jobs: deque[tuple[int, bytes, float]] = deque()
         #: A job's own threads may log while the job's outcome is sent.
         self._sending = threading.Lock()
         self._done = 0
+        #: Number of the job that ended last.
+        self._ended = 0
         #: Successes that were not told of, the seconds that they took, and when something was told of last.
         self._untold, self._busy, self._told = 0, 0.0, 0.0
         self._forked = False
@@ -121,14 +124,19 @@ class _Child:
     def run(self) -> None:
         if not self._begin():
             return
-        while (index := self._next_token()) is not None:
-            value, limit = self._job(index)
-            self._run(index, value, limit)
-            self._words[3] = index
+        while (number := self._next_token()) is not None:
+            value, limit = self._job(number)
+            self._run(number, value, limit)
+            self._ended = number
             self._done += 1
-            if self._is_ending or self._has_done_its_share():
+            if self._is_ending or self._is_overdue() or self._has_done_its_share():
                 break
         self._tell_done()
+        self._words[3] = self._ended
+
+    def _is_overdue(self) -> bool:
+        """Return whether the job took longer than it may: the worker may kill this child for it, so no other starts."""
+        return time.monotonic() > self._times[2]
 
     def _begin(self) -> bool:
         try:
@@ -160,66 +168,69 @@ class _Child:
             raise Interrupt
 
     def _next_token(self) -> int | None:
+        token = None
         try:
             token = self._tokens.recv(TOKEN.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._tell_done()
+        self._words[3] = self._ended  # not before a socket was used: the job may have closed them, which is no success
+        if token is None:
             token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
             self._told = time.monotonic()
         return TOKEN.unpack(token)[0] if len(token) == TOKEN.size else None
 
-    def _job(self, index: int) -> tuple[bytes, float]:
+    def _job(self, number: int) -> tuple[bytes, float]:
         jobs = self._jobs
         while True:
             while jobs:
-                number, value, limit = jobs.popleft()
-                if number == index:  # those before it were withdrawn
+                first, value, limit = jobs.popleft()
+                if first == number:  # those before it were withdrawn
                     return value, limit
             first, values, limits = pickle.loads(self._read_frame())
             jobs.extend(zip(range(first, first + len(values)), values, limits, strict=True))
 
-    def _run(self, index: int, value: bytes, limit: float) -> None:
+    def _run(self, number: int, value: bytes, limit: float) -> None:
         birth = self._birth
         self._shared[IS_READ] = 0
         begun = time.monotonic()
-        self._tell_start(index, begun, limit)
+        self._tell_start(number, begun, limit)
         try:
             job = birth.deserialize(value)
             func, args, kwargs, timeout = call_of(job, birth.timeout)
             job_id = job.id if job.id is None else safe_str(job.id)
             text = get_call_repr(func, *args, **kwargs) if birth.is_verbose else ""
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            self._send_result(index, INVALID, begun, safe_str(error), stacktrace_of(error))
+            self._send_result(number, INVALID, begun, safe_str(error), stacktrace_of(error))
             return
         self.running_id = job_id
         if birth.is_verbose:
-            self._send((STARTED, index, job_id, text))
+            self._send((STARTED, number, job_id, text))
         self._forked = False
         self._shared[IS_READ] = 1
-        self._tell_start(index, time.monotonic(), timeout)
+        self._tell_start(number, time.monotonic(), timeout)
         try:
             result = complete(func(*args, **kwargs))
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
             self._end_twin()
-            self._fail(index, begun, error)
+            self._fail(number, begun, error)
         else:
             self._end_twin()
-            self._succeed(index, begun, result)
+            self._succeed(number, begun, result)
         self.running_id = None
 
-    def _succeed(self, index: int, begun: float, result: Any) -> None:
+    def _succeed(self, number: int, begun: float, result: Any) -> None:
         if self._forked and self._has_twin():
             self._is_ending = True  # with all that such a job has left
-            self._fail(index, begun, ChildLost("the job forked and returned twice"))
+            self._fail(number, begun, ChildLost("the job forked and returned twice"))
             return
         birth = self._birth
         if birth.is_verbose or birth.wants_outcome:
             text = safe_str(result) if birth.is_verbose else ""
             packed = self._pack(result) if birth.wants_outcome else None
-            self._send_result(index, SUCCESS, begun, text, packed=packed)
+            self._send_result(number, SUCCESS, begun, text, packed=packed)
             return
-        self._words[3] = index
         now = time.monotonic()
+        self._ended = number
         self._untold += 1
         self._busy += now - begun
         if now - self._told > _TELL_AFTER:
@@ -228,15 +239,15 @@ class _Child:
     def _tell_done(self) -> None:
         """Tell of the successes that were not told of."""
         if self._untold:
-            self._send((DONE, self._words[3], self._untold, self._busy))
+            self._send((DONE, self._ended, self._untold, self._busy))
             self._untold, self._busy, self._told = 0, 0.0, time.monotonic()
 
-    def _tell_start(self, index: int, now: float, limit: float) -> None:
-        # the worker may look, and this process be paused, at any moment: index and times must never be of two jobs
+    def _tell_start(self, number: int, now: float, limit: float) -> None:
+        # the worker may look, and this process be paused, at any moment: number and times must never be of two jobs
         self._words[0] = 0
         self._times[1] = now
         self._times[2] = now + limit if limit else _NEVER
-        self._words[0] = index
+        self._words[0] = number
 
     def _end_twin(self) -> None:
         """End here what is a copy of this child, made by a job that forked and came back twice."""
@@ -252,26 +263,26 @@ class _Child:
         has_twin, self._shared[_TWIN] = bool(self._shared[_TWIN]), 0
         return has_twin
 
-    def _fail(self, index: int, begun: float, error: BaseException) -> None:
+    def _fail(self, number: int, begun: float, error: BaseException) -> None:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", code)
         packed = self._pack_error(error) if self._birth.wants_outcome else None
-        self._send_result(index, FAILURE, begun, "", stacktrace, packed)
+        self._send_result(number, FAILURE, begun, "", stacktrace, packed)
 
     def _send_result(
-        self, index: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: _Packed = None
+        self, number: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: Packed = None
     ) -> None:
-        self._send((RESULT, index, status, begun, time.monotonic(), text, stacktrace, packed))
+        self._send((RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
 
-    def _pack_error(self, error: BaseException) -> _Packed:
+    def _pack_error(self, error: BaseException) -> Packed:
         """Return an exception as bytes; one that would not come back as what it is, by its name and text."""
         name = type(error).__name__
         packed = self._pack(_bare(error), lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
         return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
 
-    def _pack(self, thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> _Packed:
+    def _pack(self, thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> Packed:
         """Return bytes that can be unpickled, tried here where it hurts nobody else; None if there are none.
 
         What any process can unpickle is returned as it is, in a tuple.

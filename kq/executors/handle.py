@@ -18,10 +18,11 @@ import tempfile
 from array import array
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from kq.executors.child import DOOM, IS_READ, LENGTH, SLOT, TOKEN
-from kq.message import HEADER_TIMEOUT, Message, job_from_headers
+from kq.message import Message, bytes_of, timeout_of
 
 __all__ = ["Handle", "Running"]
 
@@ -40,16 +41,26 @@ class Running(NamedTuple):
 
 
 class Handle:
-    """One child. Whoever made it closes it."""
+    """One child. Whoever made it closes it.
+
+    :raises OSError: There is no room for more open files.
+    """
 
     def __init__(self) -> None:
-        self.stream, theirs = socket.socketpair()
-        self._tokens, self._tokens_back = socket.socketpair()
-        with tempfile.TemporaryFile() as memory:
+        with ExitStack() as stack:
+            self.stream, theirs = map(stack.enter_context, socket.socketpair())
+            self._tokens, self._tokens_back = map(stack.enter_context, socket.socketpair())
+            memory = stack.enter_context(tempfile.TemporaryFile())
             memory.truncate(mmap.PAGESIZE)
-            self._shared = mmap.mmap(memory.fileno(), mmap.PAGESIZE)
+            self._shared = stack.enter_context(mmap.mmap(memory.fileno(), mmap.PAGESIZE))
             #: What the child inherits: stream, tokens, shared memory. Closed by whoever hands them on.
-            self.descriptors = [theirs.detach(), os.dup(self._tokens_back.fileno()), os.dup(memory.fileno())]
+            self.descriptors = []
+            for thing in (theirs, self._tokens_back, memory):
+                self.descriptors.append(os.dup(thing.fileno()))
+                stack.callback(os.close, self.descriptors[-1])
+            stack.pop_all()
+        theirs.close()
+        memory.close()
         self.stream.setblocking(False)
         SLOT.pack_into(self._shared, 0, 0, 0.0, _NEVER, 0)
         self.pid: int | None = None
@@ -65,9 +76,8 @@ class Handle:
         self._next = 1
         #: Why it is being killed: "timeout", or something that went wrong.
         self.doom: str | None = None
-        #: The number of the job whose time was up, and its deadline.
-        self.doomed: int | None = None
-        self.deadline = _NEVER
+        #: The job whose time was up.
+        self.doomed: Running | None = None
         #: When it is sent SIGKILL, by the monotonic clock, and whether it was.
         self.kill_at: float | None = None
         self.was_killed = False
@@ -81,10 +91,18 @@ class Handle:
         """Return how many messages it has, sent or to be sent."""
         return len(self.queue) + len(self.batch)
 
+    def first(self) -> int:
+        """Return the number of the first in the queue, 0 if there is none."""
+        return self.queue[0][0] if self.queue else 0
+
+    def messages(self) -> list[Message]:
+        """Return the messages that it has, in their order."""
+        return [*(message for _, message in self.queue), *self.batch]
+
     def running(self) -> Running | None:
         """Return what runs, if what ended before it is settled."""
         number, since, deadline, ended = self._slot()
-        if number != ended and self.queue and self.queue[0][0] == number:
+        if number not in (0, ended) and number == self.first():
             return Running(number, since, deadline)
         return None
 
@@ -94,17 +112,16 @@ class Handle:
 
     def ran_for(self, now: float) -> float:
         """Return the seconds for which the running job has run."""
-        if not self.queue:
-            return 0.0
         number, since, _, ended = self._slot()
-        return 0.0 if number <= ended or number < self.queue[0][0] else now - since
+        return now - since if self.queue and number > ended and number >= self.first() else 0.0
 
     def ended(self) -> int:
         """Return the number of the job that ended last. What it and those before it have to tell is on the stream."""
         return self._slot()[3]
 
-    def expect_end(self) -> None:
-        """Have SIGTERM end what it runs, and then the child."""
+    def condemn(self, running: Running, kill_at: float) -> None:
+        """Note that its job's time is up: SIGTERM is to end that, and then the child."""
+        self.doom, self.doomed, self.kill_at = "timeout", running, kill_at
         self._shared[DOOM] = 1
 
     def _slot(self) -> tuple[int, float, float, int]:
@@ -123,12 +140,12 @@ class Handle:
     def send(self, limit: float | None) -> None:
         """Send the batch.
 
-        :param limit: Seconds that each job has to become readable, for which there is a limit of its own if None.
+        :param limit: Seconds for each job until its own limit is known; None to take that from its headers.
         """
         batch, self.batch = self.batch, []
         first, self._next = self._next, self._next + len(batch)
         numbers = range(first, self._next)
-        limits = [_header_limit(message) for message in batch] if limit is None else [limit] * len(batch)
+        limits = [timeout_of(message) or 0 for message in batch] if limit is None else [limit] * len(batch)
         self.queue.extend(zip(numbers, batch, strict=True))
         self.write(pickle.dumps((first, [message.value for message in batch], limits)))
         try:
@@ -168,7 +185,7 @@ class Handle:
         taken = {number for (number,) in TOKEN.iter_unpack(data)}
         messages = [message for number, message in self.queue if number in taken]
         self.queue = deque(item for item in self.queue if item[0] not in taken)
-        self.queued_bytes -= sum(len(message.value or b"") for message in messages)
+        self.queued_bytes -= bytes_of(messages)
         return messages
 
     def pop(self) -> Message:
@@ -179,11 +196,12 @@ class Handle:
 
     def pop_through(self, last: int) -> list[Message]:
         """Take out of the queue what has a number up to the last one, or only what comes before the doomed one."""
+        if self.doomed is not None:
+            last = min(last, self.doomed.number - 1)
         queue, messages = self.queue, []
-        while queue and queue[0][0] <= last and queue[0][0] != self.doomed:
-            message = queue.popleft()[1]
-            self.queued_bytes -= len(message.value or b"")
-            messages.append(message)
+        while queue and queue[0][0] <= last:
+            messages.append(queue.popleft()[1])
+        self.queued_bytes -= bytes_of(messages)
         return messages
 
     # -- from the child ------------------------------------------------------------------------------------------------
@@ -229,10 +247,3 @@ class Handle:
         self.is_closed = True
         for thing in (self.stream, self._tokens, self._tokens_back, self._shared):
             thing.close()
-
-
-def _header_limit(message: Message) -> float | int:
-    for name, _ in message.headers:
-        if name == HEADER_TIMEOUT:
-            return job_from_headers(message).timeout or 0
-    return 0

@@ -1,7 +1,7 @@
 """The process executor: jobs run in children, which can really be killed.
 
 1. ``open`` starts the nursery, which forks the children: each has a stream for jobs and outcomes, a socket for tokens,
-   and a page of shared memory with the start and the deadline of what it runs.
+   and a page of shared memory with start and deadline of what it runs, and with what ended last.
 2. ``start`` queues a message on the child that has least to do, and ``flush`` writes what is queued, then the tokens.
    While jobs are short several travel in one write.
 3. A child that is idle while another's queue waits behind a slow job is given that queue: whoever reads a token owns
@@ -15,17 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import os
 import pickle
 import selectors
 import signal
-import socket
-import subprocess
-import sys
 import time
-from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,9 +30,9 @@ import dill
 from kq.byvalue import ByValue
 from kq.errors import ArgumentError, ChildLost, ChildTraceback, RemoteError, WorkerError
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.child import DONE, LOG, READY, RESULT, STARTED, UNREADY, Birth
+from kq.executors.births import Births, Born, Died
+from kq.executors.child import DONE, LOG, READY, RESULT, STARTED, UNREADY, Birth, Packed
 from kq.executors.handle import Handle
-from kq.executors.nursery import BORN, DIED, FORK, KILL, MESSAGE
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers
 from kq.utils import safe_str
@@ -65,12 +60,6 @@ _BIRTHS = 3
 #: Seconds until another child is tried after one that failed to become ready: what it wants, a connection for instance,
 #: is not there sooner.
 _BIRTH_WAIT = 0.5
-#: Children that are asked for and not there yet, at most.
-_UNBORN = 16
-#: Seconds that the nursery may take to import what it is to import.
-_NURSERY_PATIENCE = 60.0
-#: Seconds that the nursery may take to end.
-_END_PATIENCE = 3.0
 #: What became of a job of which nobody asks for more.
 _SUCCESS = Outcome(SUCCESS)
 
@@ -118,13 +107,8 @@ class ProcessExecutor:
 
     def open(self, setting: Setting, concurrency: int) -> None:
         self._setting = setting
-        self._selector = selectors.DefaultSelector()
         self._finished: list[Finished] = []
         self._children: list[Handle] = []
-        #: When children are to be asked for, by the monotonic clock.
-        self._births: deque[float] = deque()
-        #: Children that were asked for, in that order, and are not there yet.
-        self._unborn: deque[Handle] = deque()
         self._homeless: deque[Message] = deque()
         self._places: list[Handle] = []
         self._mean = 1.0
@@ -133,10 +117,21 @@ class ProcessExecutor:
         self._is_closed = False
         self._looked = 0.0
         self._birth = self._pack_birth(setting)
-        self._start_nursery()
+        self._selector = selectors.DefaultSelector()
+        try:
+            self._births = Births(self._preload)
+        except BaseException:
+            self._selector.close()
+            raise
+        self._selector.register(self._births.socket, selectors.EVENT_READ, None)
         setting.watch(self._selector)
-        self._births.extend([0.0] * concurrency)
-        self._give_birth(time.monotonic())
+        for _ in range(concurrency):
+            self._births.plan(0.0)
+        try:
+            self._give_birth(time.monotonic())
+        except WorkerError:
+            self.close()
+            raise
 
     def kill(self) -> None:
         self._killing = True
@@ -144,12 +139,13 @@ class ProcessExecutor:
     def close(self) -> None:
         self._killing = self._is_closed = True
         self._read_ready(0)
-        self._end_nursery()
+        self._births.end()
         for child in self._children:
             self._read_rest(child)
-            self._give_up(child)
-        for child in [*self._children, *self._unborn]:
+            self._homeless.extend(child.messages())
             child.close()
+        # what a stop has ended, or kept from starting
+        self._finished += [Finished(message, None, None) for message in self._homeless]
         self._setting.unwatch(self._selector)
         self._selector.close()
 
@@ -170,35 +166,6 @@ class ProcessExecutor:
         except Exception as error:  # the door of user code
             raise ArgumentError(f"deserializer and on_start must be picklable to reach children: {error}") from error
         return file.getvalue()
-
-    def _start_nursery(self) -> None:
-        self._nursery, theirs = socket.socketpair()
-        code = "import sys; sys.path[:0] = {0}; from kq.executors.nursery import main; main({1}, {2!r}, {3!r})"
-        path = json.dumps(sys.path)
-        command = [sys.executable, "-c", code.format(sys.path, theirs.fileno(), path, json.dumps(self._preload))]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
-        )
-        theirs.close()
-        self._nursery.settimeout(_NURSERY_PATIENCE)
-        try:
-            is_ready = len(self._nursery.recv(MESSAGE.size, socket.MSG_WAITALL)) == MESSAGE.size
-        except TimeoutError:
-            is_ready = False
-        if not is_ready:
-            self._end_nursery()
-            raise WorkerError("the nursery of the process executor did not start; what it said is on standard error")
-        self._nursery.setblocking(False)
-        self._selector.register(self._nursery, selectors.EVENT_READ, None)
-
-    def _end_nursery(self) -> None:
-        self._nursery.close()
-        try:
-            self._process.wait(_END_PATIENCE)
-        except subprocess.TimeoutExpired:
-            _logger.error("The nursery does not end; it is killed, and its children with it")
-            self._process.kill()
-            self._process.wait()
 
     # -- for the loop --------------------------------------------------------------------------------------------------
 
@@ -243,7 +210,7 @@ class ProcessExecutor:
             self._looked = now
             self._watch_deadlines(now)
         self._share_work(now)
-        if self._births and not self._killing:
+        if self._births.are_planned and not self._killing:
             self._give_birth(now)
         if self._homeless:
             self._rehouse()
@@ -253,7 +220,7 @@ class ProcessExecutor:
         loads = [child.load() for child in self._children if child.is_ready]
         if loads and min(loads) == 0 and max(loads) > 1:
             return STEAL_AFTER
-        return LOOK_EVERY if self._births or any(loads) else float("inf")
+        return LOOK_EVERY if self._births.are_planned or any(loads) else float("inf")
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -286,7 +253,7 @@ class ProcessExecutor:
     def _catch_up(self, child: Handle) -> None:
         """Settle what shared memory says has ended and was not told of."""
         ended = child.ended()
-        if child.queue and child.queue[0][0] <= ended:
+        if 0 < child.first() <= ended:
             child.read_all()  # whatever there was to tell of these was sent before
             self._hear_all(child)
             self._succeed_through(child, ended)
@@ -318,7 +285,7 @@ class ProcessExecutor:
 
     def _hear_start(self, child: Handle, number: int, job_id: Any, text: str) -> None:
         child.job_id, child.text = job_id, text
-        if child.queue and child.queue[0][0] == number:
+        if child.first() == number:
             message = child.queue[0][1]
             log_processing(self._setting.logger, message)
             log_executing(self._setting.logger, message, job_id, text)
@@ -340,12 +307,12 @@ class ProcessExecutor:
         ended: float,
         text: str,
         stacktrace: str,
-        packed: bytes | tuple[Any] | None,
+        packed: Packed,
     ) -> None:
         self._succeed_through(child, number - 1)
-        if not child.queue or child.queue[0][0] != number:
+        if child.first() != number:
             return
-        if number == child.doomed and ended > child.deadline:
+        if child.doomed is not None and child.doomed.number == number and ended > child.doomed.deadline:
             return  # it is told of when nothing is left of it
         self._mean += _LATEST * (ended - begun - self._mean)
         message = child.pop()
@@ -379,7 +346,7 @@ class ProcessExecutor:
             _logger.warning("A job that a child could read cannot be read here: %s", safe_str(error))
             return job_from_headers(message)
 
-    def _unpack(self, packed: bytes | tuple[Any] | None) -> Any:
+    def _unpack(self, packed: Packed) -> Any:
         if packed is None:
             return None
         if isinstance(packed, tuple):
@@ -390,7 +357,7 @@ class ProcessExecutor:
             _logger.warning("What a job returned or raised cannot be read here: %s", safe_str(error))
             return None
 
-    def _unpack_error(self, packed: bytes | tuple[Any] | None, stacktrace: str) -> BaseException | None:
+    def _unpack_error(self, packed: Packed, stacktrace: str) -> BaseException | None:
         if packed is None:
             return None
         unpacked = self._unpack(packed)
@@ -402,64 +369,31 @@ class ProcessExecutor:
     # -- children ------------------------------------------------------------------------------------------------------
 
     def _give_birth(self, now: float) -> None:
-        """Ask for the children that are due: not for so many at once that the nursery's socket is full."""
-        while self._births and self._births[0] <= now and len(self._unborn) < _UNBORN:
-            try:
-                child = Handle()
-            except OSError as error:
-                if not (self._children or self._unborn):
-                    raise WorkerError(f"there is no room for a child of the process executor: {error}") from error
-                _logger.error("There is no room for another child, which is tried again: %s", error)
-                self._births.popleft()
-                insort(self._births, now + _BIRTH_WAIT)
-                return
-            self._births.popleft()
-            self._add_child(child)
-
-    def _add_child(self, child: Handle) -> None:
-        try:
-            socket.send_fds(self._nursery, [MESSAGE.pack(FORK, 0, 0)], child.descriptors)
-        except OSError as error:
-            raise WorkerError(f"the nursery of the process executor is gone: {error}") from error
-        finally:
-            for descriptor in child.descriptors:
-                os.close(descriptor)
-        self._unborn.append(child)
-        self._selector.register(child.stream, selectors.EVENT_READ, child)
-        child.write(self._birth)
-        self._watch(child)
+        for child in self._births.ask(now, is_alone=not self._children):
+            self._selector.register(child.stream, selectors.EVENT_READ, child)
+            child.write(self._birth)
+            self._watch(child)
 
     def _read_nursery(self) -> None:
-        while True:
-            try:
-                data = self._nursery.recv(MESSAGE.size)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._replace_nursery()
-                return
-            verb, pid, status = MESSAGE.unpack(data)
-            if verb == BORN:
-                child = self._unborn.popleft()
-                child.pid = pid
-                self._children.append(child)
-                self._rehouse()
-            elif verb == DIED:
-                self._bury(pid, status)
+        for news in self._births.read():
+            if isinstance(news, Born):
+                news.child.pid = news.pid
+                self._children.append(news.child)
+                self._rehouse()  # it may have said that it is ready before
+            elif isinstance(news, Died):
+                self._bury(news.pid, news.status)
+            else:
+                self._replace_nursery(news.unborn)
 
-    def _replace_nursery(self) -> None:
+    def _replace_nursery(self, unborn: list[Handle]) -> None:
         """Begin with another nursery: the one that is gone took its children with it."""
+        self._selector.unregister(self._births.socket)
+        self._births.end()
         if self._killing:
-            self._selector.unregister(self._nursery)
             return
         _logger.error("The nursery of the process executor is gone; it is replaced")
-        self._selector.unregister(self._nursery)
-        self._nursery.close()
-        self._process.wait()
-        self._start_nursery()
-        unborn, self._unborn = self._unborn, deque()
+        self._births.start()
+        self._selector.register(self._births.socket, selectors.EVENT_READ, None)
         for child in [*unborn, *self._children]:
             if child.pid is not None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -481,15 +415,16 @@ class ProcessExecutor:
         if child.stream in self._selector.get_map():
             self._selector.unregister(child.stream)
         self._settle_dead(child, status)
-        self._homeless.extend([*(message for _, message in child.queue), *child.batch])
+        self._homeless.extend(child.messages())
         child.close()
+        wait = 0.0
         if not child.is_ready and status is not None:
+            wait = _BIRTH_WAIT
             self._failed_births += 1
-            if self._failed_births >= _BIRTHS and not self._killing:
+            if self._failed_births >= _BIRTHS and not self._killing and not any(one.is_ready for one in self._children):
                 raise WorkerError("children of the process executor fail to start; the log says why")
         if not self._killing:
-            wait = _BIRTH_WAIT if not child.is_ready and status is not None else 0.0
-            insort(self._births, time.monotonic() + wait)
+            self._births.plan(time.monotonic() + wait)
             self._rehouse()
 
     def _read_rest(self, child: Handle) -> None:
@@ -499,11 +434,10 @@ class ProcessExecutor:
         self._succeed_through(child, child.ended())
 
     def _settle_dead(self, child: Handle, status: int | None) -> None:
-        running = child.running()
-        was_timeout = bool(child.queue) and child.queue[0][0] == child.doomed
-        if not was_timeout and (running is None or child.doom == "timeout"):
+        was_timeout = child.doomed is not None and child.doomed.number == child.first()
+        if not was_timeout and (child.running() is None or child.doom == "timeout"):
             return  # nothing ran, or what ran was killed for the job before it: it runs again
-        is_read = child.has_read(child.queue[0][0])
+        is_read = child.has_read(child.first())
         message = child.pop()
         if was_timeout:
             self._finish(message, Outcome(TIMEOUT), child.job_id, is_read=is_read)
@@ -515,13 +449,6 @@ class ProcessExecutor:
             error = ChildLost(f"the child process {how} while it ran {what}", status)
             outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
             self._finish(message, outcome, child.job_id, is_read=is_read)
-
-    def _give_up(self, child: Handle) -> None:
-        """Report what a stop has ended, or kept from starting."""
-        for message in [*(message for _, message in child.queue), *child.batch]:
-            self._finished.append(Finished(message, None, None))
-        while self._homeless:
-            self._finished.append(Finished(self._homeless.popleft(), None, None))
 
     def _rehouse(self) -> None:
         homeless, self._homeless = self._homeless, deque()
@@ -536,12 +463,10 @@ class ProcessExecutor:
             self._catch_up(child)
             running = child.running()
             if self._killing and child.load() and child.doom is None:
-                child.doom, child.kill_at = None, now
+                child.kill_at = now
                 self._signal(child, signal.SIGKILL)
             elif running is not None and now > running.deadline and child.doom is None:
-                child.doom, child.kill_at = "timeout", now + self._kill_grace
-                child.doomed, child.deadline = running.number, running.deadline
-                child.expect_end()
+                child.condemn(running, now + self._kill_grace)
                 self._signal(child, signal.SIGTERM)
                 self._rehome(child)
             elif child.kill_at is not None and now > child.kill_at:
@@ -565,12 +490,8 @@ class ProcessExecutor:
         self._rehouse()
 
     def _signal(self, child: Handle, signum: int) -> None:
-        if child.pid is None:
-            return
-        try:
-            self._nursery.send(MESSAGE.pack(KILL, child.pid, signum))
-        except OSError:  # it is gone, and its children with it: that will be heard of
-            return
+        if child.pid is not None:
+            self._births.signal(child.pid, signum)
 
 
 def _log_levels() -> dict[str, int]:

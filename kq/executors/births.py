@@ -1,0 +1,180 @@
+"""Births: how the process executor comes by children.
+
+1. The nursery, a process that children are forked from, is started with the worker and ends with it.
+2. Children that are due are asked for, not so many at once that the nursery's socket is full.
+3. The nursery tells of each child that it was born, and how it ended: ``read`` gives that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from kq.errors import WorkerError
+from kq.executors.handle import Handle
+from kq.executors.nursery import BORN, FORK, KILL, MESSAGE
+
+__all__ = ["Births", "Born", "Died", "Gone"]
+
+_logger = logging.getLogger("kq.executors")
+
+#: Seconds until another try where there is no room for a child.
+_ROOM_WAIT = 0.5
+#: Children that are asked for and not there yet, at most.
+_UNBORN = 16
+#: Seconds that the nursery may take to import what it is to import.
+_START_PATIENCE = 60.0
+#: Seconds that the nursery may take to end.
+_END_PATIENCE = 3.0
+
+
+class Born(NamedTuple):
+    """A child is there; it is not ready yet."""
+
+    child: Handle
+    pid: int
+
+
+class Died(NamedTuple):
+    """A child ended: by an exit code, or by the signal of the negative number."""
+
+    pid: int
+    status: int
+
+
+class Gone(NamedTuple):
+    """The nursery is gone, with all children, and those that were asked for will not come."""
+
+    unborn: list[Handle]
+
+
+class Births:
+    """A nursery and the children that are to come from it.
+
+    :param preload: Names of modules that are imported before the first child is forked.
+    :raises kq.WorkerError: The nursery does not start.
+    """
+
+    def __init__(self, preload: Sequence[str]) -> None:
+        self._preload = preload
+        #: When children are to be asked for, by the monotonic clock.
+        self._due: deque[float] = deque()
+        #: Children that were asked for, in that order, and are not there yet.
+        self._unborn: deque[Handle] = deque()
+        self.start()
+
+    def start(self) -> None:
+        """Start the nursery, at first or again."""
+        code = "import sys; sys.path[:0] = {0}; from kq.executors.nursery import main; main({1}, {2!r}, {3!r})"
+        path = json.dumps(sys.path)
+        try:
+            self.socket, theirs = socket.socketpair()
+            with theirs, ExitStack() as stack:
+                stack.callback(self.socket.close)
+                code = code.format(sys.path, theirs.fileno(), path, json.dumps(self._preload))
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                )
+                stack.pop_all()
+        except OSError as error:
+            raise WorkerError(f"the nursery of the process executor did not start: {error}") from error
+        self.socket.settimeout(_START_PATIENCE)
+        try:
+            is_ready = len(self.socket.recv(MESSAGE.size, socket.MSG_WAITALL)) == MESSAGE.size
+        except TimeoutError:
+            is_ready = False
+        if not is_ready:
+            self.end()
+            raise WorkerError("the nursery of the process executor did not start; what it said is on standard error")
+        self.socket.setblocking(False)
+
+    def end(self) -> None:
+        """End the nursery, and with it all that descends from it."""
+        self.socket.close()
+        try:
+            self._process.wait(_END_PATIENCE)
+        except subprocess.TimeoutExpired:
+            _logger.error("The nursery does not end; it is killed, and its children with it")
+            self._process.kill()
+            self._process.wait()
+        while self._unborn:
+            self._unborn.popleft().close()
+
+    def plan(self, when: float) -> None:
+        """Have a child asked for at a time, by the monotonic clock."""
+        insort(self._due, when)
+
+    @property
+    def are_planned(self) -> bool:
+        """Whether a child is still to be asked for."""
+        return bool(self._due)
+
+    def ask(self, now: float, *, is_alone: bool) -> list[Handle]:
+        """Ask for the children that are due, and return them.
+
+        :param is_alone: There is no other child: one that there is no room for is an error.
+        :raises kq.WorkerError: There is no room, or no nursery.
+        """
+        asked: list[Handle] = []
+        while self._due and self._due[0] <= now and len(self._unborn) < _UNBORN:
+            self._due.popleft()
+            try:
+                child = Handle()
+            except OSError as error:
+                if is_alone and not self._unborn:
+                    raise WorkerError(f"there is no room for a child of the process executor: {error}") from error
+                _logger.error("There is no room for another child, which is tried again: %s", error)
+                self.plan(now + _ROOM_WAIT)
+                break
+            self._ask_for(child)
+            asked.append(child)
+        return asked
+
+    def _ask_for(self, child: Handle) -> None:
+        try:
+            socket.send_fds(self.socket, [MESSAGE.pack(FORK, 0, 0)], child.descriptors)
+        except OSError as error:
+            child.close()
+            raise WorkerError(f"the nursery of the process executor is gone: {error}") from error
+        finally:
+            for descriptor in child.descriptors:
+                os.close(descriptor)
+        self._unborn.append(child)
+
+    def read(self) -> Iterator[Born | Died | Gone]:
+        """Yield the news."""
+        while True:
+            try:
+                data = self.socket.recv(MESSAGE.size)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                unborn, self._unborn = self._unborn, deque()
+                yield Gone(list(unborn))
+                return
+            verb, pid, status = MESSAGE.unpack(data)
+            if verb == BORN:
+                yield Born(self._unborn.popleft(), pid)
+            else:
+                yield Died(pid, status)
+
+    def signal(self, pid: int, signum: int) -> None:
+        """Have the nursery send a signal to a child and its group, if it lives."""
+        try:
+            self.socket.send(MESSAGE.pack(KILL, pid, signum))
+        except OSError:  # the nursery is gone, which will be heard of; or its socket is full, and there is another time
+            return
