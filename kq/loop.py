@@ -364,9 +364,14 @@ class Loop:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        if self._is_open:
-            self._executor.close()
-            self._settle(self._executor.finished())
+        try:
+            if self._is_open:
+                self._executor.close()
+                self._settle(self._executor.finished())
+        finally:  # whatever is wrong with it, a consumer that goes on would keep partitions that nobody works on
+            self._let_go()
+
+    def _let_go(self) -> None:
         for message, _ in self._running.values():
             _own_logger.warning(
                 "The job of message %s of partition %s goes on: it could not be ended", *message[2:0:-1]

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -186,6 +188,29 @@ def overflow_stack() -> None:
     deeper(0)
 
 
+def babble() -> None:
+    """Write into everything that is open."""
+    for descriptor in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(descriptor, struct.pack("=Q", 8) + b"nonsense")
+    time.sleep(60)
+
+
+def log_long_lines() -> None:
+    """Log lines that go out in pieces, also while ending."""
+    log = logging.getLogger("shop")
+    try:
+        while True:
+            log.warning("x" * 300_000)
+    finally:
+        log.warning("y" * 300_000)
+
+
+def leave_a_thread_that_keeps_the_gil() -> None:
+    """Return, but nothing more can run in this process."""
+    threading.Thread(target=ctypes.PyDLL(None).sleep, args=(600,), daemon=True).start()
+
+
 def close_descriptors() -> None:
     os.closerange(0, 4096)
 
@@ -197,6 +222,13 @@ def fork_and_return_twice() -> int:
 def exhaust_memory() -> None:
     """Ask for more than the limit that ``limit_resources`` sets."""
     bytearray(8 << 30)
+
+
+def limit_memory() -> None:
+    """Set a hard limit that a few hundred megabytes pass."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (700 << 20, 700 << 20))
 
 
 def limit_resources() -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ import kq
 from kq import Job, Message, ProcessExecutor, Queue, Worker
 from kq.executors.base import Finished, Setting
 from kq.executors.child import run_child
+from kq.executors.nursery import _signal_group
 from kq.stop import Waker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -387,6 +389,70 @@ kq.Worker(sys.argv[1], hosts=sys.argv[2], executor="process", concurrency=4).sta
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_job_that_speaks_in_the_name_of_its_child_fails_alone() -> None:
+    """What cannot be understood ends that child, not the worker."""
+    with Bench(ProcessExecutor(kill_grace=0.5)) as bench:
+        ended = bench.run(bench.message(process_jobs.babble), bench.message(process_jobs.nap, 0, "next"))
+    assert statuses(ended) == ["failure", "success"]
+    assert type(ended[0].outcome.exception) is kq.ChildLost
+
+
+def test_a_timeout_in_the_middle_of_a_long_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The line is said to its end, and so is what the job says while it ends."""
+    with Bench(ProcessExecutor(kill_grace=5), 2) as bench:
+        messages = [bench.message(process_jobs.log_long_lines, timeout=0.05 + number / 200) for number in range(20)]
+        assert statuses(bench.run(*messages)) == ["timeout"] * 20
+    lasts = [record.message for record in caplog.records if record.message.startswith("y")]
+    assert lasts == ["y" * 300_000] * 20
+
+
+def test_a_child_that_can_start_nothing_is_replaced(quiet: Bench) -> None:
+    """A thread that a job has left there keeps the interpreter: what waits behind it runs elsewhere."""
+    messages = [quiet.message(process_jobs.leave_a_thread_that_keeps_the_gil)]
+    messages += [quiet.message(process_jobs.nap, 0.01) for _ in range(10)]
+    ended = {one.message.offset: one.outcome.status for one in quiet.run(*messages) if one.outcome is not None}
+    assert set(ended) == {message.offset for message in messages}
+    assert [ended[message.offset] for message in messages[2:]] == ["success"] * 9
+
+
+def test_what_is_too_large_for_a_child_fails_alone() -> None:
+    """Also where it came along with others, and where the child dies before it has it."""
+    with Bench(ProcessExecutor(on_start=process_jobs.limit_memory), wants_outcome=False) as bench:
+        bench.run(*[bench.message(process_jobs.nothing) for _ in range(300)])
+        small = [bench.message(process_jobs.nothing) for _ in range(10)]
+        large = bench.message(len, bytes(400 << 20))
+        ended = bench.run(*small[:5], large, *small[5:])
+    told = {one.message.offset: one.outcome.status for one in ended if one.outcome is not None}
+    assert told == {large.offset: "failure", **{message.offset: "success" for message in small}}
+
+
+def test_a_limit_of_any_size_is_a_limit() -> None:
+    """Clocks take no number of any size."""
+    with Bench(ProcessExecutor()) as bench:
+        ended = bench.run(*[bench.message(process_jobs.nothing, timeout=limit) for limit in (10**400, 1e308, math.inf)])
+    assert statuses(ended) == ["success"] * 3
+
+
+def test_a_signal_is_sent_once() -> None:
+    """A second one would fall into the clean-up that the first one has begun."""
+    source = """
+import signal, sys, time
+came = []
+signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+print("ready", flush=True)
+deadline = time.monotonic() + 1
+while time.monotonic() < deadline:
+    time.sleep(0.01)
+print(len(came))
+"""
+    command = [sys.executable, "-c", source]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        _signal_group(process.pid, signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == "1\n"
 
 
 # -- successes that nobody asks more of --------------------------------------------------------------------------------
@@ -907,16 +973,16 @@ def test_a_commit_interval_of_zero_keeps_jobs_out_of_queues(
 
 def test_slow_callbacks_do_not_keep_commits_waiting(queue: Queue, hosts: str) -> None:
     """What they were told of is committed while they are told of more, though all of that has ended."""
-    queue.enqueue_many(900 * [(process_jobs.nothing, (), {})])
+    queue.enqueue_many(700 * [(process_jobs.nothing, (), {})])
     falls: dict[int, float] = {}
 
     def callback(*_: object) -> None:
         if worker.stats().done > 400:  # until then it learns how short the jobs are, and how many a child may have
-            time.sleep(0.01)
+            time.sleep(0.02)
             falls.setdefault(sum(worker.stats().commit_lag.values()), time.monotonic())
 
-    worker = Worker(queue.topic, hosts=hosts, executor="process", concurrency=2, callback=callback)
-    assert run_worker(worker, 900) == 900
+    worker = Worker(queue.topic, hosts=hosts, executor="process", callback=callback)
+    assert run_worker(worker, 700) == 700
     moments = [*falls.values()]
     assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < 2
 

@@ -21,6 +21,7 @@ from kq.message import Message
 from kq.utils import get_call_repr, safe_str
 
 __all__ = [
+    "LONGEST",
     "Executor",
     "Finished",
     "Setting",
@@ -32,6 +33,10 @@ __all__ = [
     "run_message",
     "stacktrace_of",
 ]
+
+
+#: Seconds beyond which a time limit is none: 30 years; clocks and timers take no number of any size.
+LONGEST = 1e9
 
 
 class Setting(NamedTuple):
@@ -192,4 +197,4 @@ def _limit(timeout: Any) -> float:
         return 0
     if not (isinstance(timeout, (int, float)) and timeout >= 0):
         raise ValueError(f"timeout must be 0 or greater, not {safe_str(timeout)}")
-    return timeout
+    return min(timeout, LONGEST)

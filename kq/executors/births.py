@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from kq.errors import WorkerError
 from kq.executors.handle import Handle
-from kq.executors.nursery import BORN, FORK, KILL, MESSAGE
+from kq.executors.nursery import BORN, FORK, KILL, MESSAGE, NO_ROOM
 
 __all__ = ["Births", "Born", "Died", "Gone"]
 
@@ -169,6 +169,8 @@ class Births:
             verb, pid, status = MESSAGE.unpack(data)
             if verb == BORN:
                 yield Born(self._unborn.popleft(), pid)
+            elif verb == NO_ROOM:
+                _logger.error("A child cannot be forked, which is tried again: %s", os.strerror(status))
             else:
                 yield Died(pid, status)
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import dill
 
 from kq.errors import ChildLost, RemoteError
-from kq.executors.base import call_of, stacktrace_of
+from kq.executors.base import LONGEST, call_of, stacktrace_of
 from kq.executors.coroutine import complete
 from kq.executors.interrupt import Interrupt
 from kq.job import FAILURE, INVALID, SUCCESS, Status
@@ -111,6 +111,10 @@ class _Child:
         self._jobs: deque[tuple[int, bytes, float]] = deque()
         #: A job's own threads may log while the job's outcome is sent.
         self._sending = threading.Lock()
+        #: The thread that runs jobs, where signals arrive.
+        self._main = threading.get_ident()
+        #: Whether a SIGTERM must wait, and whether one does.
+        self._puts_off_end, self._must_end = False, False
         self._done = 0
         #: Number of the job that ended last.
         self._ended = 0
@@ -125,18 +129,13 @@ class _Child:
         if not self._begin():
             return
         while (number := self._next_token()) is not None:
-            value, limit = self._job(number)
-            self._run(number, value, limit)
+            self._run(number)
             self._ended = number
             self._done += 1
-            if self._is_ending or self._is_overdue() or self._has_done_its_share():
+            if self._is_ending or self._has_done_its_share():
                 break
         self._tell_done()
         self._words[3] = self._ended
-
-    def _is_overdue(self) -> bool:
-        """Return whether the job took longer than it may: the worker may kill this child for it, so no other starts."""
-        return time.monotonic() > self._times[2]
 
     def _begin(self) -> bool:
         try:
@@ -163,8 +162,12 @@ class _Child:
 
     def _on_sigterm(self, *_: object) -> None:
         """End the job, which may clean up. A SIGTERM that others send to all of a service is for the worker alone."""
-        if self._shared[DOOM]:
-            self._is_ending = True
+        if not self._shared[DOOM]:
+            return
+        self._is_ending = True
+        if self._puts_off_end:
+            self._must_end = True
+        else:
             raise Interrupt
 
     def _next_token(self) -> int | None:
@@ -174,6 +177,8 @@ class _Child:
         except BlockingIOError:
             self._tell_done()
         self._words[3] = self._ended  # not before a socket was used: the job may have closed them, which is no success
+        if self._shared[DOOM]:  # it is to end because of the job before: what a token is for runs elsewhere
+            return None
         if token is None:
             token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
             self._told = time.monotonic()
@@ -189,11 +194,14 @@ class _Child:
             first, values, limits = pickle.loads(self._read_frame())
             jobs.extend(zip(range(first, first + len(values)), values, limits, strict=True))
 
-    def _run(self, number: int, value: bytes, limit: float) -> None:
+    def _run(self, number: int) -> None:
         birth = self._birth
         self._shared[IS_READ] = 0
         begun = time.monotonic()
-        self._tell_start(number, begun, limit)
+        self._tell_start(number, begun, 0)  # what happens from here on, for want of memory for instance, is its doing
+        value, limit = self._job(number)
+        if limit:
+            self._tell_start(number, begun, limit)
         try:
             job = birth.deserialize(value)
             func, args, kwargs, timeout = call_of(job, birth.timeout)
@@ -243,10 +251,11 @@ class _Child:
             self._untold, self._busy, self._told = 0, 0.0, time.monotonic()
 
     def _tell_start(self, number: int, now: float, limit: float) -> None:
+        deadline = now + min(limit, LONGEST) if limit else _NEVER
         # the worker may look, and this process be paused, at any moment: number and times must never be of two jobs
         self._words[0] = 0
         self._times[1] = now
-        self._times[2] = now + limit if limit else _NEVER
+        self._times[2] = deadline
         self._words[0] = number
 
     def _end_twin(self) -> None:
@@ -311,8 +320,18 @@ class _Child:
 
     def _send(self, message: tuple[Any, ...]) -> None:
         data = pickle.dumps(message)
-        with self._sending:
-            self._stream.sendall(LENGTH.pack(len(data)) + data)
+        is_main = threading.get_ident() == self._main
+        try:
+            if is_main:  # half of a frame would be the end of all understanding
+                self._puts_off_end = True
+            with self._sending:
+                self._stream.sendall(LENGTH.pack(len(data)) + data)
+        finally:
+            if is_main:
+                self._puts_off_end = False
+        if is_main and self._must_end:
+            self._must_end = False
+            raise Interrupt
 
     def send_log(self, record: dict[str, Any]) -> None:
         self._send((LOG, record))

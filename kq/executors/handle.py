@@ -28,7 +28,24 @@ __all__ = ["Handle", "Running"]
 
 #: Bytes to read at once.
 _CHUNK = 1 << 18
+#: Bytes of values in a frame, if there are several.
+_FRAME = 1 << 16
 _NEVER = float("inf")
+
+
+def _page() -> int:
+    """Return the descriptor of a page of memory to share, which is there: to touch one that is not ends the process."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("kq-child")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.write(descriptor, bytes(mmap.PAGESIZE))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 class Running(NamedTuple):
@@ -50,17 +67,13 @@ class Handle:
         with ExitStack() as stack:
             self.stream, theirs = map(stack.enter_context, socket.socketpair())
             self._tokens, self._tokens_back = map(stack.enter_context, socket.socketpair())
-            memory = stack.enter_context(tempfile.TemporaryFile())
-            memory.truncate(mmap.PAGESIZE)
-            self._shared = stack.enter_context(mmap.mmap(memory.fileno(), mmap.PAGESIZE))
             #: What the child inherits: stream, tokens, shared memory. Closed by whoever hands them on.
-            self.descriptors = []
-            for thing in (theirs, self._tokens_back, memory):
-                self.descriptors.append(os.dup(thing.fileno()))
-                stack.callback(os.close, self.descriptors[-1])
+            self.descriptors = [_page()]
+            stack.callback(os.close, self.descriptors[0])
+            self._shared = stack.enter_context(mmap.mmap(self.descriptors[0], mmap.PAGESIZE))
+            self.descriptors.insert(0, os.dup(self._tokens_back.fileno()))
+            self.descriptors.insert(0, theirs.detach())
             stack.pop_all()
-        theirs.close()
-        memory.close()
         self.stream.setblocking(False)
         SLOT.pack_into(self._shared, 0, 0, 0.0, _NEVER, 0)
         self.pid: int | None = None
@@ -74,6 +87,8 @@ class Handle:
         self._outbox: deque[memoryview] = deque()
         self._inbox = bytearray()
         self._next = 1
+        #: What waits though nothing runs, and since when that is seen.
+        self._waiting = 0, 0.0
         #: Why it is being killed: "timeout", or something that went wrong.
         self.doom: str | None = None
         #: The job whose time was up.
@@ -115,14 +130,30 @@ class Handle:
         number, since, _, ended = self._slot()
         return now - since if self.queue and number > ended and number >= self.first() else 0.0
 
+    def waits_for(self, now: float) -> float:
+        """Return the seconds for which the first of its queue was seen to wait, though nothing runs."""
+        number, _, _, ended = self._slot()
+        first = 0 if number > ended else self.first()
+        if first != self._waiting[0]:
+            self._waiting = first, now
+        return now - self._waiting[1] if first else 0.0
+
     def ended(self) -> int:
         """Return the number of the job that ended last. What it and those before it have to tell is on the stream."""
         return self._slot()[3]
 
-    def condemn(self, running: Running, kill_at: float) -> None:
-        """Note that its job's time is up: SIGTERM is to end that, and then the child."""
-        self.doom, self.doomed, self.kill_at = "timeout", running, kill_at
+    def condemn(self, now: float) -> bool:
+        """Have the child start nothing after a job whose time is up, and return whether there is such a job.
+
+        SIGTERM ends that then, and the child.
+        """
         self._shared[DOOM] = 1
+        running = self.running()  # looked at again: from now on nothing starts, so this is what will be ended
+        if running is None or now <= running.deadline:
+            self._shared[DOOM] = 0
+            return False
+        self.doom, self.doomed = "timeout", running
+        return True
 
     def _slot(self) -> tuple[int, float, float, int]:
         slot = SLOT.unpack_from(self._shared, 0)
@@ -143,15 +174,24 @@ class Handle:
         :param limit: Seconds for each job until its own limit is known; None to take that from its headers.
         """
         batch, self.batch = self.batch, []
-        first, self._next = self._next, self._next + len(batch)
-        numbers = range(first, self._next)
-        limits = [timeout_of(message) or 0 for message in batch] if limit is None else [limit] * len(batch)
+        numbers = range(self._next, self._next + len(batch))
+        self._next += len(batch)
         self.queue.extend(zip(numbers, batch, strict=True))
-        self.write(pickle.dumps((first, [message.value for message in batch], limits)))
+        limits = [timeout_of(message) or 0 for message in batch] if limit is None else [limit] * len(batch)
+        begin = size = 0
+        for end, message in enumerate(batch):
+            size += len(message.value or b"")
+            if size > _FRAME and begin < end:  # a large value travels alone: what it costs is nobody else's doing
+                self._write_values(batch[begin:end], numbers[begin], limits[begin:end])
+                begin, size = end, len(message.value or b"")
+        self._write_values(batch[begin:], numbers[begin], limits[begin:])
         try:
             self._tokens.sendall(array("Q", numbers))  # as TOKEN packs them
         except OSError:  # it is dead: that will be heard of
             return
+
+    def _write_values(self, batch: list[Message], first: int, limits: list[float]) -> None:
+        self.write(pickle.dumps((first, [message.value for message in batch], limits)))
 
     def write(self, frame: bytes) -> None:
         """Write a frame, as much of it as the stream takes now; the rest goes with ``write_on``."""
@@ -226,7 +266,10 @@ class Handle:
             return
 
     def frames(self) -> Iterator[tuple[Any, ...]]:
-        """Yield what the child has said."""
+        """Yield what the child has said.
+
+        :raises ValueError: It cannot be understood, nor what follows.
+        """
         inbox = self._inbox
         begin = 0
         try:
@@ -235,8 +278,10 @@ class Handle:
                 end = begin + LENGTH.size + length
                 if len(inbox) < end:
                     break
-                with memoryview(inbox) as view:
-                    frame = pickle.loads(view[begin + LENGTH.size : end])
+                try:
+                    frame = pickle.loads(inbox[begin + LENGTH.size : end])
+                except Exception as error:  # a job may have written into the stream: whatever that is for pickle
+                    raise ValueError("a child said what cannot be understood") from error
                 begin = end
                 yield frame
         finally:

@@ -25,11 +25,11 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["BORN", "DIED", "FORK", "KILL", "MESSAGE", "main"]
+__all__ = ["BORN", "DIED", "FORK", "KILL", "MESSAGE", "NO_ROOM", "main"]
 
-#: A request or an answer: a verb, a process ID, and a signal or an exit status.
+#: A request or an answer: a verb, a process ID, and a signal, an exit status or a number of an error.
 MESSAGE = struct.Struct("=Bii")
-FORK, KILL, BORN, DIED, READY = range(5)
+FORK, KILL, BORN, DIED, READY, NO_ROOM = range(6)
 
 #: Seconds that the nursery takes at most to see its children dead before it ends: they were sent SIGKILL.
 _LAST_WAIT = 1.0
@@ -37,6 +37,8 @@ _LAST_WAIT = 1.0
 _STRAY_WAIT = 0.01
 #: Seconds between tries to fork where the system had no room for another process.
 _FORK_WAIT = 0.2
+#: Seconds between complaints about that.
+_COMPLAIN_EVERY = 5.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -62,6 +64,7 @@ class _Nursery:
         self._children: set[int] = set()
         #: Descriptors of children that are to be forked as soon as the system has room for another process.
         self._waiting: deque[Sequence[int]] = deque()
+        self._complain_at = 0.0
         self._deaths, wake = socket.socketpair()
         self._deaths.setblocking(False)
         wake.setblocking(False)
@@ -101,7 +104,10 @@ class _Nursery:
         """Fork a child; return False where the system has no room for another process now."""
         try:
             pid = os.fork()
-        except OSError:
+        except OSError as error:
+            if time.monotonic() > self._complain_at:
+                self._complain_at = time.monotonic() + _COMPLAIN_EVERY
+                self._tell(NO_ROOM, 0, error.errno or 0)
             return False
         if pid == 0:
             self._become_child(descriptors)
@@ -114,6 +120,13 @@ class _Nursery:
     def _become_child(self, descriptors: Sequence[int]) -> None:
         status = 1
         try:
+            self._run_child(descriptors)
+            status = 0
+        finally:
+            os._exit(status)
+
+    def _run_child(self, descriptors: Sequence[int]) -> None:
+        try:
             os.setsid()
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -121,13 +134,15 @@ class _Nursery:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for mine in (self._worker, self._deaths, self._wake):
                 mine.close()
+            for others in self._waiting:
+                for descriptor in set(others) - set(descriptors):
+                    os.close(descriptor)
             from kq.executors.child import run_child
 
             run_child(*descriptors)
-            status = 0
         finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come still, and here would end nothing but this
             _flush_standard_streams()
-            os._exit(status)
 
     def _reap(self) -> None:
         while True:
@@ -170,10 +185,11 @@ class _Nursery:
 
 
 def _signal_group(pid: int, signum: int) -> None:
-    """Signal a child and its group; before its ``setsid`` it has none."""
+    """Signal a child and its group, once: before its ``setsid`` it has none."""
     for send in (os.killpg, os.kill):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             send(pid, signum)
+            return
 
 
 def _children_of_mine() -> set[int]:

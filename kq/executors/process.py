@@ -53,7 +53,10 @@ STEAL_AFTER = 0.002
 LOOK_EVERY = 0.05
 #: Seconds that a child which has closed its stream may take to end by itself.
 _LAST_BREATH = 0.1
-#: Weight of the latest job in the mean duration.
+#: Seconds after which a child that starts nothing of what it was given is replaced: a thread that a job has left there
+#: may keep the interpreter for itself.
+_DEAF_AFTER = 3.0
+#: Weight of the latest job in the means.
 _LATEST = 0.1
 #: Children in a row that may fail to become ready before the worker gives up.
 _BIRTHS = 3
@@ -111,7 +114,8 @@ class ProcessExecutor:
         self._children: list[Handle] = []
         self._homeless: deque[Message] = deque()
         self._places: list[Handle] = []
-        self._mean = 1.0
+        #: Seconds and bytes of a job, in the mean, the latest counting most.
+        self._mean, self._mean_bytes = 1.0, 0.0
         self._failed_births = 0
         self._killing = False
         self._is_closed = False
@@ -171,7 +175,9 @@ class ProcessExecutor:
 
     def room(self) -> int:
         """Return how many messages may be started now, and decide where."""
-        depth = min(QUEUE_COUNT, 1 + int(QUEUE_TIME / max(self._mean, 1e-6)))
+        depth = 1 + int(
+            min(QUEUE_COUNT - 1, QUEUE_TIME / max(self._mean, 1e-6), QUEUE_BYTES / max(self._mean_bytes, 1))
+        )
         now = time.monotonic()
         spaces = []
         for child in self._children:
@@ -186,6 +192,7 @@ class ProcessExecutor:
         return max(0, len(self._places) - len(self._homeless))
 
     def start(self, message: Message) -> None:
+        self._mean_bytes += _LATEST * (len(message.value or b"") - self._mean_bytes)
         if self._places or self.room():
             self._places.pop().put(message)
         else:
@@ -245,10 +252,15 @@ class ProcessExecutor:
     def _read_child(self, child: Handle) -> None:
         if child.read():
             self._hear_all(child)
-            return
-        self._selector.unregister(child.stream)
-        if child.doom is None:  # it is dying, or lives on without its stream and can tell us nothing more
-            child.doom, child.kill_at = "closed its connection", time.monotonic() + _LAST_BREATH
+        else:  # it is dying, or lives on without its stream and can tell us nothing more
+            self._close_ears(child, "closed its connection")
+
+    def _close_ears(self, child: Handle, why: str) -> None:
+        """Listen no more to a child, and end it if it does not end by itself."""
+        if child.stream in self._selector.get_map():
+            self._selector.unregister(child.stream)
+        if child.doom is None:
+            child.doom, child.kill_at = why, time.monotonic() + _LAST_BREATH
 
     def _catch_up(self, child: Handle) -> None:
         """Settle what shared memory says has ended and was not told of."""
@@ -259,8 +271,11 @@ class ProcessExecutor:
             self._succeed_through(child, ended)
 
     def _hear_all(self, child: Handle) -> None:
-        for frame in child.frames():
-            self._hear(child, frame)
+        try:
+            for frame in child.frames():
+                self._hear(child, frame)
+        except ValueError as error:
+            self._close_ears(child, f"was ended because {error}")
 
     def _hear(self, child: Handle, frame: tuple[Any, ...]) -> None:
         kind = frame[0]
@@ -316,7 +331,8 @@ class ProcessExecutor:
             return  # it is told of when nothing is left of it
         self._mean += _LATEST * (ended - begun - self._mean)
         message = child.pop()
-        job_id, child.job_id = child.job_id, None
+        job_id = child.job_id
+        child.job_id, child.text = None, ""
         if status == INVALID:
             log_processing(self._setting.logger, message)
             log_invalid(self._setting.logger, message, text, stacktrace)
@@ -466,9 +482,13 @@ class ProcessExecutor:
                 child.kill_at = now
                 self._signal(child, signal.SIGKILL)
             elif running is not None and now > running.deadline and child.doom is None:
-                child.condemn(running, now + self._kill_grace)
-                self._signal(child, signal.SIGTERM)
-                self._rehome(child)
+                if child.condemn(now):
+                    child.kill_at = now + self._kill_grace
+                    self._signal(child, signal.SIGTERM)
+                    self._rehome(child)
+            elif child.doom is None and child.waits_for(now) > _DEAF_AFTER:
+                _logger.error("A child has started nothing of what it was given for %g s; it is replaced", _DEAF_AFTER)
+                child.doom, child.kill_at = "started nothing", now
             elif child.kill_at is not None and now > child.kill_at:
                 child.kill_at = now + max(LOOK_EVERY, self._kill_grace)
                 child.was_killed = True
