@@ -206,9 +206,15 @@ def log_long_lines() -> None:
         log.warning("y" * 300_000)
 
 
-def leave_a_thread_that_keeps_the_gil() -> None:
-    """Return, but nothing more can run in this process."""
-    threading.Thread(target=ctypes.PyDLL(None).sleep, args=(600,), daemon=True).start()
+def leave_a_thread_that_keeps_the_gil(path: str) -> None:
+    """Return; a moment later nothing more can run in this process."""
+
+    def keep() -> None:
+        time.sleep(0.1)
+        note(path, "keeps", "all")
+        ctypes.PyDLL(None).sleep(600)
+
+    threading.Thread(target=keep, daemon=True).start()
 
 
 def close_descriptors() -> None:
