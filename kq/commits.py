@@ -16,19 +16,8 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import (
-    AuthorizationError,
-    FencedInstanceIdError,
-    InconsistentGroupProtocolError,
-    InvalidGroupIdError,
-    InvalidSessionTimeoutError,
-    KafkaConfigurationError,
-    KafkaError,
-    OffsetMetadataTooLargeError,
-    SaslAuthenticationFailedError,
-    UnsupportedCodecError,
-    UnsupportedVersionError,
-)
+from kafka import errors as kafka_errors
+from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
 from kq.codec import METADATA_LIMIT, View, encode
@@ -49,15 +38,15 @@ CROWDED = 0.75
 
 #: Errors that another try does not mend.
 FATAL = (
-    AuthorizationError,
-    FencedInstanceIdError,
-    InconsistentGroupProtocolError,
-    InvalidGroupIdError,
-    InvalidSessionTimeoutError,
-    KafkaConfigurationError,
-    SaslAuthenticationFailedError,
-    UnsupportedCodecError,
-    UnsupportedVersionError,
+    kafka_errors.AuthorizationError,
+    kafka_errors.FencedInstanceIdError,
+    kafka_errors.InconsistentGroupProtocolError,
+    kafka_errors.InvalidGroupIdError,
+    kafka_errors.InvalidSessionTimeoutError,
+    kafka_errors.KafkaConfigurationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedCodecError,
+    kafka_errors.UnsupportedVersionError,
 )
 
 
@@ -188,7 +177,7 @@ class Commits:
             lease.committed = committed
 
     def _failed(self, error: BaseException) -> None:
-        if isinstance(error, OffsetMetadataTooLargeError):  # this broker allows less than the default
+        if isinstance(error, kafka_errors.OffsetMetadataTooLargeError):  # this broker allows less than the default
             self._metadata_limit //= 2
         self._retry = time.monotonic() + COMMIT_RETRY
         _logger.debug("A commit failed and is tried again: %s", error)
