@@ -100,7 +100,7 @@ def test_what_is_done_beyond_a_long_job_does_not_run_again(
     assert committed(hosts, topic).offset == 101
 
 
-@pytest.mark.parametrize("seconds", [0, 0.5])
+@pytest.mark.parametrize("seconds", [0, pytest.param(0.5, marks=pytest.mark.long)])
 def test_a_job_that_kills_its_worker_is_convicted_alone(
     hosts: str, topic: str, journal: Journal, seconds: float
 ) -> None:

@@ -72,8 +72,15 @@ def check(items: list[Job], error: EnqueueError, there: list[str]) -> None:
     assert missing == sorted(missing, key=order.__getitem__)
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
-@pytest.mark.parametrize("injected", [False, True], ids=["own", "injected"])
+@pytest.mark.parametrize(
+    ("injected", "asynchronous"),
+    [
+        pytest.param(False, False, id="own-threads"),
+        pytest.param(True, True, id="injected-asyncio"),
+        pytest.param(False, True, id="own-asyncio", marks=pytest.mark.long),
+        pytest.param(True, False, id="injected-threads", marks=pytest.mark.long),
+    ],
+)
 def test_a_broker_that_stops_in_the_middle_of_many(
     kafka: kq.LocalKafka, make_topic: Callable[..., str], injected: bool, asynchronous: bool
 ) -> None:

@@ -921,7 +921,7 @@ def test_jobs_wait_only_milliseconds_for_an_idle_child(journal: Journal) -> None
     """Behind a slow job that came along with them: about 4 ms where the machine is free."""
     waits = []
     with Bench(ProcessExecutor(), 2) as bench:
-        for number in range(10):
+        for number in range(5):
             bench.run(*[bench.message(process_jobs.nothing) for _ in range(300)])
             slow = [bench.message(noted, journal.path, f"slow {number}", 0.2)]
             quick = [bench.message(noted, journal.path, f"quick {number} {index}") for index in range(4)]

@@ -105,7 +105,7 @@ def test_long_jobs_never_leave_the_group(
     request: pytest.FixtureRequest,
 ) -> None:
     """Jobs longer than the poll interval: each runs once, and no generation passes until a third worker joins."""
-    seconds = 20 if request.config.getoption("--long") else 12
+    seconds = 20 if request.config.getoption("--long") else 9
     topic = make_topic(partitions=4)
     config = {**QUICK, "max_poll_interval_ms": 6000}
     with ExitStack() as stack:
