@@ -197,4 +197,4 @@ def _limit(timeout: Any) -> float:
         return 0
     if not (isinstance(timeout, (int, float)) and timeout >= 0):
         raise ValueError(f"timeout must be 0 or greater, not {safe_str(timeout)}")
-    return min(timeout, LONGEST)
+    return timeout if timeout < LONGEST else LONGEST

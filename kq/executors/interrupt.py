@@ -12,6 +12,7 @@ job is interrupted only when it comes back from C code.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # not in typeshed
 import ctypes
 import signal
 import threading
@@ -64,6 +65,10 @@ def _enter(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
     return complete(func(*args, **kwargs))
 
 
+#: The public one looks for an enum member of each handler, which takes longer than all else here; after every job.
+_getsignal: Callable[[int], Any] = _signal.getsignal
+
+
 class SignalInterrupter:
     """Interrupts jobs of the main thread by SIGALRM, while it is open. One job at a time."""
 
@@ -110,7 +115,7 @@ class SignalInterrupter:
             signal.setitimer(signal.ITIMER_REAL, max(left, _EARLY), interval)
 
     def _mend_handler(self) -> None:
-        if signal.getsignal(signal.SIGALRM) != self._on_alarm:  # the job took it for itself
+        if _getsignal(signal.SIGALRM) != self._on_alarm:  # the job took it for itself
             signal.signal(signal.SIGALRM, self._on_alarm)
 
     def _on_alarm(self, _signum: int, frame: FrameType | None) -> None:
