@@ -748,30 +748,39 @@ def test_a_hundred_children_work_at_once(journal: Journal) -> None:
         assert statuses(bench.run(*messages)) == ["success"] * 100
 
 
+NO_ROOM = """
+import logging, os, resource, kq
+from kq.executors.base import Setting
+from kq.stop import Waker
+waker = Waker()
+setting = Setting(kq.loads, None, logging.getLogger("kq"), True, waker.wake, waker.watch, waker.unwatch)
+before, (soft, hard) = sorted(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+for more in range(1, 30):
+    executor = kq.ProcessExecutor()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + more, hard))
+        executor.open(setting, 1)
+        executor.close()
+        break
+    except (kq.WorkerError, OSError) as error:
+        print(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        continue
+    raise AssertionError("a process is left")
+"""
+
+
 def test_where_there_is_no_room_for_files_nothing_is_left_open() -> None:
     """However far it came: descriptors and processes are what they were, and the error says what is the matter."""
-    import resource  # not on every system
-
-    waker = Waker()
-    setting = Setting(kq.loads, None, logging.getLogger("kq.worker"), True, waker.wake, waker.watch, waker.unwatch)
-    before, (soft, hard) = sorted(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
-    errors: list[str] = []
-    for more in range(1, 30):
-        executor = ProcessExecutor()
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + more, hard))
-            executor.open(setting, 1)
-            executor.close()
-            break
-        except (kq.WorkerError, OSError) as error:
-            errors.append(str(error))
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert sorted(os.listdir("/proc/self/fd")) == before
-        assert children() == []
-    waker.close()
-    for text in ("the nursery of the process executor did not start", "there is no room for a child"):
-        assert any(text in error and "Too many open files" in error for error in errors), errors
+    with jobs.Program(NO_ROOM) as program:
+        assert program.end() == 0, program.text
+    for start in ("the nursery of the process executor did not start", "there is no room for a child"):
+        assert any(start in line and "Too many open files" in line for line in program.lines), program.text
 
 
 def test_what_has_no_child_yet_is_given_back_at_the_end() -> None:
