@@ -54,9 +54,13 @@ class Lease:
         self.paused = False
         self.crowded = False
 
+    def part(self) -> float:
+        """Return the part of a bound that makes it full: once paused a half, so that it does not flutter."""
+        return 0.5 if self.paused else 1.0
+
     def is_full(self) -> bool:
-        """Return whether nothing more is to be polled. Once paused it is full until half of its bounds are free."""
-        part = 0.5 if self.paused else 1.0
+        """Return whether nothing more of this partition is to be polled, however much there is of others."""
+        part = self.part()
         if self.in_hand() >= PARTITION_COUNT * part or self.in_hand_bytes() >= PARTITION_BYTES * part:
             return True
         # the commit metadata is nearly full, and more messages add to it. What the last epoch knew of is polled again

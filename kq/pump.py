@@ -449,7 +449,7 @@ class Pump:
         size = sum(lease.in_hand_bytes() for lease in leases)
         assignment = self._consumer.assignment()
         for lease in leases:
-            part = 0.5 if lease.paused else 1.0
+            part = lease.part()
             full = lease.is_full() or count >= TOTAL_COUNT * part or size >= TOTAL_BYTES * part
             tp = self._tp(lease.partition)
             if full != lease.paused and tp in assignment:

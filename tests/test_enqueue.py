@@ -161,33 +161,30 @@ def test_a_generator_of_many_arrives_whole(queue: Queue, hosts: str) -> None:
 def test_outstanding_records_are_bounded(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The iterable is not read further than the window allows."""
     monkeypatch.setattr(pipeline, "WINDOW_COUNT", 10)
-    deepest = 0
-    real = pipeline.Pipeline.add
-
-    def add(self: Any, *args: Any) -> None:
-        nonlocal deepest
-        real(self, *args)
-        deepest = max(deepest, len(self._sent))
-
-    monkeypatch.setattr(pipeline.Pipeline, "add", add)
+    depths = watch_additions(monkeypatch, lambda outstanding: len(outstanding._sent))
     queue.enqueue_many((jobs.add, (1, 1), {}) for _ in range(500))
-    assert deepest <= 10
+    assert max(depths) <= 10
 
 
 def test_outstanding_bytes_are_bounded(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large jobs fill the window sooner."""
     monkeypatch.setattr(pipeline, "WINDOW_BYTES", 100_000)
-    deepest = 0
+    depths = watch_additions(monkeypatch, lambda outstanding: outstanding._bytes)
+    queue.enqueue_many((jobs.echo, (b"x" * 30_000,), {}) for _ in range(50))
+    assert 60_000 < max(depths) < 140_000
+
+
+def watch_additions(monkeypatch: pytest.MonkeyPatch, measure: Callable[[Any], int]) -> list[int]:
+    """Return a list that gets a measure of what is outstanding, after each record that is added."""
+    depths: list[int] = []
     real = pipeline.Pipeline.add
 
     def add(self: Any, *args: Any) -> None:
-        nonlocal deepest
         real(self, *args)
-        deepest = max(deepest, self._bytes)
+        depths.append(measure(self))
 
     monkeypatch.setattr(pipeline.Pipeline, "add", add)
-    queue.enqueue_many((jobs.echo, (b"x" * 30_000,), {}) for _ in range(50))
-    assert 60_000 < deepest < 140_000
+    return depths
 
 
 @pytest.mark.parametrize("sized", [True, False])

@@ -253,14 +253,17 @@ class ProcessExecutor:
         if child.read():
             self._hear_all(child)
         else:  # it is dying, or lives on without its stream and can tell us nothing more
-            self._close_ears(child, "closed its connection")
+            self._give_up_on(child, "closed its connection")
 
-    def _close_ears(self, child: Handle, why: str) -> None:
+    def _give_up_on(self, child: Handle, why: str) -> None:
         """Listen no more to a child, and end it if it does not end by itself."""
-        if child.stream in self._selector.get_map():
-            self._selector.unregister(child.stream)
+        self._stop_listening(child)
         if child.doom is None:
             child.doom, child.kill_at = why, time.monotonic() + _LAST_BREATH
+
+    def _stop_listening(self, child: Handle) -> None:
+        if child.stream in self._selector.get_map():
+            self._selector.unregister(child.stream)
 
     def _catch_up(self, child: Handle) -> None:
         """Settle what shared memory says has ended and was not told of."""
@@ -275,7 +278,7 @@ class ProcessExecutor:
             for frame in child.frames():
                 self._hear(child, frame)
         except ValueError as error:
-            self._close_ears(child, f"was ended because {error}")
+            self._give_up_on(child, f"was ended because {error}")
 
     def _hear(self, child: Handle, frame: tuple[Any, ...]) -> None:
         kind = frame[0]
@@ -428,8 +431,7 @@ class ProcessExecutor:
         self._read_rest(child)
         if child in self._children:
             self._children.remove(child)
-        if child.stream in self._selector.get_map():
-            self._selector.unregister(child.stream)
+        self._stop_listening(child)
         self._settle_dead(child, status)
         self._homeless.extend(child.messages())
         child.close()
