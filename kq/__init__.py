@@ -9,7 +9,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kq.broker import LocalKafka as LocalKafka
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
     from kq.errors import ChildLost as ChildLost
@@ -19,19 +18,20 @@ if TYPE_CHECKING:
     from kq.errors import PoisonMessage as PoisonMessage
     from kq.errors import RemoteError as RemoteError
     from kq.errors import WorkerError as WorkerError
-    from kq.executors.inline import InlineExecutor as InlineExecutor
-    from kq.executors.process import ProcessExecutor as ProcessExecutor
-    from kq.executors.thread import ThreadExecutor as ThreadExecutor
-    from kq.function import JobFunction as JobFunction
-    from kq.function import JobSpec as JobSpec
+    from kq.executors import InlineExecutor as InlineExecutor
+    from kq.executors import ProcessExecutor as ProcessExecutor
+    from kq.executors import ThreadExecutor as ThreadExecutor
     from kq.job import Job as Job
+    from kq.local import LocalKafka as LocalKafka
     from kq.message import Message as Message
+    from kq.producing import JobFunction as JobFunction
+    from kq.producing import JobSpec as JobSpec
     from kq.queue import EnqueueError as EnqueueError
     from kq.queue import EnqueueSpec as EnqueueSpec
     from kq.queue import EnqueueUnknown as EnqueueUnknown
     from kq.queue import Queue as Queue
-    from kq.serializer import dumps as dumps
-    from kq.serializer import loads as loads
+    from kq.serializers import dumps as dumps
+    from kq.serializers import loads as loads
     from kq.worker import Worker as Worker
 
 __version__ = "3.0.0"
@@ -43,24 +43,24 @@ _HOMES = {
     "EnqueueError": "queue",
     "EnqueueSpec": "queue",
     "EnqueueUnknown": "queue",
-    "InlineExecutor": "executors.inline",
+    "InlineExecutor": "executors",
     "Job": "job",
-    "JobFunction": "function",
-    "JobSpec": "function",
+    "JobFunction": "producing",
+    "JobSpec": "producing",
     "KQError": "errors",
-    "LocalKafka": "broker",
+    "LocalKafka": "local",
     "LocalKafkaError": "errors",
     "Message": "message",
     "MissingExtra": "errors",
     "PoisonMessage": "errors",
-    "ProcessExecutor": "executors.process",
+    "ProcessExecutor": "executors",
     "Queue": "queue",
     "RemoteError": "errors",
-    "ThreadExecutor": "executors.thread",
+    "ThreadExecutor": "executors",
     "Worker": "worker",
     "WorkerError": "errors",
-    "dumps": "serializer",
-    "loads": "serializer",
+    "dumps": "serializers",
+    "loads": "serializers",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

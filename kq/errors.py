@@ -15,7 +15,7 @@
     └── EnqueueError        (also kafka.errors.KafkaError)       a job is not on the topic
         └── EnqueueUnknown  it may be there: the answer never came
 
-``EnqueueError`` and ``EnqueueUnknown`` live in :mod:`kq.delivery`, because they are Kafka errors too and
+``EnqueueError`` and ``EnqueueUnknown`` live in :mod:`kq.producing.delivery`, because they are Kafka errors too and
 this module knows no Kafka.
 """
 

@@ -29,16 +29,25 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from kq.aio import Bridge
-from kq.calls import Terms, check_timeout, job_of_call, job_of_item, new_ids
 from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
-from kq.delivery import Delivery, EnqueueError, EnqueueUnknown
 from kq.errors import ArgumentError, KQError
-from kq.function import JobFunction, job_function
 from kq.job import Job
 from kq.message import Record, job_headers
-from kq.pipeline import Pipeline
-from kq.serializer import dumps
+from kq.producing import (
+    Bridge,
+    Delivery,
+    EnqueueError,
+    EnqueueUnknown,
+    JobFunction,
+    Pipeline,
+    Terms,
+    check_timeout,
+    job_function,
+    job_of_call,
+    job_of_item,
+    new_ids,
+)
+from kq.serializers import dumps
 from kq.utils import safe_str
 
 __all__ = ["EnqueueError", "EnqueueSpec", "EnqueueUnknown", "Queue"]

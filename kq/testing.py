@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import signal
 import threading
 import time
 import uuid
@@ -24,18 +23,17 @@ from unittest import mock
 
 from kafka import KafkaConsumer, TopicPartition
 
-from kq.broker import LocalKafka
-from kq.callback import takes_message
 from kq.clients import connect
-from kq.delivery import Delivery, EnqueueError, Sent
 from kq.errors import ArgumentError, KQError
-from kq.executors.base import Executor, Setting, run_message
-from kq.executors.interrupt import Interrupter, SignalInterrupter, ThreadInterrupter
+from kq.executors import Executor, Setting, best_interrupter, run_message
 from kq.job import INVALID, Job, Status
+from kq.local import LocalKafka
 from kq.message import Message, Record
+from kq.producing import Delivery, EnqueueError, Sent
 from kq.queue import Queue
-from kq.serializer import loads
+from kq.serializers import loads
 from kq.worker import CONSUMER_DEFAULTS, Worker
+from kq.working import takes_message
 
 __all__ = ["Ran", "drain", "eager"]
 
@@ -134,11 +132,7 @@ def _run(message: Message, setting: Setting) -> tuple[Any, ...]:
 
 
 def _run_here(message: Message, setting: Setting) -> tuple[Any, ...]:
-    interrupter: Interrupter
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        interrupter = SignalInterrupter()
-    else:
-        interrupter = ThreadInterrupter()
+    interrupter = best_interrupter()
     try:
         _, job, outcome = run_message(message, setting, interrupter)
     finally:

@@ -16,19 +16,12 @@ from typing import Any
 
 from kafka import KafkaConsumer
 
-from kq.assignor import BusyFirstAssignor
-from kq.backlog import Ordering
-from kq.callback import takes_message
-from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
+from kq.clients import DEFAULT_TOPIC, BusyFirstAssignor, check_config, check_hosts, connect, hosts_of
+from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
-from kq.executors.base import Executor
-from kq.executors.inline import InlineExecutor
-from kq.executors.process import ProcessExecutor
-from kq.executors.thread import ThreadExecutor
-from kq.loop import Loop, Plan, State, Stats
-from kq.pump import Pump
-from kq.serializer import loads
-from kq.stop import Stop, Waker, signals_handled
+from kq.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
+from kq.serializers import loads
+from kq.working import Loop, Ordering, Plan, State, Stats, Stop, Waker, signals_handled, takes_message
 
 __all__ = ["Worker"]
 

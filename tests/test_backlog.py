@@ -9,8 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kq.backlog import Backlog, Ordering
 from kq.message import Message
+from kq.working.backlog import Backlog, Ordering
 
 ORDERINGS: list[Ordering] = ["key", "partition", "none"]
 

@@ -23,8 +23,8 @@ from kafka.future import Future
 import kq
 from kq.executors.base import Setting
 from kq.executors.thread import ThreadExecutor
-from kq.loop import Loop, Plan
-from kq.stop import Stop, Waker
+from kq.working.loop import Loop, Plan
+from kq.working.stop import Stop, Waker
 
 #: Finds topics that come, go and grow within a second.
 WATCHFUL = {"metadata_max_age_ms": 300, "heartbeat_interval_ms": 300, "session_timeout_ms": 20_000}

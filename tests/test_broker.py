@@ -20,7 +20,8 @@ from helpers import wait_until
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 import kq
-from kq import broker, jars
+from kq.local import broker
+from kq.local import install as jars
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks as POSIX has them")
 

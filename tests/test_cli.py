@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 import kq
-from kq import cli
-from kq.targets import parse_arguments
+from kq.cli import main as cli
+from kq.cli.targets import parse_arguments
 
 #: Seconds for one command.
 PATIENCE = 60

@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 import kq
-from kq.codec import Progress, decode
+from kq.consuming.metadata import Progress, decode
 
 
 def committed(hosts: str, topic: str, partition: int = 0) -> OffsetAndMetadata:

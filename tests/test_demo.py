@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kq import demo
+from kq.cli import demo
 
 #: Seconds for one demo, the start of a Kafka included.
 PATIENCE = 90

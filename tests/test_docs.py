@@ -14,7 +14,7 @@ import click
 import docutils.core
 import pytest
 
-from kq import cli
+from kq.cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The address in the examples; a test puts the one of its own Kafka there.

@@ -19,8 +19,9 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import MessageSizeTooLargeError
 
 import kq
-from kq import ArgumentError, EnqueueError, EnqueueUnknown, Job, Queue, pipeline
-from kq.calls import new_ids
+from kq import ArgumentError, EnqueueError, EnqueueUnknown, Job, Queue
+from kq.producing import window as pipeline
+from kq.producing.calls import new_ids
 
 #: A program that enqueues in forked children of every kind; prints a line for each.
 FORKED = """

@@ -17,7 +17,8 @@ from kafka import KafkaProducer
 from test_enqueue import ids_of, on_topic
 
 import kq
-from kq import EnqueueError, Job, Queue, aio
+from kq import EnqueueError, Job, Queue
+from kq.producing import aio
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import pytest
 from test_enqueue import ids_of, on_topic
 
 import kq
-from kq.cli import main
+from kq.cli.main import main
 
 LINES = [
     {"func": "operator:add", "args": [1, 2]},

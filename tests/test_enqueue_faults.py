@@ -22,8 +22,9 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 from test_enqueue import ids_of, on_topic
 
 import kq
-from kq import EnqueueError, EnqueueUnknown, Job, Queue, pipeline
-from kq.delivery import _force
+from kq import EnqueueError, EnqueueUnknown, Job, Queue
+from kq.producing import window as pipeline
+from kq.producing.delivery import _force
 
 #: Gives up soon: the broker stays away for longer than this.
 IMPATIENT = {"delivery_timeout_ms": 3000, "request_timeout_ms": 1500, "max_block_ms": 2000}

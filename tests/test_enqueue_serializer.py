@@ -26,7 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kq
-from kq import Job, serializer
+from kq import Job
+from kq.serializers import default as serializer
 
 #: A process whose ``__main__`` gets definitions, and tells of an expression what it gives, and its bytes.
 HERE = """

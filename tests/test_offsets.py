@@ -12,7 +12,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 import kq
-from kq.codec import decode
+from kq.consuming.metadata import decode
 
 
 def run(hosts: str, topic: str, count: int, **options: Any) -> list[int]:

@@ -31,9 +31,9 @@ from kafka import KafkaProducer
 import kq
 from kq import Job, Message, ProcessExecutor, Queue, Worker
 from kq.executors.base import Finished, Setting
-from kq.executors.child import run_child
-from kq.executors.nursery import _signal_group
-from kq.stop import Waker
+from kq.executors.process.child import run_child
+from kq.executors.process.forkserver import _signal_group
+from kq.working.stop import Waker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
@@ -502,7 +502,9 @@ def test_the_death_of_a_child_does_not_take_successes_with_it(
     quiet: Bench, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ended before the death and was not told of succeeded, and does not run again."""
-    monkeypatch.setattr("kq.executors.process.LOOK_EVERY", 1000)  # nobody looks between these ends and that death
+    monkeypatch.setattr(
+        "kq.executors.process.executor.LOOK_EVERY", 1000
+    )  # nobody looks between these ends and that death
     messages = [quiet.message(noted, journal.path, str(number)) for number in range(5)]
     messages.append(quiet.message(process_jobs.kill_itself))
     messages += [quiet.message(noted, journal.path, str(number)) for number in range(6, 11)]
@@ -518,7 +520,7 @@ def test_a_child_that_overran_a_limit_takes_nothing_more(
     quiet: Bench, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is to be killed, though the signal comes late: what it would take would run twice."""
-    monkeypatch.setattr("kq.executors.process.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("kq.executors.process.executor.LOOK_EVERY", 0.01)
     monkeypatch.setattr(quiet.executor._births, "signal", lambda pid, signum: None)
     late = quiet.message(process_jobs.nap, 0.3, timeout=0.1)
     rest = [quiet.message(noted, journal.path, str(number)) for number in range(5)]
@@ -751,7 +753,7 @@ def test_a_hundred_children_work_at_once(journal: Journal) -> None:
 NO_ROOM = """
 import logging, os, resource, kq
 from kq.executors.base import Setting
-from kq.stop import Waker
+from kq.working.stop import Waker
 waker = Waker()
 setting = Setting(kq.loads, None, logging.getLogger("kq"), True, waker.wake, waker.watch, waker.unwatch)
 before, (soft, hard) = sorted(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)

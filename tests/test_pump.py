@@ -8,10 +8,10 @@ import pytest
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from kq.codec import Progress, View
-from kq.lease import Assigned, Lease, Polled, Revoked
-from kq.pump import Pump
-from kq.tracker import reopen
+from kq.consuming.assignment import Assigned, Lease, Polled, Revoked
+from kq.consuming.metadata import Progress, View
+from kq.consuming.pump import Pump
+from kq.consuming.tracker import reopen
 
 TP = TopicPartition("topic", 0)
 

@@ -26,9 +26,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kq.job
-from kq import serializer
 from kq.job import Job
-from kq.serializer import dumps, loads
+from kq.serializers import default as serializer
+from kq.serializers.default import dumps, loads
 
 DATA = Path(__file__).parent / "data"
 ROOT = Path(__file__).resolve().parent.parent

@@ -116,10 +116,10 @@ def test_eager_runs_coroutines_in_a_running_loop(nowhere: Queue) -> None:
 
 def test_after_eager_all_is_as_before(nowhere: Queue) -> None:
     """Also when the block was left by an exception; and a closed queue is closed."""
-    before = dict(vars(kq.delivery.Delivery))
+    before = dict(vars(kq.producing.delivery.Delivery))
     with pytest.raises(ZeroDivisionError), eager():
         raise ZeroDivisionError
-    assert dict(vars(kq.delivery.Delivery)) == before
+    assert dict(vars(kq.producing.delivery.Delivery)) == before
     nowhere.close()
     with eager(), pytest.raises(EnqueueError, match="closed"):
         nowhere.enqueue(jobs.add)

@@ -16,9 +16,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kq.codec import CAREFUL_STARTS, Progress, View, decode, encode
+from kq.consuming.metadata import CAREFUL_STARTS, Progress, View, decode, encode
+from kq.consuming.tracker import REMEMBERED, Tracker, reopen
 from kq.message import Message
-from kq.tracker import REMEMBERED, Tracker, reopen
 
 TOPIC = UUID("6f2c7f3e-55a1-4d0b-9d4e-0d1c58a3b7e1")
 OTHER_TOPIC = UUID("00000000-0000-0000-0000-000000000001")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 
 from kq.executors import coroutine
 from kq.executors.base import Finished, Setting, run_message
-from kq.executors.interrupt import Interrupter, SignalInterrupter, ThreadInterrupter
+from kq.executors.interrupt import ThreadInterrupter, best_interrupter
 from kq.message import Message
 
 __all__ = ["InlineExecutor"]
@@ -29,7 +27,12 @@ class InlineExecutor:
     def open(self, setting: Setting, concurrency: int) -> None:
         self._setting = setting
         self._finished: list[Finished] = []
-        self._interrupter = _best_interrupter()
+        self._interrupter = best_interrupter()
+        if isinstance(self._interrupter, ThreadInterrupter):
+            _logger.warning(
+                "Jobs run outside the main thread, or on a system without SIGALRM: a timeout interrupts a job only "
+                "when it comes back to Python code, so a long call into C code runs to its end."
+            )
 
     def room(self) -> int:
         return 0 if self._finished else 1
@@ -53,13 +56,3 @@ class InlineExecutor:
     def close(self) -> None:
         self._interrupter.close()
         coroutine.close()
-
-
-def _best_interrupter() -> Interrupter:
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        return SignalInterrupter()
-    _logger.warning(
-        "Jobs run outside the main thread, or on a system without SIGALRM: a timeout interrupts a job only when it "
-        "comes back to Python code, so a long call into C code runs to its end."
-    )
-    return ThreadInterrupter()

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from kq.executors.coroutine import complete, wake
 
-__all__ = ["Called", "Interrupt", "Interrupter", "SignalInterrupter", "ThreadInterrupter"]
+__all__ = ["Called", "Interrupt", "Interrupter", "SignalInterrupter", "ThreadInterrupter", "best_interrupter"]
 
 #: Seconds until a swallowed interrupt is raised again: time for a job's own ``finally`` blocks, not for another try.
 REPEAT = 0.5
@@ -235,3 +235,10 @@ def _raise_async(thread_id: int, kind: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread_id), None if kind is None else ctypes.py_object(kind)
     )
+
+
+def best_interrupter() -> Interrupter:
+    """Return what interrupts the jobs of this thread best: by signals in the main thread, where there are any."""
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+        return SignalInterrupter()
+    return ThreadInterrupter()

@@ -26,15 +26,13 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
-from kq import mends
-from kq.assignor import BusyFirstAssignor
-from kq.backlog import TOTAL_BYTES, TOTAL_COUNT
-from kq.codec import Progress, decode
-from kq.commits import FATAL, SYNC_COMMIT_TIMEOUT, Commits, Flush
+from kq.clients import BusyFirstAssignor, kafka_python
+from kq.consuming.assignment import TOTAL_BYTES, TOTAL_COUNT, Assigned, Event, Failed, Lease, Moved, Polled, Revoked
+from kq.consuming.committer import FATAL, SYNC_COMMIT_TIMEOUT, Commits, Flush
+from kq.consuming.metadata import Progress, decode
+from kq.consuming.tracker import reopen
 from kq.errors import BrokerUnreachable
-from kq.lease import Assigned, Event, Failed, Lease, Moved, Polled, Revoked
 from kq.message import bytes_of
-from kq.tracker import reopen
 
 __all__ = ["Pump"]
 
@@ -133,7 +131,7 @@ class Pump:
         If not, as after the process was stopped for a while, others may have its partitions: nothing should start
         before the coordinator has answered.
         """
-        answered = mends.last_heartbeat(self._consumer)
+        answered = kafka_python.last_heartbeat(self._consumer)
         if answered is None:
             return True
         return bool(now - max(answered, self._commits.vouched, self._joined) < self._session)
@@ -184,7 +182,7 @@ class Pump:
         self.heartbeat = time.monotonic()
         self._read_inbox(0 if self._is_idle() else self._wait)
         busy = not self._is_idle()
-        mends.unpark(self._consumer)
+        kafka_python.unpark(self._consumer)
         records = self._consumer.poll(timeout_ms=0 if busy else IDLE_POLL_MS)
         self._check_membership()
         self._check_topic_id()
@@ -236,7 +234,7 @@ class Pump:
     def _subscribe(self) -> None:
         consumer, listener = self._consumer, _Listener(self)
         # to subscribe again to the same topic would do no more than replace the listener, with a warning in the log
-        if consumer.subscription() != {self._topic} or not mends.replace_listener(consumer, listener):
+        if consumer.subscription() != {self._topic} or not kafka_python.replace_listener(consumer, listener):
             if consumer.subscription() or consumer.assignment():
                 consumer.unsubscribe()
             consumer.subscribe([self._topic], listener=listener)
@@ -382,15 +380,15 @@ class Pump:
 
     def _check_membership(self) -> None:
         """Notice another member of this one's name, of whom the client says nothing."""
-        if mends.take_up_join(self._consumer):
+        if kafka_python.take_up_join(self._consumer):
             return
         is_static = self._consumer.config["group_instance_id"] is not None
-        if is_static and mends.is_silent(self._consumer):
+        if is_static and kafka_python.is_silent(self._consumer):
             # nothing is said until the next commit: an idle worker would wait for ever
             raise FencedInstanceIdError("another member has this one's group_instance_id")
 
     def _topic_id(self) -> UUID | None:
-        return mends.topic_id(self._consumer, self._topic)
+        return kafka_python.topic_id(self._consumer, self._topic)
 
     def _tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)

@@ -20,8 +20,8 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from kq.errors import WorkerError
-from kq.executors.handle import Handle
-from kq.executors.nursery import BORN, FORK, KILL, MESSAGE, NO_ROOM
+from kq.executors.process.forkserver import BORN, FORK, KILL, MESSAGE, NO_ROOM
+from kq.executors.process.handle import Handle
 
 __all__ = ["Births", "Born", "Died", "Gone"]
 
@@ -74,7 +74,9 @@ class Births:
 
     def start(self) -> None:
         """Start the nursery, at first or again."""
-        code = "import sys; sys.path[:0] = {0}; from kq.executors.nursery import main; main({1}, {2!r}, {3!r})"
+        code = (
+            "import sys; sys.path[:0] = {0}; from kq.executors.process.forkserver import main; main({1}, {2!r}, {3!r})"
+        )
         path = json.dumps(sys.path)
         try:
             self.socket, theirs = socket.socketpair()

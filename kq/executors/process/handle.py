@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from kq.executors.child import DOOM, IS_READ, LENGTH, SLOT, TOKEN
+from kq.executors.process.child import DOOM, IS_READ, LENGTH, SLOT, TOKEN
 from kq.message import Message, bytes_of, timeout_of
 
 __all__ = ["Handle", "Running"]

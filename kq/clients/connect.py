@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
-from kq import mends
+from kq.clients import kafka_python
 from kq.errors import ArgumentError, BrokerUnreachable
 
 __all__ = ["CLIENT_DEFAULTS", "DEFAULT_TOPIC", "check_config", "check_hosts", "connect", "hosts_of"]
@@ -60,7 +60,7 @@ def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any
     :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``.
     """
     config = {**CLIENT_DEFAULTS, **settings}
-    mends.hush_closes()
+    kafka_python.hush_closes()
     try:
         return make(*topics, bootstrap_servers=hosts, **config)
     except (KafkaTimeoutError, KafkaConnectionError) as error:

@@ -42,8 +42,8 @@ class Keeper:
     """The owner's end of the process that is the parent of all nodes, and outlives its owner just long enough."""
 
     def __init__(self, folder: Path, temporary: bool) -> None:
-        home = str(Path(__file__).resolve().parent.parent)
-        code = "import sys; sys.path.append(sys.argv[1]); import kq.keeper; kq.keeper._keep(*sys.argv[2:])"
+        home = str(Path(__file__).resolve().parents[2])
+        code = "import sys; sys.path.append(sys.argv[1]); import kq.local.supervisor as s; s._keep(*sys.argv[2:])"
         self._owner = os.getpid()
         self._numbers = itertools.count()
         self._lock = threading.RLock()  # a signal handler may stop what its own thread is just starting

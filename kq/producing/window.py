@@ -14,9 +14,9 @@ from typing import Any
 
 from kafka.errors import InvalidRecordError, InvalidTimestampError, KafkaError, MessageSizeTooLargeError
 
-from kq.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 from kq.job import Job
 from kq.message import Record
+from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 
 __all__ = ["WINDOW_BYTES", "WINDOW_COUNT", "Pipeline"]
 

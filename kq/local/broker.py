@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from kq.errors import ArgumentError, LocalKafkaError
-from kq.jars import JVM_FLAGS, VERSION, as_properties, cached, find_java
-from kq.keeper import Keeper
+from kq.local.install import JVM_FLAGS, VERSION, as_properties, cached, find_java
+from kq.local.supervisor import Keeper
 
 __all__ = ["LocalKafka"]
 

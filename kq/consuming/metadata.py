@@ -22,7 +22,7 @@ __all__ = ["CAREFUL_STARTS", "METADATA_LIMIT", "Progress", "View", "decode", "en
 #: What a Kafka broker stores with an offset by default (``offset.metadata.max.bytes``), in UTF-16 units.
 METADATA_LIMIT = 4096
 #: How many messages of a partition are started with care after an unclean end: at least what a worker may have had in
-#: hand of it (``backlog.PARTITION_COUNT``), and as many again that it may have finished after its last commit.
+#: hand of it (``assignment.PARTITION_COUNT``), and as many again that it may have finished after its last commit.
 CAREFUL_STARTS = 2000
 
 _MAGIC = "kq1."

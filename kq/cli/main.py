@@ -32,10 +32,11 @@ from rich.table import Table
 from rich.text import Text
 
 import kq
-from kq import clients, demo
-from kq.executors.base import Executor
-from kq.reload import Watcher, restart
-from kq.targets import import_from_here, jobs_of, load_callback, load_function, parse_arguments
+from kq import clients
+from kq.cli import demo
+from kq.cli.reload import Watcher, restart
+from kq.cli.targets import import_from_here, jobs_of, load_callback, load_function, parse_arguments
+from kq.executors import Executor
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,10 +10,30 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from kq.backlog import PARTITION_BYTES, PARTITION_COUNT
-from kq.codec import Progress, View
+from kq.consuming.metadata import Progress, View
 
-__all__ = ["Assigned", "Event", "Failed", "Lease", "Moved", "Polled", "Revoked"]
+__all__ = [
+    "PARTITION_BYTES",
+    "PARTITION_COUNT",
+    "TOTAL_BYTES",
+    "TOTAL_COUNT",
+    "Assigned",
+    "Event",
+    "Failed",
+    "Lease",
+    "Moved",
+    "Polled",
+    "Revoked",
+]
+
+#: Messages of one partition in hand before it is paused: two full polls, so that hands are never empty.
+PARTITION_COUNT = 1000
+#: Messages of all partitions in hand before all are paused.
+TOTAL_COUNT = 4000
+#: Bytes of one partition in hand before it is paused: sixteen records of the broker's default size limit.
+PARTITION_BYTES = 16 * 1024 * 1024
+#: Bytes of all partitions in hand before all are paused.
+TOTAL_BYTES = 64 * 1024 * 1024
 
 
 class Lease:

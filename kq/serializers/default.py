@@ -21,9 +21,9 @@ from typing import Any, ClassVar
 import dill
 from dill import _dill
 
-from kq.byvalue import MAIN, ByValue, is_importable
 from kq.errors import ArgumentError
 from kq.job import Job
+from kq.serializers.byvalue import MAIN, ByValue, is_importable
 from kq.utils import get_call_repr
 
 __all__ = ["dumps", "loads"]

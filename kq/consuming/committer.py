@@ -20,8 +20,8 @@ from kafka import errors as kafka_errors
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from kq.codec import METADATA_LIMIT, View, encode
-from kq.lease import Lease
+from kq.consuming.assignment import Lease
+from kq.consuming.metadata import METADATA_LIMIT, View, encode
 
 __all__ = ["FATAL", "SYNC_COMMIT_TIMEOUT", "Commits", "Flush"]
 

@@ -20,16 +20,14 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from kq.backlog import Backlog, Ordering
+from kq.consuming import Assigned, Event, Failed, Lease, Moved, Polled, Pump, Revoked, Tracker
 from kq.errors import PoisonMessage
-from kq.executors.base import Executor, Finished, Setting
+from kq.executors import Executor, Finished, Setting
 from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
-from kq.lease import Assigned, Event, Failed, Lease, Moved, Polled, Revoked
 from kq.message import Message, bytes_of, job_from_headers, message_from_record
-from kq.pump import Pump
-from kq.stop import KILL, Stop, Waker
-from kq.tracker import Tracker
 from kq.utils import safe_str
+from kq.working.backlog import Backlog, Ordering
+from kq.working.stop import KILL, Stop, Waker
 
 __all__ = ["Loop", "Plan", "State", "Stats"]
 

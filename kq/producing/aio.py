@@ -17,11 +17,11 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
-from kq.delivery import Delivery, EnqueueError
 from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
-from kq.pipeline import WINDOW_BYTES, WINDOW_COUNT, Pipeline
+from kq.producing.delivery import Delivery, EnqueueError
+from kq.producing.window import WINDOW_BYTES, WINDOW_COUNT, Pipeline
 
 __all__ = ["Bridge"]
 

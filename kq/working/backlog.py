@@ -18,18 +18,9 @@ from typing import Literal
 
 from kq.message import Message
 
-__all__ = ["PARTITION_BYTES", "PARTITION_COUNT", "TOTAL_BYTES", "TOTAL_COUNT", "Backlog", "Ordering"]
+__all__ = ["Backlog", "Ordering"]
 
 Ordering = Literal["key", "partition", "none"]
-
-#: Messages of one partition in hand before it is paused: two full polls, so that hands are never empty.
-PARTITION_COUNT = 1000
-#: Messages of all partitions in hand before all are paused.
-TOTAL_COUNT = 4000
-#: Bytes of one partition in hand before it is paused: sixteen records of the broker's default size limit.
-PARTITION_BYTES = 16 * 1024 * 1024
-#: Bytes of all partitions in hand before all are paused.
-TOTAL_BYTES = 64 * 1024 * 1024
 
 #: A message, and whether it runs alone, behind the number that says when it was added; no two have the same.
 _Item = tuple[int, Message, bool]

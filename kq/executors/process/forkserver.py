@@ -52,7 +52,7 @@ def main(descriptor: int, path: str, preload: str) -> None:
     # a signal from the terminal, or from a service manager that sends it to all, is for the worker alone
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    for name in ["kq.executors.child", *json.loads(preload)]:
+    for name in ["kq.executors.process.child", *json.loads(preload)]:
         importlib.import_module(name)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _Nursery(socket.socket(fileno=descriptor)).run()
@@ -137,7 +137,7 @@ class _Nursery:
             for others in self._waiting:
                 for descriptor in set(others) - set(descriptors):
                     os.close(descriptor)
-            from kq.executors.child import run_child
+            from kq.executors.process.child import run_child
 
             run_child(*descriptors)
         finally:

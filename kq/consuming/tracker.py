@@ -16,13 +16,13 @@ from collections import OrderedDict, deque
 from typing import NamedTuple
 from uuid import UUID
 
-from kq.codec import Progress, View
+from kq.consuming.metadata import Progress, View
 from kq.message import Message
 
 __all__ = ["Tracker", "reopen"]
 
 #: How many messages done in an epoch are known again after its end: as many as may be done and not committed, that is
-#: what a partition has in hand (``backlog.PARTITION_COUNT``) while the broker is away, and as many again between two
+#: what a partition has in hand (``assignment.PARTITION_COUNT``) while the broker is away, and as many again between two
 #: commits. What is committed as done needs no memory here.
 REMEMBERED = 2000
 

@@ -12,14 +12,14 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import Cancelled, NodeNotReadyError
 
 import kq
-from kq import mends
-from kq.backlog import PARTITION_COUNT
+from kq.clients import kafka_python
+from kq.working.backlog import PARTITION_COUNT
 
 
 def poll(consumer: KafkaConsumer, count: int) -> dict[TopicPartition, int]:
     """Return how many records a poll gave of each partition; wait for the first."""
     for _ in range(100):
-        mends.unpark(consumer)
+        kafka_python.unpark(consumer)
         if records := consumer.poll(timeout_ms=100, max_records=count):
             return {tp: len(polled) for tp, polled in records.items()}
     return {}
@@ -86,7 +86,7 @@ def release(worker: kq.Worker, full: int) -> None:
 
 def test_a_client_closed_while_it_asks_for_metadata_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """The same line about anything else is."""
-    mends.hush_closes()
+    kafka_python.hush_closes()
     caplog.set_level(logging.ERROR, "kafka.cluster")
     for error in (Cancelled(), NodeNotReadyError("metadata")):
         logging.getLogger("kafka.cluster").error("Metadata refresh: failed %s", error)

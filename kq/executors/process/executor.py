@@ -27,14 +27,14 @@ from typing import Any
 
 import dill
 
-from kq.byvalue import ByValue
 from kq.errors import ArgumentError, ChildLost, ChildTraceback, RemoteError, WorkerError
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.births import Births, Born, Died
-from kq.executors.child import DONE, LOG, READY, RESULT, STARTED, UNREADY, Birth, Packed
-from kq.executors.handle import Handle
+from kq.executors.process.child import DONE, LOG, READY, RESULT, STARTED, UNREADY, Birth, Packed
+from kq.executors.process.handle import Handle
+from kq.executors.process.spawner import Births, Born, Died
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers
+from kq.serializers import ByValue
 from kq.utils import safe_str
 
 __all__ = ["ProcessExecutor"]

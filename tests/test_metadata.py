@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kq.codec import CAREFUL_STARTS, METADATA_LIMIT, Progress, View, decode, encode
-from kq.tracker import Tracker, reopen
+from kq.consuming.metadata import CAREFUL_STARTS, METADATA_LIMIT, Progress, View, decode, encode
+from kq.consuming.tracker import Tracker, reopen
 
 TOPIC = UUID("6f2c7f3e-55a1-4d0b-9d4e-0d1c58a3b7e1")
 OTHER_TOPIC = UUID("00000000-0000-0000-0000-000000000001")

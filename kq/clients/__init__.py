@@ -1,0 +1,15 @@
+"""Kafka clients: the only rooms that know a client from inside."""
+
+from kq.clients import kafka_python
+from kq.clients.assignor import BusyFirstAssignor
+from kq.clients.connect import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
+
+__all__ = [
+    "DEFAULT_TOPIC",
+    "BusyFirstAssignor",
+    "check_config",
+    "check_hosts",
+    "connect",
+    "hosts_of",
+    "kafka_python",
+]

@@ -1,0 +1,6 @@
+"""Serializers: jobs to bytes and back."""
+
+from kq.serializers.byvalue import ByValue
+from kq.serializers.default import dumps, loads
+
+__all__ = ["ByValue", "dumps", "loads"]
