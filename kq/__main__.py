@@ -17,7 +17,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command line and exit."""
     try:
-        from kq import cli
+        from kq.cli import main as cli
 
         code = cli.main()
     except ModuleNotFoundError as error:

@@ -1,5 +1,5 @@
-"""The command ``kq``."""
+"""The command ``kq``: ``main.main`` runs it."""
 
-from kq.cli.main import main
+from kq.cli import main
 
 __all__ = ["main"]
