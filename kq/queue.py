@@ -39,8 +39,8 @@ from kq.producing import (
     EnqueueError,
     EnqueueUnknown,
     JobFunction,
-    Pipeline,
     Terms,
+    Window,
     check_timeout,
     job_function,
     job_of_call,
@@ -87,17 +87,17 @@ class EnqueueSpec:
 
     def enqueue_many(self, jobs: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
         """Enqueue many function calls or jobs; see :meth:`Queue.enqueue_many`."""
-        pipeline = self._pipeline(jobs, on_progress)
+        window = self._window(jobs, on_progress)
         try:
             for job in self._jobs(jobs):
-                pipeline.add(job, self._record)
-                while pipeline.is_full:
-                    pipeline.wait()
+                window.add(job, self._record)
+                while window.is_full:
+                    window.wait()
         except Exception:  # of the user's iterable: what it gave so far gets its verdict
-            self._drain(pipeline)
+            self._drain(window)
             raise
-        self._drain(pipeline)
-        return pipeline.jobs
+        self._drain(window)
+        return window.jobs
 
     async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
@@ -109,28 +109,28 @@ class EnqueueSpec:
         self, jobs: Iterable[Any] | AsyncIterable[Any], *, on_progress: Progress | None = None
     ) -> list[Job]:
         """Enqueue many function calls or jobs in asyncio code; see :meth:`Queue.aenqueue_many`."""
-        pipeline, bridge = self._pipeline(jobs, on_progress), self._queue._bridge()
+        window, bridge = self._window(jobs, on_progress), self._queue._bridge()
         try:
-            await bridge.pump(self._jobs_async(jobs), self._record, pipeline)
+            await bridge.pump(self._jobs_async(jobs), self._record, window)
         except Exception:  # of the user's iterable: what it gave so far gets its verdict
-            await bridge.drain(pipeline)
-            _raise_failure(pipeline)
+            await bridge.drain(window)
+            _raise_failure(window)
             raise
-        await bridge.drain(pipeline)
-        _raise_failure(pipeline)
-        return pipeline.jobs
+        await bridge.drain(window)
+        _raise_failure(window)
+        return window.jobs
 
-    def _pipeline(self, jobs: Any, on_progress: Progress | None) -> Pipeline:
+    def _window(self, jobs: Any, on_progress: Progress | None) -> Window:
         if not (on_progress is None or callable(on_progress)):
             raise ArgumentError("on_progress must be a callable")
         if not isinstance(jobs, (Iterable, AsyncIterable)):
             raise ArgumentError("jobs must be an iterable of jobs, callables and (function, args, kwargs)")
-        return Pipeline(self._queue._delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
+        return Window(self._queue._delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
 
-    def _drain(self, pipeline: Pipeline) -> None:
-        while pipeline.oldest is not None:
-            pipeline.wait()
-        _raise_failure(pipeline)
+    def _drain(self, window: Window) -> None:
+        while window.oldest is not None:
+            window.wait()
+        _raise_failure(window)
 
     def _jobs(self, items: Iterable[Any]) -> Iterator[Job]:
         ids = new_ids(_IDS_AHEAD)
@@ -396,8 +396,8 @@ class Queue:
         return {name: value for name, value in config.items() if name in known and name.startswith(_ACCESS)}
 
 
-def _raise_failure(pipeline: Pipeline) -> None:
-    error = pipeline.error()
+def _raise_failure(window: Window) -> None:
+    error = window.error()
     if error is not None:
         raise error
 

@@ -1,4 +1,4 @@
-"""Imported by a nursery, has its first forks fail, as where the system has no room for another process."""
+"""Imported by a fork server, has its first forks fail, as where the system has no room for another process."""
 
 from __future__ import annotations
 

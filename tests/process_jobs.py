@@ -47,7 +47,7 @@ def pid_of_child() -> int:
 
 
 def pids() -> tuple[int, int]:
-    """Return the IDs of child and nursery."""
+    """Return the IDs of child and fork server."""
     return os.getpid(), os.getppid()
 
 
@@ -465,7 +465,7 @@ def read_input() -> str:
 
 
 def terminate_everything() -> str:
-    """Send SIGTERM to child and nursery, as a service manager does that stops a whole control group."""
+    """Send SIGTERM to child and fork server, as a service manager does that stops a whole control group."""
     for pid in (os.getppid(), os.getpid()):
         os.kill(pid, signal.SIGTERM)
     time.sleep(0.3)
@@ -473,7 +473,7 @@ def terminate_everything() -> str:
 
 
 def interrupt_everything() -> str:
-    """Send SIGINT to child and nursery, as Ctrl-C in a terminal might."""
+    """Send SIGINT to child and fork server, as Ctrl-C in a terminal might."""
     for pid in (os.getppid(), os.getpid()):
         os.kill(pid, signal.SIGINT)
     time.sleep(0.3)

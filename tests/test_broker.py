@@ -25,7 +25,7 @@ from kq.local import install as jars
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks as POSIX has them")
 
-#: Seconds in which all is over after the owner died: the keeper looks every half second.
+#: Seconds in which all is over after the owner died: the supervisor looks every half second.
 AFTERLIFE = 3.0
 
 #: An owner of a Kafka with two children that hold what they inherited: one by exec, one by fork.

@@ -20,7 +20,7 @@ from kafka.errors import MessageSizeTooLargeError
 
 import kq
 from kq import ArgumentError, EnqueueError, EnqueueUnknown, Job, Queue
-from kq.producing import window as pipeline
+from kq.producing import window as window
 from kq.producing.calls import new_ids
 
 #: A program that enqueues in forked children of every kind; prints a line for each.
@@ -161,7 +161,7 @@ def test_a_generator_of_many_arrives_whole(queue: Queue, hosts: str) -> None:
 
 def test_outstanding_records_are_bounded(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The iterable is not read further than the window allows."""
-    monkeypatch.setattr(pipeline, "WINDOW_COUNT", 10)
+    monkeypatch.setattr(window, "WINDOW_COUNT", 10)
     depths = watch_additions(monkeypatch, lambda outstanding: len(outstanding._sent))
     queue.enqueue_many((jobs.add, (1, 1), {}) for _ in range(500))
     assert max(depths) <= 10
@@ -169,7 +169,7 @@ def test_outstanding_records_are_bounded(queue: Queue, monkeypatch: pytest.Monke
 
 def test_outstanding_bytes_are_bounded(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large jobs fill the window sooner."""
-    monkeypatch.setattr(pipeline, "WINDOW_BYTES", 100_000)
+    monkeypatch.setattr(window, "WINDOW_BYTES", 100_000)
     depths = watch_additions(monkeypatch, lambda outstanding: outstanding._bytes)
     queue.enqueue_many((jobs.echo, (b"x" * 30_000,), {}) for _ in range(50))
     assert 60_000 < max(depths) < 140_000
@@ -178,13 +178,13 @@ def test_outstanding_bytes_are_bounded(queue: Queue, monkeypatch: pytest.MonkeyP
 def watch_additions(monkeypatch: pytest.MonkeyPatch, measure: Callable[[Any], int]) -> list[int]:
     """Return a list that gets a measure of what is outstanding, after each record that is added."""
     depths: list[int] = []
-    real = pipeline.Pipeline.add
+    real = window.Window.add
 
     def add(self: Any, *args: Any) -> None:
         real(self, *args)
         depths.append(measure(self))
 
-    monkeypatch.setattr(pipeline.Pipeline, "add", add)
+    monkeypatch.setattr(window.Window, "add", add)
     return depths
 
 

@@ -23,7 +23,7 @@ from test_enqueue import ids_of, on_topic
 
 import kq
 from kq import EnqueueError, EnqueueUnknown, Job, Queue
-from kq.producing import window as pipeline
+from kq.producing import window as window
 from kq.producing.delivery import _force
 
 #: Gives up soon: the broker stays away for longer than this.
@@ -100,7 +100,7 @@ def test_a_broker_that_stops_in_the_middle_of_many(
             kafka.restart()
         assert time.monotonic() - begin < 40
         assert len(error.jobs) > 5000
-        assert len(error.unknown) <= (pipeline.WINDOW_COUNT if injected else 5000)
+        assert len(error.unknown) <= (window.WINDOW_COUNT if injected else 5000)
         assert error.__cause__ is not None
         there = ids_of(on_topic(kafka.hosts, topic))
         there.remove("first")

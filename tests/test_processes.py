@@ -348,7 +348,7 @@ def test_a_job_may_fork(queue: Queue, work: Callable[..., jobs.Calls]) -> None:
     assert moments[-1] - moments[0] < 19 * 0.5  # nobody waits for a copy that is gone
 
 
-def test_a_nursery_that_is_killed_is_replaced(queue: Queue, work: Callable[..., jobs.Calls]) -> None:
+def test_a_fork_server_that_is_killed_is_replaced(queue: Queue, work: Callable[..., jobs.Calls]) -> None:
     """What ran is lost with it, and said so; the rest runs."""
     for _ in range(30):
         queue.enqueue(process_jobs.pids)
@@ -369,7 +369,7 @@ def test_a_nursery_that_is_killed_is_replaced(queue: Queue, work: Callable[..., 
 
 
 def test_kill_9_of_the_worker_leaves_nothing(topic: str, hosts: str, queue: Queue, journal: Journal) -> None:
-    """No child, no grandchild and no nursery two seconds later."""
+    """No child, no grandchild and no fork server two seconds later."""
     source = """
 import sys, kq
 kq.Worker(sys.argv[1], hosts=sys.argv[2], executor="process", concurrency=4).start()
@@ -521,7 +521,7 @@ def test_a_child_that_overran_a_limit_takes_nothing_more(
 ) -> None:
     """It is to be killed, though the signal comes late: what it would take would run twice."""
     monkeypatch.setattr("kq.executors.process.executor.LOOK_EVERY", 0.01)
-    monkeypatch.setattr(quiet.executor._births, "signal", lambda pid, signum: None)
+    monkeypatch.setattr(quiet.executor._spawner, "signal", lambda pid, signum: None)
     late = quiet.message(process_jobs.nap, 0.3, timeout=0.1)
     rest = [quiet.message(noted, journal.path, str(number)) for number in range(5)]
     ended = {one.message.offset: one.outcome.status for one in quiet.run(late, *rest) if one.outcome is not None}
@@ -736,7 +736,7 @@ def test_children_that_fail_to_start_are_not_tried_without_a_pause(journal: Jour
     assert 4 <= len(list(journal.entries())) <= 3 + (time.monotonic() - begun) / 0.5
 
 
-def test_a_nursery_without_room_for_a_child_tries_again() -> None:
+def test_a_fork_server_without_room_for_a_child_tries_again() -> None:
     """A fork that fails is no end of anything."""
     with Bench(ProcessExecutor(preload=["no_room"]), 2) as bench:
         ended = bench.run(*[bench.message(process_jobs.nap, 0.01) for _ in range(10)])
@@ -781,7 +781,7 @@ def test_where_there_is_no_room_for_files_nothing_is_left_open() -> None:
     """However far it came: descriptors and processes are what they were, and the error says what is the matter."""
     with jobs.Program(NO_ROOM) as program:
         assert program.end() == 0, program.text
-    for start in ("the nursery of the process executor did not start", "there is no room for a child"):
+    for start in ("the fork server of the process executor did not start", "there is no room for a child"):
         assert any(start in line and "Too many open files" in line for line in program.lines), program.text
 
 
@@ -880,8 +880,8 @@ def test_a_job_has_no_input(queue: Queue, work: Callable[..., jobs.Calls]) -> No
 SIZES = """
 import sys, threading, time, kq, psutil
 def look():
-    nursery = parent.children()[0]
-    sizes = [child.memory_info().rss >> 20 for child in nursery.children()]
+    fork server = parent.children()[0]
+    sizes = [child.memory_info().rss >> 20 for child in fork server.children()]
     print(worker.stats().done, parent.memory_info().rss >> 20, max(sizes), flush=True)
 def watch():
     while worker.stats().done < count // 10:

@@ -8,7 +8,7 @@ import pytest
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
-from kq.consuming.assignment import Assigned, Lease, Polled, Revoked
+from kq.consuming.assignment import Assigned, Assignment, Polled, Revoked
 from kq.consuming.metadata import Progress, View
 from kq.consuming.pump import Pump
 from kq.consuming.tracker import reopen
@@ -60,12 +60,12 @@ def pump(consumer: Consumer) -> Pump:
     return Pump("topic", client, None, 0.1, lambda: None)
 
 
-def lease_of(pump: Pump, view: View, next_offset: int) -> Lease:
+def assignment_of(pump: Pump, view: View, next_offset: int) -> Assignment:
     """Have the pump hold one partition, of which the worker has published a view."""
-    lease = Lease(0, 1, None, reopen(Progress(0), 1))
-    lease.view, lease.next = view, next_offset
-    pump._leases[0] = lease
-    return lease
+    assignment = Assignment(0, 1, None, reopen(Progress(0), 1))
+    assignment.view, assignment.next = view, next_offset
+    pump._assignments[0] = assignment
+    return assignment
 
 
 def test_every_assignment_begins_where_the_last_commit_says(pump: Pump, consumer: Consumer) -> None:
@@ -81,10 +81,10 @@ def test_every_assignment_begins_where_the_last_commit_says(pump: Pump, consumer
 
 def test_a_cut_log_loses_nothing_that_is_undone_before_the_cut(pump: Pump, consumer: Consumer) -> None:
     """Sent back to 60 with 40 undone: the new epoch begins at 40, and what came from 60 on is polled again."""
-    lease = lease_of(pump, View(1, 40), next_offset=100)
+    assignment = assignment_of(pump, View(1, 40), next_offset=100)
     pump._deliver({TP: [Record(60), Record(61)]})
     assert [Revoked, Assigned] == [type(event) for event in pump.events]
-    assert pump.events[0].lease is lease  # type: ignore[union-attr]
+    assert pump.events[0].assignment is assignment  # type: ignore[union-attr]
     assert Progress(40) == pump.events[1].progress  # type: ignore[union-attr]
     assert [40] == consumer.sought
     pump._deliver({TP: [Record(40)]})
@@ -96,7 +96,7 @@ def test_nearly_full_metadata_pauses_what_would_add_to_it(
     pump: Pump, consumer: Consumer, next_offset: int, is_paused: bool
 ) -> None:
     """A partition is polled again up to where the last epoch was, however full the metadata, and paused only there."""
-    lease = lease_of(pump, View(1, 100, top=200, incomplete=(100,)), next_offset)
-    lease.crowded = True
+    assignment = assignment_of(pump, View(1, 100, top=200, incomplete=(100,)), next_offset)
+    assignment.crowded = True
     pump._pause_and_resume()
     assert is_paused is consumer.is_paused

@@ -1,8 +1,9 @@
-"""Leases: what the pump and the loop share of each assigned partition, and what the pump tells the loop.
+"""Assignments: what the pump and the loop share of each assigned partition, and what the pump tells the loop.
 
-1. An assignment makes a ``Lease``: the loop hears ``Assigned``, then ``Polled``, and ``Moved`` where the log has gaps.
-2. The loop counts what it takes out of its hands, and publishes what may be committed as the lease's ``view``.
-3. The end of the assignment ends the lease, and the loop hears ``Revoked``. After ``Failed`` it hears nothing more.
+1. A partition is assigned: an ``Assignment`` is made for its new epoch. The loop gets ``Assigned``, ``Polled``, and
+   ``Moved`` where the log has gaps.
+2. The loop counts the messages that it is through with, and publishes what may be committed as ``view``.
+3. The partition is revoked: the epoch ends, and the loop gets ``Revoked``. After ``Failed`` it gets nothing more.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ __all__ = [
     "TOTAL_BYTES",
     "TOTAL_COUNT",
     "Assigned",
+    "Assignment",
     "Event",
     "Failed",
-    "Lease",
     "Moved",
     "Polled",
     "Revoked",
@@ -36,7 +37,7 @@ PARTITION_BYTES = 16 * 1024 * 1024
 TOTAL_BYTES = 64 * 1024 * 1024
 
 
-class Lease:
+class Assignment:
     """One partition in one epoch: what pump and worker share of it. Each field has one writer."""
 
     __slots__ = (
@@ -102,27 +103,27 @@ class Lease:
 class Assigned(NamedTuple):
     """An epoch of a partition begins."""
 
-    lease: Lease
+    assignment: Assignment
     progress: Progress
 
 
 class Revoked(NamedTuple):
     """An epoch of a partition is over."""
 
-    lease: Lease
+    assignment: Assignment
 
 
 class Polled(NamedTuple):
     """Records came, ascending by offset."""
 
-    lease: Lease
+    assignment: Assignment
     records: list[Any]
 
 
 class Moved(NamedTuple):
     """The log holds nothing more below a position."""
 
-    lease: Lease
+    assignment: Assignment
     position: int
 
 

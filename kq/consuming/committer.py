@@ -1,8 +1,8 @@
-"""The commits of a pump: what of its leases the broker has, and what is on its way there.
+"""The commits of a pump: what of its assignments the broker has, and what is on its way there.
 
-1. A lease is dirty while the worker has published more of it than was committed.
-2. One commit is on its way at a time, for all dirty leases together: every interval, at once where nothing is in hand
-   or somebody waits for it, and again soon where one failed.
+1. An assignment is dirty while the worker has published more of it than was committed.
+2. One commit is on its way at a time, for all dirty assignments together: every interval, at once where nothing is in
+   hand or somebody waits for it, and again soon where one failed.
 3. Who waits for a commit, waits for a ``Flush``: it is done when all that was published when it was asked for is
    committed.
 """
@@ -20,10 +20,10 @@ from kafka import errors as kafka_errors
 from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 
-from kq.consuming.assignment import Lease
+from kq.consuming.assignment import Assignment
 from kq.consuming.metadata import METADATA_LIMIT, View, encode
 
-__all__ = ["FATAL", "SYNC_COMMIT_TIMEOUT", "Commits", "Flush"]
+__all__ = ["FATAL", "SYNC_COMMIT_TIMEOUT", "Committer", "Flush"]
 
 _logger = logging.getLogger("kq.pump")
 
@@ -60,13 +60,13 @@ class Flush:
 class _Commit(NamedTuple):
     """A commit on its way."""
 
-    leases: dict[Lease, tuple[View, bool]]
+    assignments: dict[Assignment, tuple[View, bool]]
     flushes: list[Flush]
     sent: float
 
 
-class Commits:
-    """Commits leases by one consumer.
+class Committer:
+    """Committer assignments by one consumer.
 
     For the pump's thread. The listener's calls ``is_dirty`` and ``offset`` too, under the pump's lock; any thread may
     set ``alive``, and read that, ``is_on`` and ``vouched``.
@@ -111,35 +111,35 @@ class Commits:
     def is_on_its_way(self) -> bool:
         return self._on_its_way is not None
 
-    def is_dirty(self, lease: Lease, *, alive: bool | None = None) -> bool:
-        """Return whether there is something of a lease to commit.
+    def is_dirty(self, assignment: Assignment, *, alive: bool | None = None) -> bool:
+        """Return whether there is something of a assignment to commit.
 
         :param alive: Whether the worker goes on with it afterwards, by default ``self.alive``.
         """
-        return self.is_on and lease.committed != (lease.view, self.alive if alive is None else alive)
+        return self.is_on and assignment.committed != (assignment.view, self.alive if alive is None else alive)
 
-    def offset(self, lease: Lease, view: View, *, alive: bool) -> OffsetAndMetadata:
-        """Return what is to be committed of a lease."""
-        metadata = encode(view, lease.topic_id, alive=alive, limit=self._metadata_limit)
-        lease.crowded = len(metadata) > CROWDED * self._metadata_limit
+    def offset(self, assignment: Assignment, view: View, *, alive: bool) -> OffsetAndMetadata:
+        """Return what is to be committed of a assignment."""
+        metadata = encode(view, assignment.topic_id, alive=alive, limit=self._metadata_limit)
+        assignment.crowded = len(metadata) > CROWDED * self._metadata_limit
         return OffsetAndMetadata(view.watermark, metadata, -1)
 
-    def is_due(self, leases: Collection[Lease], now: float) -> bool:
-        """Return whether it is time for a commit of these leases; where nothing is to be committed, nobody waits."""
+    def is_due(self, assignments: Collection[Assignment], now: float) -> bool:
+        """Return whether it is time for a commit; where nothing is to be committed, nobody waits."""
         if self._on_its_way is not None and now > self._on_its_way.sent + COMMIT_TIMEOUT:
             self._ended(self._on_its_way, KafkaError("no answer"))
         if self._on_its_way is not None or not self.is_on:
             return False
-        if not any(self.is_dirty(lease) for lease in leases):
+        if not any(self.is_dirty(assignment) for assignment in assignments):
             self.release()
             return False
-        at_rest = not any(lease.in_hand() or lease.view.running for lease in leases)
+        at_rest = not any(assignment.in_hand() or assignment.view.running for assignment in assignments)
         return now >= self._retry and (at_rest or bool(self._flushes) or now >= self._next)
 
-    def send(self, leases: Iterable[Lease]) -> None:
+    def send(self, assignments: Iterable[Assignment]) -> None:
         """Send a commit of what is dirty."""
         now, alive = time.monotonic(), self.alive
-        dirty = {lease: (lease.view, alive) for lease in leases if self.is_dirty(lease)}
+        dirty = {assignment: (assignment.view, alive) for assignment in assignments if self.is_dirty(assignment)}
         if not dirty:  # the listener has closed what was
             return
         commit = self._on_its_way = _Commit(dirty, self._flushes, now)
@@ -150,10 +150,10 @@ class Commits:
         )
         future.add_both(lambda _: self._poke())
 
-    def _offsets(self, dirty: dict[Lease, tuple[View, bool]]) -> dict[TopicPartition, OffsetAndMetadata]:
+    def _offsets(self, dirty: dict[Assignment, tuple[View, bool]]) -> dict[TopicPartition, OffsetAndMetadata]:
         return {
-            TopicPartition(self._topic, lease.partition): self.offset(lease, view, alive=alive)
-            for lease, (view, alive) in dirty.items()
+            TopicPartition(self._topic, assignment.partition): self.offset(assignment, view, alive=alive)
+            for assignment, (view, alive) in dirty.items()
         }
 
     def _ended(self, commit: _Commit, answer: Any) -> None:
@@ -162,7 +162,7 @@ class Commits:
             return
         self._on_its_way = None
         if not isinstance(answer, BaseException):
-            self._succeeded(commit.leases, commit.sent)
+            self._succeeded(commit.assignments, commit.sent)
             for flush in commit.flushes:
                 flush.done.set()
             return
@@ -171,10 +171,10 @@ class Commits:
             raise answer
         self._failed(answer)
 
-    def _succeeded(self, leases: dict[Lease, tuple[View, bool]], sent: float) -> None:
+    def _succeeded(self, assignments: dict[Assignment, tuple[View, bool]], sent: float) -> None:
         self.vouched = sent
-        for lease, committed in leases.items():
-            lease.committed = committed
+        for assignment, committed in assignments.items():
+            assignment.committed = committed
 
     def _failed(self, error: BaseException) -> None:
         if isinstance(error, kafka_errors.OffsetMetadataTooLargeError):  # this broker allows less than the default
@@ -188,10 +188,10 @@ class Commits:
             flush.done.set()
         self._flushes = []
 
-    def commit_now(self, leases: Iterable[Lease]) -> None:
-        """Commit and wait for the answer. If that fails, the leases stay dirty."""
+    def commit_now(self, assignments: Iterable[Assignment]) -> None:
+        """Commit and wait for the answer. If that fails, the assignments stay dirty."""
         sent = time.monotonic()
-        dirty = {lease: (lease.view, self.alive) for lease in leases}
+        dirty = {assignment: (assignment.view, self.alive) for assignment in assignments}
         try:
             self._consumer.commit(self._offsets(dirty), timeout_ms=SYNC_COMMIT_TIMEOUT * 1000)
         except FATAL:

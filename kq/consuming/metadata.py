@@ -1,4 +1,4 @@
-"""The codec of commit metadata: what a commit says of a partition besides the offset.
+"""the encoding of commit metadata: what a commit says of a partition besides the offset.
 
 1. A ``View`` is what may be committed; ``encode`` makes text of it, which the broker stores beside the offset.
 2. The next owner of the partition ``decode``s that to ``Progress``: where its epoch begins.

@@ -1,10 +1,10 @@
 """The pump: the only user of the Kafka consumer.
 
 1. Its thread polls always, also while jobs run, so that a long job is never the end of a membership.
-2. A partition is assigned: the pump reads the last commit, seeks there, and opens a ``Lease`` for the new epoch.
+2. A partition is assigned: the pump reads the last commit, seeks there, and opens a ``Assignment`` for the new epoch.
 3. Records go to the worker as events; how much the worker has in hand decides what is paused.
-4. What the worker publishes as done, a ``View`` a lease, is committed, by ``Commits``.
-5. A partition is revoked: what is published of it is committed, and the lease is closed.
+4. What the worker publishes as done, a ``View`` a assignment, is committed, by ``Committer``.
+5. A partition is revoked: what is published of it is committed, and the assignment is closed.
 6. ``stop`` commits the rest, says in the metadata that this was no accident, and gives the consumer back or closes it.
 
 The pump never runs user code, and nothing here waits for a job.
@@ -27,8 +27,18 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from kq.clients import BusyFirstAssignor, kafka_python
-from kq.consuming.assignment import TOTAL_BYTES, TOTAL_COUNT, Assigned, Event, Failed, Lease, Moved, Polled, Revoked
-from kq.consuming.committer import FATAL, SYNC_COMMIT_TIMEOUT, Commits, Flush
+from kq.consuming.assignment import (
+    TOTAL_BYTES,
+    TOTAL_COUNT,
+    Assigned,
+    Assignment,
+    Event,
+    Failed,
+    Moved,
+    Polled,
+    Revoked,
+)
+from kq.consuming.committer import FATAL, SYNC_COMMIT_TIMEOUT, Committer, Flush
 from kq.consuming.metadata import Progress, decode
 from kq.consuming.tracker import reopen
 from kq.errors import BrokerUnreachable
@@ -83,16 +93,16 @@ class Pump:
         #: When the thread was last seen at work, by the monotonic clock.
         self.heartbeat = time.monotonic()
         self._inbox: SimpleQueue[Flush | None] = SimpleQueue()
-        #: Guards what the rebalance listener shares with the thread: leases, fresh partitions, the order of commits.
+        #: Guards what the rebalance listener shares with the thread: assignments, fresh partitions, order of commits.
         self._lock = threading.Lock()
-        self._leases: dict[int, Lease] = {}
+        self._assignments: dict[int, Assignment] = {}
         self._fresh: dict[int, int] = {}
         #: Of partitions of which nothing is committed: what came first, or what was left undone.
         self._origins: dict[int, _Origin] = {}
         #: Partitions that the user's consumer had before: it may be behind messages that nobody processed.
         self._inherited: set[int] = set()
         self._epoch = 0
-        self._commits = Commits(topic, consumer, commit_interval, self.poke)
+        self._committer = Committer(topic, consumer, commit_interval, self.poke)
         self._wait = BUSY_WAIT[0]
         self._session = consumer.config["session_timeout_ms"] / 1000
         #: When the coordinator gave partitions to this member.
@@ -117,7 +127,7 @@ class Pump:
 
         Where the pump has ended there is nothing to wait for.
         """
-        if not self._commits.is_on:
+        if not self._committer.is_on:
             return True
         flush = Flush()
         self._inbox.put(flush)
@@ -134,16 +144,16 @@ class Pump:
         answered = kafka_python.last_heartbeat(self._consumer)
         if answered is None:
             return True
-        return bool(now - max(answered, self._commits.vouched, self._joined) < self._session)
+        return bool(now - max(answered, self._committer.vouched, self._joined) < self._session)
 
     def expect_end(self) -> None:
         """From now on the end of this process is a stop, whatever runs: no message is to be blamed for it."""
-        self._commits.alive = False
+        self._committer.alive = False
         self.poke()
 
     def stop(self, timeout: float) -> bool:
         """Commit the rest and let the consumer go; return whether that was over within the time."""
-        self._commits.alive = False
+        self._committer.alive = False
         self._stopping = True
         self.poke()
         if self._thread.ident is None:  # it was never started
@@ -165,7 +175,7 @@ class Pump:
         finally:
             self._ended = True
             self._read_inbox(0)
-            self._commits.release()
+            self._committer.release()
 
     def _step_or_rebuild(self) -> None:
         try:
@@ -191,9 +201,11 @@ class Pump:
         if not (records or busy):
             self._tell_positions()
         has_resumed = self._pause_and_resume()
-        if self._commits.is_due(self._held(), time.monotonic()):
-            with self._lock:  # a lease that the listener closes must not be committed after what the listener commits
-                self._commits.send(self._leases.values())
+        if self._committer.is_due(self._held(), time.monotonic()):
+            with (
+                self._lock
+            ):  # a assignment that the listener closes must not be committed after what the listener commits
+                self._committer.send(self._assignments.values())
         shortest, longest = BUSY_WAIT
         if has_resumed:  # there is room, and what it is for may have come already
             self._wait = 0.0
@@ -202,25 +214,28 @@ class Pump:
 
     def _is_idle(self) -> bool:
         """Return whether nothing is in hand nor to be committed, or polling matters more, as in a rebalance."""
-        if self._stopping or self._commits.is_asked_for:
+        if self._stopping or self._committer.is_asked_for:
             return False
-        leases = self._held()
-        if not leases or self._consumer.group_metadata().state != MemberState.STABLE:
+        assignments = self._held()
+        if not assignments or self._consumer.group_metadata().state != MemberState.STABLE:
             return True
-        if self._commits.is_on_its_way:
+        if self._committer.is_on_its_way:
             return False
-        return not any(lease.in_hand() or lease.view.running or self._commits.is_dirty(lease) for lease in leases)
+        return not any(
+            assignment.in_hand() or assignment.view.running or self._committer.is_dirty(assignment)
+            for assignment in assignments
+        )
 
-    def _held(self) -> list[Lease]:
-        """Return the leases that are open now: the listener may close some at any moment."""
-        return list(self._leases.values())
+    def _held(self) -> list[Assignment]:
+        """Return the assignments that are open now: the listener may close some at any moment."""
+        return list(self._assignments.values())
 
     def _read_inbox(self, timeout: float) -> None:
         try:
             item = self._inbox.get(timeout=timeout) if timeout else self._inbox.get_nowait()
             while True:
                 if item is not None:
-                    self._commits.add(item)
+                    self._committer.add(item)
                 item = self._inbox.get_nowait()
         except Empty:
             return
@@ -246,7 +261,7 @@ class Pump:
         self.assigned(consumer.assignment())  # a consumer that was here before has no news to tell
 
     def _busy_partitions(self) -> list[int]:
-        return [lease.partition for lease in self._held() if lease.view.running]
+        return [assignment.partition for assignment in self._held() if assignment.view.running]
 
     def assigned(self, partitions: Iterable[TopicPartition]) -> None:
         """Note new partitions (the listener's side)."""
@@ -262,24 +277,24 @@ class Pump:
         self.assigned(partitions)
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Close the leases of partitions and return what is to be committed of them (the listener's side)."""
+        """Close the assignments of partitions and return what is to be committed of them (the listener's side)."""
         offsets = {}
         with self._lock:
             for tp in partitions:
                 if tp.topic != self._topic:
                     continue
                 self._fresh.pop(tp.partition, None)
-                lease = self._leases.pop(tp.partition, None)
-                if lease is None:
+                assignment = self._assignments.pop(tp.partition, None)
+                if assignment is None:
                     continue
-                self._origins[tp.partition] = self._origin(lease)
-                if self._commits.is_dirty(lease, alive=False):
-                    offsets[tp] = self._commits.offset(lease, lease.view, alive=False)
-                self._post(Revoked(lease))
+                self._origins[tp.partition] = self._origin(assignment)
+                if self._committer.is_dirty(assignment, alive=False):
+                    offsets[tp] = self._committer.offset(assignment, assignment.view, alive=False)
+                self._post(Revoked(assignment))
         return offsets
 
     async def give_up(self, partitions: Iterable[TopicPartition]) -> None:
-        """Close the leases of partitions and commit the last of them (the listener's side)."""
+        """Close the assignments of partitions and commit the last of them (the listener's side)."""
         offsets = self.revoked(partitions)
         if not offsets:
             return
@@ -288,8 +303,8 @@ class Pump:
         except KafkaError as error:
             _logger.debug("The commit at the end of an epoch failed: %s", error)
 
-    def _origin(self, lease: Lease) -> _Origin:
-        return _Origin(lease.topic_id, lease.view.watermark if self._commits.is_on else lease.begin)
+    def _origin(self, assignment: Assignment) -> _Origin:
+        return _Origin(assignment.topic_id, assignment.view.watermark if self._committer.is_on else assignment.begin)
 
     def _open_fresh(self, records: dict[TopicPartition, list[Any]]) -> None:
         """Begin the epochs of new partitions."""
@@ -301,10 +316,10 @@ class Pump:
         for partition, epoch in fresh.items():
             if time.monotonic() > until or self._stopping:  # a broker that does not answer must not end the polling
                 break
-            if lease := self._open(partition, epoch):
-                opened.append(lease)
-        if opened and self._commits.is_on:
-            self._commits.commit_now(opened)
+            if assignment := self._open(partition, epoch):
+                opened.append(assignment)
+        if opened and self._committer.is_on:
+            self._committer.commit_now(opened)
 
     def _set_aside(self, records: dict[TopicPartition, list[Any]]) -> None:
         """Take out what was polled of new partitions: it came from a position that nobody vouches for."""
@@ -312,7 +327,7 @@ class Pump:
             if (polled := records.pop(self._tp(partition), None)) and partition not in self._inherited:
                 self._origins.setdefault(partition, _Origin(self._topic_id(), polled[0].offset))
 
-    def _open(self, partition: int, epoch: int) -> Lease | None:
+    def _open(self, partition: int, epoch: int) -> Assignment | None:
         tp, topic_id = self._tp(partition), self._topic_id()
         if tp not in self._consumer.assignment():
             return None
@@ -329,12 +344,12 @@ class Pump:
             if self._fresh.get(partition) != epoch:
                 return None
             del self._fresh[partition]
-            old = self._leases.pop(partition, None)
+            old = self._assignments.pop(partition, None)
             if old is not None:
                 self._post(Revoked(old))
-            lease = self._leases[partition] = Lease(partition, epoch, topic_id, reopen(progress, epoch))
-            self._post(Assigned(lease, progress))
-        return lease
+            assignment = self._assignments[partition] = Assignment(partition, epoch, topic_id, reopen(progress, epoch))
+            self._post(Assigned(assignment, progress))
+        return assignment
 
     def _postpone(self, partition: int, epoch: int) -> None:
         """Let others go first: opening this one may take its time."""
@@ -372,11 +387,11 @@ class Pump:
         """Begin anew where the topic was deleted and made anew: the offsets in hand are another topic's."""
         topic_id = self._topic_id()
         with self._lock:
-            for partition, lease in self._leases.items():
-                if _differ(lease.topic_id, topic_id) and partition not in self._fresh:
+            for partition, assignment in self._assignments.items():
+                if _differ(assignment.topic_id, topic_id) and partition not in self._fresh:
                     self._epoch += 1
                     self._fresh[partition] = self._epoch
-                    self._origins[partition] = self._origin(lease)
+                    self._origins[partition] = self._origin(assignment)
 
     def _check_membership(self) -> None:
         """Notice another member of this one's name, of whom the client says nothing."""
@@ -397,62 +412,64 @@ class Pump:
 
     def _deliver(self, records: dict[TopicPartition, list[Any]]) -> None:
         for tp, polled in records.items():
-            lease = self._leases.get(tp.partition)
-            if lease is None:
+            assignment = self._assignments.get(tp.partition)
+            if assignment is None:
                 continue
-            if polled[0].offset < lease.next:
-                self._jumped_back(lease, polled[0].offset)
+            if polled[0].offset < assignment.next:
+                self._jumped_back(assignment, polled[0].offset)
                 continue
-            lease.next = polled[-1].offset + 1
-            lease.delivered += len(polled)
-            lease.delivered_bytes += bytes_of(polled)
-            self._post(Polled(lease, polled))
+            assignment.next = polled[-1].offset + 1
+            assignment.delivered += len(polled)
+            assignment.delivered_bytes += bytes_of(polled)
+            self._post(Polled(assignment, polled))
 
-    def _jumped_back(self, lease: Lease, offset: int) -> None:
+    def _jumped_back(self, assignment: Assignment, offset: int) -> None:
         """Begin anew where the client was sent back: the log lost its end, and these offsets are other messages now.
 
         What was undone before that offset goes with the old epoch, so the new one begins there.
         """
-        begin = min(offset, lease.view.watermark)
-        _logger.warning("Partition %s goes on at %s instead of %s: its log was cut", lease.partition, begin, lease.next)
-        self._consumer.seek(self._tp(lease.partition), begin)
+        begin = min(offset, assignment.view.watermark)
+        _logger.warning(
+            "Partition %s goes on at %s instead of %s: its log was cut", assignment.partition, begin, assignment.next
+        )
+        self._consumer.seek(self._tp(assignment.partition), begin)
         with self._lock:
-            if self._leases.get(lease.partition) is not lease:
+            if self._assignments.get(assignment.partition) is not assignment:
                 return
             self._epoch += 1
             progress = Progress(begin)
-            fresh = Lease(lease.partition, self._epoch, lease.topic_id, reopen(progress, self._epoch))
-            self._leases[lease.partition] = fresh
-        self._post(Revoked(lease))
+            fresh = Assignment(assignment.partition, self._epoch, assignment.topic_id, reopen(progress, self._epoch))
+            self._assignments[assignment.partition] = fresh
+        self._post(Revoked(assignment))
         self._post(Assigned(fresh, progress))
 
     def _tell_positions(self) -> None:
         """Tell the worker where the log ends in records that are not messages, such as transaction markers."""
-        for lease in self._held():
-            if lease.in_hand() or lease.partition in self._fresh:
+        for assignment in self._held():
+            if assignment.in_hand() or assignment.partition in self._fresh:
                 continue
             try:
-                position = self._consumer.position(self._tp(lease.partition), timeout_ms=0)
+                position = self._consumer.position(self._tp(assignment.partition), timeout_ms=0)
             except KafkaError:
                 continue
-            if position is not None and position > lease.next:
-                lease.next = position
-                self._post(Moved(lease, position))
+            if position is not None and position > assignment.next:
+                assignment.next = position
+                self._post(Moved(assignment, position))
 
     def _pause_and_resume(self) -> bool:
         """Pause what is full, resume what is not; return whether anything was resumed."""
         has_resumed = False
-        leases = self._held()
-        count = sum(lease.in_hand() for lease in leases)
-        size = sum(lease.in_hand_bytes() for lease in leases)
-        assignment = self._consumer.assignment()
-        for lease in leases:
-            part = lease.part()
-            full = lease.is_full() or count >= TOTAL_COUNT * part or size >= TOTAL_BYTES * part
-            tp = self._tp(lease.partition)
-            if full != lease.paused and tp in assignment:
+        assignments = self._held()
+        count = sum(assignment.in_hand() for assignment in assignments)
+        size = sum(assignment.in_hand_bytes() for assignment in assignments)
+        owned = self._consumer.assignment()
+        for assignment in assignments:
+            part = assignment.part()
+            full = assignment.is_full() or count >= TOTAL_COUNT * part or size >= TOTAL_BYTES * part
+            tp = self._tp(assignment.partition)
+            if full != assignment.paused and tp in owned:
                 (self._consumer.pause if full else self._consumer.resume)(tp)
-                lease.paused = full
+                assignment.paused = full
                 has_resumed = has_resumed or not full
         return has_resumed
 
@@ -461,32 +478,32 @@ class Pump:
     def _finish(self) -> None:
         """Commit the rest; then close an own consumer, or leave the user's where the next start goes on."""
         deadline = time.monotonic() + SYNC_COMMIT_TIMEOUT
-        while dirty := [lease for lease in self._held() if self._commits.is_dirty(lease)]:
-            self._commits.commit_now(dirty)
+        while dirty := [assignment for assignment in self._held() if self._committer.is_dirty(assignment)]:
+            self._committer.commit_now(dirty)
             if time.monotonic() > deadline:
                 _logger.warning("The last commit failed: some messages that are done will run again")
                 break
-            if any(self._commits.is_dirty(lease) for lease in dirty):
+            if any(self._committer.is_dirty(assignment) for assignment in dirty):
                 # a rebalance must end before a commit can succeed
                 self._set_aside(self._consumer.poll(timeout_ms=IDLE_POLL_MS))
-        self._commits.release()
+        self._committer.release()
         self._let_go()
 
     def _let_go(self) -> None:
         with self._lock:
             origins = {partition: self._origins[partition] for partition in self._fresh if partition in self._origins}
-            origins |= {partition: self._origin(lease) for partition, lease in self._leases.items()}
-            self._leases, self._fresh = {}, {}
+            origins |= {partition: self._origin(assignment) for partition, assignment in self._assignments.items()}
+            self._assignments, self._fresh = {}, {}
         self._close_own()
         if self._make is None:
             self._give_back(origins)
 
     def _give_back(self, origins: dict[int, _Origin]) -> None:
         """Leave the user's consumer where the next start goes on."""
-        assignment = self._consumer.assignment()
+        owned = self._consumer.assignment()
         for partition, origin in origins.items():
             tp = self._tp(partition)
-            if tp in assignment:
+            if tp in owned:
                 self._consumer.seek(tp, origin.offset)
                 self._consumer.resume(tp)
 
@@ -500,14 +517,14 @@ class Pump:
 
     def _rebuild(self) -> None:
         assert self._make is not None
-        self.revoked([self._tp(partition) for partition in {*self._leases, *self._fresh}])
+        self.revoked([self._tp(partition) for partition in {*self._assignments, *self._fresh}])
         self._close_own()
         while not self._stopping:
             self.heartbeat = time.monotonic()
             self._read_inbox(REBUILD_WAIT)
             try:
                 self._consumer = self._make()
-                self._commits.go_on_with(self._consumer)
+                self._committer.go_on_with(self._consumer)
                 self._subscribe()
                 return
             except BrokerUnreachable as error:

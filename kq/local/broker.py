@@ -1,9 +1,9 @@
 """A real Apache Kafka on loopback, for development and tests.
 
-1. ``start`` finds a Java and Kafka's jars, starts the keeper, and writes the folder of each node.
-2. The keeper starts the nodes; ``start`` returns when all are registered and a consumer group finds its coordinator.
-3. ``kill``, ``pause``, ``restart`` and the like are a question each to the keeper.
-4. ``stop`` closes the keeper's input, and so does the death of the owner, whatever killed it: all nodes end.
+1. ``start`` finds a Java and Kafka's jars, starts the supervisor, and writes the folder of each node.
+2. The supervisor starts the nodes; ``start`` returns when all are registered and a group finds its coordinator.
+3. ``kill``, ``pause``, ``restart`` and the like are a question each to the supervisor.
+4. ``stop`` closes the supervisor's input, and so does the death of the owner, whatever killed it: all nodes end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 from kq.errors import ArgumentError, LocalKafkaError
 from kq.local.install import JVM_FLAGS, VERSION, as_properties, cached, find_java
-from kq.local.supervisor import Keeper
+from kq.local.supervisor import Supervisor
 
 __all__ = ["LocalKafka"]
 
@@ -104,7 +104,7 @@ class LocalKafka:
         self._config = dict(config or {})
         self._heap = heap
         self._on_progress = on_progress
-        self._keeper: Keeper | None = None
+        self._supervisor: Supervisor | None = None
         self._folder = Path()
         self._cluster = ""
         self._ports: list[int] = []
@@ -112,7 +112,7 @@ class LocalKafka:
         self._command: list[str] = []
 
     def __repr__(self) -> str:
-        return f"LocalKafka(hosts={self.hosts})" if self._keeper else f"LocalKafka(nodes={self.nodes}, stopped)"
+        return f"LocalKafka(hosts={self.hosts})" if self._supervisor else f"LocalKafka(nodes={self.nodes}, stopped)"
 
     def __enter__(self) -> LocalKafka:
         self.start()
@@ -135,10 +135,10 @@ class LocalKafka:
     @property
     def log(self) -> str:
         """The last lines that Kafka logged; of each node, where there are several."""
-        if self._keeper is None:
+        if self._supervisor is None:
             return ""
         files = [self._folder / f"node-{node}" / "kafka.log" for node in range(self.nodes)]
-        return "\n".join(filter(None, map(_tail, [self._folder / "keeper.log", *files])))
+        return "\n".join(filter(None, map(_tail, [self._folder / "supervisor.log", *files])))
 
     def start(self) -> None:
         """Start, and return when clients can work; where it runs already, do nothing.
@@ -146,7 +146,7 @@ class LocalKafka:
         :raises kq.MissingExtra: ``kq[broker]`` is not installed.
         :raises kq.LocalKafkaError: Kafka did not start; the message ends with its log, and nothing is left running.
         """
-        if self._keeper is not None:
+        if self._supervisor is not None:
             return
         try:
             java = find_java()
@@ -168,16 +168,16 @@ class LocalKafka:
 
         Where the data are temporary the nodes are killed: there is nothing to bring in order.
         """
-        keeper, self._keeper = self._keeper, None
+        supervisor, self._supervisor = self._supervisor, None
         self._pids.clear()
-        if keeper is not None:
-            keeper.close()
+        if supervisor is not None:
+            supervisor.close()
 
     def check(self) -> None:
         """Raise :class:`kq.LocalKafkaError` if it does not run, or a node ended that nobody told to."""
-        keeper = self._running()
+        supervisor = self._running()
         for node in self._pids:
-            code = keeper.ask("poll", node)
+            code = supervisor.ask("poll", node)
             if code is not None:
                 raise self._error(f"node {node} of the local Kafka ended with exit code {code}")
 
@@ -214,10 +214,10 @@ class LocalKafka:
     # -- steps of a start -------------------------------------------------------------------------------------------
 
     def _lay_out(self, kafka: Path) -> None:
-        """Start the keeper and write each node's folder."""
+        """Start the supervisor and write each node's folder."""
         self._folder = self._data or Path(tempfile.mkdtemp(prefix="kq-kafka-"))
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._keeper = Keeper(self._folder, temporary=self._data is None)
+        self._supervisor = Supervisor(self._folder, temporary=self._data is None)
         known = len(list(self._folder.glob("node-*")))
         if known not in (0, self.nodes):
             raise ArgumentError(f"{self._folder} holds the data of {known} nodes, not of {self.nodes}")
@@ -256,9 +256,9 @@ class LocalKafka:
     def _launch(self, nodes: Collection[int]) -> None:
         """Start these nodes, and wait until clients can work."""
         deadline = time.monotonic() + self._timeout
-        keeper = self._running()
+        supervisor = self._running()
         for node in nodes:
-            self._pids[node] = keeper.ask("start", node, self._command, str(self._folder / f"node-{node}"))
+            self._pids[node] = supervisor.ask("start", node, self._command, str(self._folder / f"node-{node}"))
         if len(self._pids) <= self.nodes // 2:
             return
         for node in nodes:
@@ -292,31 +292,31 @@ class LocalKafka:
 
     # -- the rest ---------------------------------------------------------------------------------------------------
 
-    def _running(self) -> Keeper:
-        if self._keeper is None:
+    def _running(self) -> Supervisor:
+        if self._supervisor is None:
             raise LocalKafkaError("the local Kafka is not started")
-        return self._keeper
+        return self._supervisor
 
-    def _check_node(self, node: int) -> Keeper:
+    def _check_node(self, node: int) -> Supervisor:
         if node not in range(self.nodes):
             raise ArgumentError(f"node must be an int from 0 to {self.nodes - 1}")
         return self._running()
 
     def _end(self, node: int, how: str) -> None:
-        keeper = self._check_node(node)
-        keeper.ask(how, node)
+        supervisor = self._check_node(node)
+        supervisor.ask(how, node)
         deadline = time.monotonic() + self._timeout
-        while keeper.ask("poll", node) is None:
+        while supervisor.ask("poll", node) is None:
             if time.monotonic() > deadline:
                 raise self._error(f"node {node} of the local Kafka did not end within {self._timeout:g} s")
             time.sleep(POLL)
         self._pids.pop(node, None)
 
     def _signal(self, node: int, name: str) -> None:
-        keeper = self._check_node(node)
+        supervisor = self._check_node(node)
         if not hasattr(signal, name):
             raise LocalKafkaError(f"this system has no {name}")
-        keeper.ask("send_signal", node, getattr(signal, name))
+        supervisor.ask("send_signal", node, getattr(signal, name))
 
     def _error(self, problem: str) -> LocalKafkaError:
         return LocalKafkaError(f"{problem}; the end of its log:\n{self.log or '(it logged nothing)'}")

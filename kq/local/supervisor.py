@@ -1,6 +1,6 @@
 """The process between a local Kafka and its owner, so that no Java outlives the one who wanted it.
 
-1. The owner makes a ``Keeper``, which starts a small Python in a session of its own. That locks the folder.
+1. The owner makes a ``Supervisor``, which starts a small Python in a session of its own. That locks the folder.
 2. The owner asks, one line of JSON a question; the process starts, signals and polls the nodes, and answers in a line.
 3. When its input ends (the owner closed it, or is dead) it ends every node, removes the folder if it was temporary, and
    is gone.
@@ -28,9 +28,9 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["Keeper"]
+__all__ = ["Supervisor"]
 
-#: Seconds between two looks of the keeper after its owner.
+#: Seconds between two looks of the supervisor after its owner.
 WATCH = 0.5
 #: Seconds that a Java has between the polite and the other signal. It takes 0.3; more than 2 would be in the way.
 GRACE = 1.5
@@ -38,16 +38,16 @@ GRACE = 1.5
 POLL = 0.02
 
 
-class Keeper:
+class Supervisor:
     """The owner's end of the process that is the parent of all nodes, and outlives its owner just long enough."""
 
     def __init__(self, folder: Path, temporary: bool) -> None:
         home = str(Path(__file__).resolve().parents[2])
-        code = "import sys; sys.path.append(sys.argv[1]); import kq.local.supervisor as s; s._keep(*sys.argv[2:])"
+        code = "import sys; sys.path.append(sys.argv[1]); import kq.local.supervisor as s; s._supervise(*sys.argv[2:])"
         self._owner = os.getpid()
         self._numbers = itertools.count()
         self._lock = threading.RLock()  # a signal handler may stop what its own thread is just starting
-        with open(folder / "keeper.log", "ab") as log:
+        with open(folder / "supervisor.log", "ab") as log:
             # A session of its own: Ctrl-C in the terminal is for the owner, who may want to stop things in order.
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", code, home, str(folder), "temporary" if temporary else "kept"],
@@ -89,7 +89,7 @@ class Keeper:
             raise LocalKafkaError("the process that keeps the local Kafka is gone") from error
 
     def close(self) -> None:
-        """End all nodes and the keeper. In a fork of the owner, do nothing: they are not its own."""
+        """End all nodes and the supervisor. In a fork of the owner, do nothing: they are not its own."""
         if self._owner != os.getpid():
             return
         with self._lock:
@@ -106,10 +106,10 @@ def _stream(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-# -- in the keeper's process ------------------------------------------------------------------------------------------
+# -- in the supervisor's process --------------------------------------------------------------------------------------
 
 
-def _keep(folder: str, kind: str) -> None:
+def _supervise(folder: str, kind: str) -> None:
     """Guard a folder and run the nodes in it as the owner tells; when the owner falls silent, end them all."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     threading.Thread(target=_watch_owner, args=[os.getppid()], daemon=True).start()
@@ -136,7 +136,7 @@ def _run_nodes(polite: bool) -> None:
 
 
 def _try_to_lock(file: int) -> bool:
-    """Lock a file; give the keeper of an owner that was just killed the time to end its nodes."""
+    """Lock a file; give the supervisor of an owner that was just killed the time to end its nodes."""
     deadline = time.monotonic() + 2 * GRACE
     while True:
         try:

@@ -4,7 +4,7 @@ from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, check_timeout, job_of_call, job_of_item, new_ids
 from kq.producing.decorator import JobFunction, JobSpec, job_function
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent
-from kq.producing.window import Pipeline
+from kq.producing.window import Window
 
 __all__ = [
     "Bridge",
@@ -13,9 +13,9 @@ __all__ = [
     "EnqueueUnknown",
     "JobFunction",
     "JobSpec",
-    "Pipeline",
     "Sent",
     "Terms",
+    "Window",
     "check_timeout",
     "job_function",
     "job_of_call",

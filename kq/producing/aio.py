@@ -21,7 +21,7 @@ from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
 from kq.producing.delivery import Delivery, EnqueueError
-from kq.producing.window import WINDOW_BYTES, WINDOW_COUNT, Pipeline
+from kq.producing.window import WINDOW_BYTES, WINDOW_COUNT, Window
 
 __all__ = ["Bridge"]
 
@@ -57,37 +57,37 @@ class Bridge:
             self._bytes -= len(record.value)
             self._admit()
 
-    async def pump(self, jobs: AsyncIterable[Job], make: Callable[[Job], Record], pipeline: Pipeline) -> None:
-        """Send many records, within the pipeline's bounds, while other tasks have their turn."""
+    async def pump(self, jobs: AsyncIterable[Job], make: Callable[[Job], Record], window: Window) -> None:
+        """Send many records, within the window's bounds, while other tasks have their turn."""
         until = time.perf_counter() + _SLICE
         async for job in jobs:
-            await self._add(job, make, pipeline)
-            while pipeline.is_full:
-                await self.hear(pipeline)
+            await self._add(job, make, window)
+            while window.is_full:
+                await self.hear(window)
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + _SLICE
 
-    async def drain(self, pipeline: Pipeline) -> None:
+    async def drain(self, window: Window) -> None:
         """Return when there is a verdict on every record."""
-        while pipeline.oldest is not None:
-            await self.hear(pipeline)
+        while window.oldest is not None:
+            await self.hear(window)
 
-    async def hear(self, pipeline: Pipeline) -> None:
-        """Wait for the answer to the oldest record of a pipeline."""
-        await self._answer(pipeline.oldest)
-        pipeline.heard()
-        if pipeline.has_failed:
+    async def hear(self, window: Window) -> None:
+        """Wait for the answer to the oldest record of a window."""
+        await self._answer(window.oldest)
+        window.heard()
+        if window.has_failed:
             await self._loop.run_in_executor(None, self._delivery.let_dead_producer_go)
 
-    async def _add(self, job: Job, make: Callable[[Job], Record], pipeline: Pipeline) -> None:
+    async def _add(self, job: Job, make: Callable[[Job], Record], window: Window) -> None:
         try:
-            if not pipeline.is_broken:
+            if not window.is_broken:
                 await self._prepared(job)
         except EnqueueError as error:
-            pipeline.refuse(job, error)
+            window.refuse(job, error)
         else:
-            pipeline.add(job, make)
+            window.add(job, make)
 
     async def _send(self, job: Job, record: Record) -> None:
         sent = self._delivery.send(job, record)

@@ -1,6 +1,6 @@
-"""The pipeline: many records on their way at once, and the verdict on each of them.
+"""The window: many records on their way at once, and the verdict on each of them.
 
-1. ``add`` sends one more record, until the pipeline is full: the client itself has no bound.
+1. ``add`` sends one more record, until the window is full: the client itself has no bound.
 2. ``wait``, or in asyncio code ``heard``, takes in what the broker has answered, oldest first.
 3. When the last one is in, ``error`` tells job by job what was not delivered, and of what it is not known.
 """
@@ -18,9 +18,9 @@ from kq.job import Job
 from kq.message import Record
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 
-__all__ = ["WINDOW_BYTES", "WINDOW_COUNT", "Pipeline"]
+__all__ = ["WINDOW_BYTES", "WINDOW_COUNT", "Window"]
 
-_own_logger = logging.getLogger("kq.pipeline")
+_own_logger = logging.getLogger("kq.window")
 
 #: How many records, and bytes of their values, may be on their way at once: enough for several full batches to each
 #: of many partitions, and some 50 MB at most while a broker is away.
@@ -29,7 +29,7 @@ WINDOW_COUNT, WINDOW_BYTES = 10_000, 32 * 1024 * 1024
 _OF_ONE_RECORD = (MessageSizeTooLargeError, InvalidRecordError, InvalidTimestampError, ValueError)
 
 
-class Pipeline:
+class Window:
     """Many records on their way, in order, and what became of them. One thread, or one event loop, owns it.
 
     :param on_progress: Called with how many were acknowledged and how many there are, None where that is not known.

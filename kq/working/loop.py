@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from kq.consuming import Assigned, Event, Failed, Lease, Moved, Polled, Pump, Revoked, Tracker
+from kq.consuming import Assigned, Assignment, Event, Failed, Moved, Polled, Pump, Revoked, Tracker
 from kq.errors import PoisonMessage
 from kq.executors import Executor, Finished, Setting
 from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
@@ -122,7 +122,7 @@ class Loop:
         self._waker = waker
         self._tracker = Tracker()
         self._backlog = Backlog(plan.ordering)
-        self._leases: dict[int, Lease] = {}
+        self._assignments: dict[int, Assignment] = {}
         #: What runs, and since when; oldest first.
         self._running: dict[int, tuple[Message, float]] = {}
         self._started = 0
@@ -157,7 +157,7 @@ class Loop:
     def stats(self) -> Stats:
         """Return the figures of this moment. From any thread."""
         oldest = next(iter(list(self._running.values())), None)
-        leases = list(self._leases.values())
+        assignments = list(self._assignments.values())
         return Stats(
             state=self.state,
             in_flight=len(self._running),
@@ -167,7 +167,7 @@ class Loop:
             timed_out=self._outcomes[TIMEOUT],
             invalid=self._outcomes[INVALID],
             retried=self._retried,
-            commit_lag={lease.partition: lease.commit_lag() for lease in leases},
+            commit_lag={assignment.partition: assignment.commit_lag() for assignment in assignments},
             oldest=None if oldest is None else time.monotonic() - oldest[1],
         )
 
@@ -218,41 +218,41 @@ class Loop:
         if isinstance(event, Polled):
             self._take_in_messages(event)
         elif isinstance(event, Assigned):
-            lease = event.lease
-            self._leases[lease.partition] = lease
-            self._tracker.assign(lease.partition, lease.epoch, lease.topic_id, event.progress)
+            assignment = event.assignment
+            self._assignments[assignment.partition] = assignment
+            self._tracker.assign(assignment.partition, assignment.epoch, assignment.topic_id, event.progress)
         elif isinstance(event, Revoked):
-            self._revoke(event.lease)
+            self._revoke(event.assignment)
         elif isinstance(event, Moved):
-            self._tracker.skipped_to(event.lease.partition, event.lease.epoch, event.position)
+            self._tracker.skipped_to(event.assignment.partition, event.assignment.epoch, event.position)
             self._unpublished = True
         elif isinstance(event, Failed):
             self.failure = event.error
             self._stop.request()
 
     def _take_in_messages(self, polled: Polled) -> None:
-        lease, tracker, backlog = polled.lease, self._tracker, self._backlog
-        if not tracker.is_open(lease.partition, lease.epoch):
+        assignment, tracker, backlog = polled.assignment, self._tracker, self._backlog
+        if not tracker.is_open(assignment.partition, assignment.epoch):
             return
         self._last_activity = time.monotonic()
-        messages = tracker.polled_all(lease.partition, list(map(message_from_record, polled.records)))
+        messages = tracker.polled_all(assignment.partition, list(map(message_from_record, polled.records)))
         for message in messages:
             backlog.add(message, alone=tracker.deliveries(message) > 0)
         if len(messages) < len(polled.records):
-            lease.taken += len(polled.records) - len(messages)
-            lease.taken_bytes += bytes_of(polled.records) - bytes_of(messages)
+            assignment.taken += len(polled.records) - len(messages)
+            assignment.taken_bytes += bytes_of(polled.records) - bytes_of(messages)
             self._unpublished = True
             self._make_room()
 
-    def _revoke(self, lease: Lease) -> None:
-        if self._tracker.is_open(lease.partition, lease.epoch):
-            self._tracker.revoke(lease.partition)
-            self._backlog.drop(lease.partition)
-            del self._leases[lease.partition]
+    def _revoke(self, assignment: Assignment) -> None:
+        if self._tracker.is_open(assignment.partition, assignment.epoch):
+            self._tracker.revoke(assignment.partition)
+            self._backlog.drop(assignment.partition)
+            del self._assignments[assignment.partition]
 
     def _make_room(self) -> None:
         """Have the pump look at once where there is room enough again."""
-        if any(lease.paused and not lease.is_full() for lease in self._leases.values()):
+        if any(assignment.paused and not assignment.is_full() for assignment in self._assignments.values()):
             self._pump.poke()
 
     # -- starts --------------------------------------------------------------------------------------------------------
@@ -275,14 +275,14 @@ class Loop:
 
     def _take_jobs(self, room: float) -> tuple[list[Message], bool]:
         """Take out of the backlog what starts now; return whether one of these starts is to be committed first."""
-        backlog, tracker, leases = self._backlog, self._tracker, self._leases
+        backlog, tracker, assignments = self._backlog, self._tracker, self._assignments
         batch, careful, taken = [], False, 0
         while taken < room and (message := backlog.take()) is not None:
             taken += 1
-            lease = leases.get(message.partition)
-            if lease is not None:
-                lease.taken += 1
-                lease.taken_bytes += len(message.value or b"")
+            assignment = assignments.get(message.partition)
+            if assignment is not None:
+                assignment.taken += 1
+                assignment.taken_bytes += len(message.value or b"")
             deaths, is_careful = tracker.started(message)
             careful = careful or is_careful
             self._retried += deaths > 0
@@ -348,7 +348,7 @@ class Loop:
 
     def _publish(self) -> None:
         for partition, view in self._tracker.changes().items():
-            self._leases[partition].view = view
+            self._assignments[partition].view = view
         self._last_publish = time.monotonic()
         self._unpublished = False
         if not (self._running or len(self._backlog)):

@@ -1,6 +1,6 @@
 """A child of the process executor: runs jobs, one at a time, and knows nothing of Kafka.
 
-1. It reads what it needs to know once (``Birth``), calls ``on_start``, and says that it is ready.
+1. It reads what it needs to know once (``ChildSettings``), calls ``on_start``, and says that it is ready.
 2. A token, the number of a job, lets it start that job; the job itself came, or comes, over the stream. What has an
    number lower than the last token was given to another child meanwhile, and is dropped.
 3. Start and deadline of the running job stand in shared memory, where the worker sees them without a message.
@@ -38,7 +38,7 @@ from kq.utils import get_call_repr, safe_str
 
 __all__ = [
     "DONE",
-    "DOOM",
+    "EXPIRED",
     "IS_READ",
     "LENGTH",
     "LOG",
@@ -48,7 +48,7 @@ __all__ = [
     "STARTED",
     "TOKEN",
     "UNREADY",
-    "Birth",
+    "ChildSettings",
     "Packed",
     "run_child",
 ]
@@ -65,10 +65,10 @@ SLOT = struct.Struct("@QddQ")
 #: queued, so that there is more before it is out of it.
 _TELL_AFTER = 0.001
 #: Seconds that a job's second copy has to say that it returned too, where a job has forked and left a process behind.
-_TWIN_WAIT = 0.5
+_COPY_WAIT = 0.5
 #: Bytes in shared memory, behind the slot: where that copy says so; whether the running job could be unpickled; and
 #: whether the worker has had enough of this child, so that SIGTERM is meant for it.
-_TWIN, IS_READ, DOOM = range(SLOT.size, SLOT.size + 3)
+_COPY_RETURNED, IS_READ, EXPIRED = range(SLOT.size, SLOT.size + 3)
 
 READY, UNREADY, STARTED, RESULT, DONE, LOG = range(6)
 _NEVER = float("inf")
@@ -78,7 +78,7 @@ _PLAIN = (type(None), bool, int, float, str, bytes)
 Packed = bytes | tuple[Any] | None
 
 
-class Birth(NamedTuple):
+class ChildSettings(NamedTuple):
     """What a child is told once."""
 
     deserialize: Callable[[bytes], Any]
@@ -139,12 +139,12 @@ class _Child:
 
     def _begin(self) -> bool:
         try:
-            self._birth: Birth = dill.loads(self._read_frame())
+            self._settings: ChildSettings = dill.loads(self._read_frame())
             self._set_up_logging()
             os.register_at_fork(after_in_parent=self._note_fork, after_in_child=_reset_signals)
             signal.signal(signal.SIGTERM, self._on_sigterm)
-            if self._birth.on_start is not None:
-                self._birth.on_start()
+            if self._settings.on_start is not None:
+                self._settings.on_start()
         except BaseException as error:  # noqa: BLE001 - the door of the user's hook: the worker hears of it
             self._send((UNREADY, stacktrace_of(error)))
             return False
@@ -154,7 +154,7 @@ class _Child:
     def _set_up_logging(self) -> None:
         root = logging.getLogger()
         root.handlers[:] = [_ToWorker(self)]
-        for name, level in self._birth.log_levels.items():
+        for name, level in self._settings.log_levels.items():
             logging.getLogger(name).setLevel(level)
 
     def _note_fork(self) -> None:
@@ -162,7 +162,7 @@ class _Child:
 
     def _on_sigterm(self, *_: object) -> None:
         """End the job, which may clean up. A SIGTERM that others send to all of a service is for the worker alone."""
-        if not self._shared[DOOM]:
+        if not self._shared[EXPIRED]:
             return
         self._is_ending = True
         if self._puts_off_end:
@@ -177,7 +177,7 @@ class _Child:
         except BlockingIOError:
             self._tell_done()
         self._words[3] = self._ended  # not before a socket was used: the job may have closed them, which is no success
-        if self._shared[DOOM]:  # it is to end because of the job before: what a token is for runs elsewhere
+        if self._shared[EXPIRED]:  # it is to end because of the job before: what a token is for runs elsewhere
             return None
         if token is None:
             token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
@@ -195,7 +195,7 @@ class _Child:
             jobs.extend(zip(range(first, first + len(values)), values, limits, strict=True))
 
     def _run(self, number: int) -> None:
-        birth = self._birth
+        settings = self._settings
         self._shared[IS_READ] = 0
         begun = time.monotonic()
         self._tell_start(number, begun, 0)  # what happens from here on, for want of memory for instance, is its doing
@@ -203,15 +203,15 @@ class _Child:
         if limit:
             self._tell_start(number, begun, limit)
         try:
-            job = birth.deserialize(value)
-            func, args, kwargs, timeout = call_of(job, birth.timeout)
+            job = settings.deserialize(value)
+            func, args, kwargs, timeout = call_of(job, settings.timeout)
             job_id = job.id if job.id is None else safe_str(job.id)
-            text = get_call_repr(func, *args, **kwargs) if birth.is_verbose else ""
+            text = get_call_repr(func, *args, **kwargs) if settings.is_verbose else ""
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
             self._send_result(number, INVALID, begun, safe_str(error), stacktrace_of(error))
             return
         self.running_id = job_id
-        if birth.is_verbose:
+        if settings.is_verbose:
             self._send((STARTED, number, job_id, text))
         self._forked = False
         self._shared[IS_READ] = 1
@@ -219,22 +219,22 @@ class _Child:
         try:
             result = complete(func(*args, **kwargs))
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
-            self._end_twin()
+            self._end_forked_copy()
             self._fail(number, begun, error)
         else:
-            self._end_twin()
+            self._end_forked_copy()
             self._succeed(number, begun, result)
         self.running_id = None
 
     def _succeed(self, number: int, begun: float, result: Any) -> None:
-        if self._forked and self._has_twin():
+        if self._forked and self._has_forked_copy():
             self._is_ending = True  # with all that such a job has left
             self._fail(number, begun, ChildLost("the job forked and returned twice"))
             return
-        birth = self._birth
-        if birth.is_verbose or birth.wants_outcome:
-            text = safe_str(result) if birth.is_verbose else ""
-            packed = self._pack(result) if birth.wants_outcome else None
+        settings = self._settings
+        if settings.is_verbose or settings.wants_outcome:
+            text = safe_str(result) if settings.is_verbose else ""
+            packed = self._pack(result) if settings.wants_outcome else None
             self._send_result(number, SUCCESS, begun, text, packed=packed)
             return
         now = time.monotonic()
@@ -258,26 +258,26 @@ class _Child:
         self._times[2] = deadline
         self._words[0] = number
 
-    def _end_twin(self) -> None:
+    def _end_forked_copy(self) -> None:
         """End here what is a copy of this child, made by a job that forked and came back twice."""
         if os.getpid() != self.pid:
-            self._shared[_TWIN] = 1
+            self._shared[_COPY_RETURNED] = 1
             os._exit(0)
 
-    def _has_twin(self) -> bool:
+    def _has_forked_copy(self) -> bool:
         """Return whether a copy of this child came back from the job too. A job that never forked has none."""
-        deadline = time.monotonic() + _TWIN_WAIT
-        while self._forked and not self._shared[_TWIN] and time.monotonic() < deadline and _has_descendants():
+        deadline = time.monotonic() + _COPY_WAIT
+        while self._forked and not self._shared[_COPY_RETURNED] and time.monotonic() < deadline and _has_descendants():
             time.sleep(0.001)
-        has_twin, self._shared[_TWIN] = bool(self._shared[_TWIN]), 0
-        return has_twin
+        has_copy, self._shared[_COPY_RETURNED] = bool(self._shared[_COPY_RETURNED]), 0
+        return has_copy
 
     def _fail(self, number: int, begun: float, error: BaseException) -> None:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", code)
-        packed = self._pack_error(error) if self._birth.wants_outcome else None
+        packed = self._pack_error(error) if self._settings.wants_outcome else None
         self._send_result(number, FAILURE, begun, "", stacktrace, packed)
 
     def _send_result(
@@ -309,10 +309,10 @@ class _Child:
         return None
 
     def _has_done_its_share(self) -> bool:
-        birth = self._birth
-        if birth.max_jobs is not None and self._done >= birth.max_jobs:
+        settings = self._settings
+        if settings.max_jobs is not None and self._done >= settings.max_jobs:
             return True
-        return birth.max_memory is not None and _resident_bytes() > birth.max_memory
+        return settings.max_memory is not None and _resident_bytes() > settings.max_memory
 
     def _read_frame(self) -> bytes:
         (length,) = LENGTH.unpack(_read_exactly(self._stream, LENGTH.size))

@@ -1,14 +1,14 @@
 """The process executor: jobs run in children, which can really be killed.
 
-1. ``open`` starts the nursery, which forks the children: each has a stream for jobs and outcomes, a socket for tokens,
-   and a page of shared memory with start and deadline of what it runs, and with what ended last.
+1. ``open`` starts the fork server, which forks the children: each has a stream for jobs and outcomes, a socket for
+   tokens, and a page of shared memory with start and deadline of what it runs, and with what ended last.
 2. ``start`` queues a message on the child that has least to do, and ``flush`` writes what is queued, then the tokens.
    While jobs are short several travel in one write.
 3. A child that is idle while another's queue waits behind a slow job is given that queue: whoever reads a token owns
    the job, and the parent can read tokens back.
 4. A deadline that passes: SIGTERM to the child's group, ``kill_grace`` seconds later SIGKILL, and another child.
 5. A child that dies: what ran is a failure, what had not started runs elsewhere.
-6. ``close`` lets the nursery go, and with it everything that descends from it.
+6. ``close`` lets the fork server go, and with it everything that descends from it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ import dill
 
 from kq.errors import ArgumentError, ChildLost, ChildTraceback, RemoteError, WorkerError
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.process.child import DONE, LOG, READY, RESULT, STARTED, UNREADY, Birth, Packed
+from kq.executors.process.child import DONE, LOG, READY, RESULT, STARTED, UNREADY, ChildSettings, Packed
 from kq.executors.process.handle import Handle
-from kq.executors.process.spawner import Births, Born, Died
+from kq.executors.process.spawner import Died, Spawned, Spawner
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers
 from kq.serializers import ByValue
@@ -52,17 +52,17 @@ STEAL_AFTER = 0.002
 #: Seconds between looks at deadlines.
 LOOK_EVERY = 0.05
 #: Seconds that a child which has closed its stream may take to end by itself.
-_LAST_BREATH = 0.1
+_EXIT_GRACE = 0.1
 #: Seconds after which a child that starts nothing of what it was given is replaced: a thread that a job has left there
 #: may keep the interpreter for itself.
-_DEAF_AFTER = 3.0
+_UNRESPONSIVE_AFTER = 3.0
 #: Weight of the latest job in the means.
 _LATEST = 0.1
 #: Children in a row that may fail to become ready before the worker gives up.
-_BIRTHS = 3
+_MAX_FAILED_STARTS = 3
 #: Seconds until another child is tried after one that failed to become ready: what it wants, a connection for instance,
 #: is not there sooner.
-_BIRTH_WAIT = 0.5
+_RESTART_WAIT = 0.5
 #: What became of a job of which nobody asks for more.
 _SUCCESS = Outcome(SUCCESS)
 
@@ -112,27 +112,27 @@ class ProcessExecutor:
         self._setting = setting
         self._finished: list[Finished] = []
         self._children: list[Handle] = []
-        self._homeless: deque[Message] = deque()
+        self._unassigned: deque[Message] = deque()
         self._places: list[Handle] = []
         #: Seconds and bytes of a job, in the mean, the latest counting most.
         self._mean, self._mean_bytes = 1.0, 0.0
-        self._failed_births = 0
+        self._failed_starts = 0
         self._killing = False
         self._is_closed = False
         self._looked = 0.0
-        self._birth = self._pack_birth(setting)
+        self._settings = self._pack_settings(setting)
         self._selector = selectors.DefaultSelector()
         try:
-            self._births = Births(self._preload)
+            self._spawner = Spawner(self._preload)
         except BaseException:
             self._selector.close()
             raise
-        self._selector.register(self._births.socket, selectors.EVENT_READ, None)
+        self._selector.register(self._spawner.socket, selectors.EVENT_READ, None)
         setting.watch(self._selector)
         for _ in range(concurrency):
-            self._births.plan(0.0)
+            self._spawner.plan(0.0)
         try:
-            self._give_birth(time.monotonic())
+            self._spawn(time.monotonic())
         except WorkerError:
             self.close()
             raise
@@ -143,18 +143,18 @@ class ProcessExecutor:
     def close(self) -> None:
         self._killing = self._is_closed = True
         self._read_ready(0)
-        self._births.end()
+        self._spawner.end()
         for child in self._children:
             self._read_rest(child)
-            self._homeless.extend(child.messages())
+            self._unassigned.extend(child.messages())
             child.close()
         # what a stop has ended, or kept from starting
-        self._finished += [Finished(message, None, None) for message in self._homeless]
+        self._finished += [Finished(message, None, None) for message in self._unassigned]
         self._setting.unwatch(self._selector)
         self._selector.close()
 
-    def _pack_birth(self, setting: Setting) -> bytes:
-        birth = Birth(
+    def _pack_settings(self, setting: Setting) -> bytes:
+        settings = ChildSettings(
             deserialize=setting.deserialize,
             on_start=self._on_start,
             timeout=setting.timeout,
@@ -166,7 +166,7 @@ class ProcessExecutor:
         )
         try:
             file = io.BytesIO()
-            ByValue(file, pickle.HIGHEST_PROTOCOL).dump(birth)  # a hook of the script brings what it uses
+            ByValue(file, pickle.HIGHEST_PROTOCOL).dump(settings)  # a hook of the script brings what it uses
         except Exception as error:  # the door of user code
             raise ArgumentError(f"deserializer and on_start must be picklable to reach children: {error}") from error
         return file.getvalue()
@@ -181,7 +181,7 @@ class ProcessExecutor:
         now = time.monotonic()
         spaces = []
         for child in self._children:
-            if not child.is_ready or child.doom is not None or child.queued_bytes >= QUEUE_BYTES:
+            if not child.is_ready or child.kill_reason is not None or child.queued_bytes >= QUEUE_BYTES:
                 continue
             # half of its queue must be done before it is filled again: fewer and larger writes
             load = child.load()
@@ -189,14 +189,14 @@ class ProcessExecutor:
                 spaces.append((child, depth - load))
         # one message for each child, then the next for each: reversed, so that the last is the next
         self._places = [child for turn in range(depth) for child, space in spaces if turn < space][::-1]
-        return max(0, len(self._places) - len(self._homeless))
+        return max(0, len(self._places) - len(self._unassigned))
 
     def start(self, message: Message) -> None:
         self._mean_bytes += _LATEST * (len(message.value or b"") - self._mean_bytes)
         if self._places or self.room():
             self._places.pop().put(message)
         else:
-            self._homeless.append(message)
+            self._unassigned.append(message)
 
     def flush(self) -> None:
         for child in self._children:
@@ -217,25 +217,25 @@ class ProcessExecutor:
             self._looked = now
             self._watch_deadlines(now)
         self._share_work(now)
-        if self._births.are_planned and not self._killing:
-            self._give_birth(now)
-        if self._homeless:
-            self._rehouse()
+        if self._spawner.are_planned and not self._killing:
+            self._spawn(now)
+        if self._unassigned:
+            self._reassign()
 
     def patience(self) -> float:
         """Return the seconds that the loop may wait before it asks for what has finished."""
         loads = [child.load() for child in self._children if child.is_ready]
         if loads and min(loads) == 0 and max(loads) > 1:
             return STEAL_AFTER
-        return LOOK_EVERY if self._births.are_planned or any(loads) else float("inf")
+        return LOOK_EVERY if self._spawner.are_planned or any(loads) else float("inf")
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _read_ready(self, timeout: float) -> None:
         for key, events in self._selector.select(timeout):
             if key.data is None:
-                self._read_nursery()
-            elif not key.data.is_closed:  # it may have been buried since the system told of it
+                self._read_fork_server()
+            elif not key.data.is_closed:  # it may have been reaped since the system told of it
                 if events & selectors.EVENT_WRITE:
                     key.data.write_on()
                     self._watch(key.data)
@@ -258,8 +258,8 @@ class ProcessExecutor:
     def _give_up_on(self, child: Handle, why: str) -> None:
         """Listen no more to a child, and end it if it does not end by itself."""
         self._stop_listening(child)
-        if child.doom is None:
-            child.doom, child.kill_at = why, time.monotonic() + _LAST_BREATH
+        if child.kill_reason is None:
+            child.kill_reason, child.kill_at = why, time.monotonic() + _EXIT_GRACE
 
     def _stop_listening(self, child: Handle) -> None:
         if child.stream in self._selector.get_map():
@@ -295,10 +295,10 @@ class ProcessExecutor:
                 target.handle(record)
         elif kind == READY:
             child.is_ready = True
-            self._failed_births = 0
-            self._rehouse()
+            self._failed_starts = 0
+            self._reassign()
         elif kind == UNREADY:
-            child.doom = "failed to start"
+            child.kill_reason = "failed to start"
             _logger.error("A child failed to start:\n%s", frame[1])
 
     def _hear_start(self, child: Handle, number: int, job_id: Any, text: str) -> None:
@@ -330,7 +330,7 @@ class ProcessExecutor:
         self._succeed_through(child, number - 1)
         if child.first() != number:
             return
-        if child.doomed is not None and child.doomed.number == number and ended > child.doomed.deadline:
+        if child.expired is not None and child.expired.number == number and ended > child.expired.deadline:
             return  # it is told of when nothing is left of it
         self._mean += _LATEST * (ended - begun - self._mean)
         message = child.pop()
@@ -387,39 +387,39 @@ class ProcessExecutor:
 
     # -- children ------------------------------------------------------------------------------------------------------
 
-    def _give_birth(self, now: float) -> None:
-        for child in self._births.ask(now, is_alone=not self._children):
+    def _spawn(self, now: float) -> None:
+        for child in self._spawner.ask(now, is_alone=not self._children):
             self._selector.register(child.stream, selectors.EVENT_READ, child)
-            child.write(self._birth)
+            child.write(self._settings)
             self._watch(child)
 
-    def _read_nursery(self) -> None:
-        for news in self._births.read():
-            if isinstance(news, Born):
+    def _read_fork_server(self) -> None:
+        for news in self._spawner.read():
+            if isinstance(news, Spawned):
                 news.child.pid = news.pid
                 self._children.append(news.child)
-                self._rehouse()  # it may have said that it is ready before
+                self._reassign()  # it may have said that it is ready before
             elif isinstance(news, Died):
-                self._bury(news.pid, news.status)
+                self._reap(news.pid, news.status)
             else:
-                self._replace_nursery(news.unborn)
+                self._replace_fork_server(news.pending)
 
-    def _replace_nursery(self, unborn: list[Handle]) -> None:
-        """Begin with another nursery: the one that is gone took its children with it."""
-        self._selector.unregister(self._births.socket)
-        self._births.end()
+    def _replace_fork_server(self, pending: list[Handle]) -> None:
+        """Begin with another fork server: the one that is gone took its children with it."""
+        self._selector.unregister(self._spawner.socket)
+        self._spawner.end()
         if self._killing:
             return
-        _logger.error("The nursery of the process executor is gone; it is replaced")
-        self._births.start()
-        self._selector.register(self._births.socket, selectors.EVENT_READ, None)
-        for child in [*unborn, *self._children]:
+        _logger.error("The fork server of the process executor is gone; it is replaced")
+        self._spawner.start()
+        self._selector.register(self._spawner.socket, selectors.EVENT_READ, None)
+        for child in [*pending, *self._children]:
             if child.pid is not None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(child.pid, signal.SIGKILL)
             self._lose(child, None)
 
-    def _bury(self, pid: int, status: int) -> None:
+    def _reap(self, pid: int, status: int) -> None:
         for child in self._children:
             if child.pid == pid:
                 self._lose(child, status)
@@ -433,17 +433,21 @@ class ProcessExecutor:
             self._children.remove(child)
         self._stop_listening(child)
         self._settle_dead(child, status)
-        self._homeless.extend(child.messages())
+        self._unassigned.extend(child.messages())
         child.close()
         wait = 0.0
         if not child.is_ready and status is not None:
-            wait = _BIRTH_WAIT
-            self._failed_births += 1
-            if self._failed_births >= _BIRTHS and not self._killing and not any(one.is_ready for one in self._children):
+            wait = _RESTART_WAIT
+            self._failed_starts += 1
+            if (
+                self._failed_starts >= _MAX_FAILED_STARTS
+                and not self._killing
+                and not any(one.is_ready for one in self._children)
+            ):
                 raise WorkerError("children of the process executor fail to start; the log says why")
         if not self._killing:
-            self._births.plan(time.monotonic() + wait)
-            self._rehouse()
+            self._spawner.plan(time.monotonic() + wait)
+            self._reassign()
 
     def _read_rest(self, child: Handle) -> None:
         """Settle what a dead child had still to say, or left to be seen."""
@@ -452,8 +456,8 @@ class ProcessExecutor:
         self._succeed_through(child, child.ended())
 
     def _settle_dead(self, child: Handle, status: int | None) -> None:
-        was_timeout = child.doomed is not None and child.doomed.number == child.first()
-        if not was_timeout and (child.running() is None or child.doom == "timeout"):
+        was_timeout = child.expired is not None and child.expired.number == child.first()
+        if not was_timeout and (child.running() is None or child.kill_reason == "timeout"):
             return  # nothing ran, or what ran was killed for the job before it: it runs again
         is_read = child.has_read(child.first())
         message = child.pop()
@@ -462,16 +466,16 @@ class ProcessExecutor:
         elif self._killing:
             self._finished.append(Finished(message, None, None))
         else:
-            how = child.doom if child.was_killed and child.doom is not None else _how_it_ended(status)
+            how = child.kill_reason if child.was_killed and child.kill_reason is not None else _how_it_ended(status)
             what = child.text or f"job {job_from_headers(message).id}"
             error = ChildLost(f"the child process {how} while it ran {what}", status)
             outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
             self._finish(message, outcome, child.job_id, is_read=is_read)
 
-    def _rehouse(self) -> None:
-        homeless, self._homeless = self._homeless, deque()
+    def _reassign(self) -> None:
+        unassigned, self._unassigned = self._unassigned, deque()
         self._places = []
-        for message in homeless:
+        for message in unassigned:
             self.start(message)
         self._places = []
         self.flush()
@@ -480,17 +484,19 @@ class ProcessExecutor:
         for child in self._children:
             self._catch_up(child)
             running = child.running()
-            if self._killing and child.load() and child.doom is None:
+            if self._killing and child.load() and child.kill_reason is None:
                 child.kill_at = now
                 self._signal(child, signal.SIGKILL)
-            elif running is not None and now > running.deadline and child.doom is None:
-                if child.condemn(now):
+            elif running is not None and now > running.deadline and child.kill_reason is None:
+                if child.expire(now):
                     child.kill_at = now + self._kill_grace
                     self._signal(child, signal.SIGTERM)
-                    self._rehome(child)
-            elif child.doom is None and child.waits_for(now) > _DEAF_AFTER:
-                _logger.error("A child has started nothing of what it was given for %g s; it is replaced", _DEAF_AFTER)
-                child.doom, child.kill_at = "started nothing", now
+                    self._reassign_rest(child)
+            elif child.kill_reason is None and child.waits_for(now) > _UNRESPONSIVE_AFTER:
+                _logger.error(
+                    "A child has started nothing of what it was given for %g s; it is replaced", _UNRESPONSIVE_AFTER
+                )
+                child.kill_reason, child.kill_at = "started nothing", now
             elif child.kill_at is not None and now > child.kill_at:
                 child.kill_at = now + max(LOOK_EVERY, self._kill_grace)
                 child.was_killed = True
@@ -498,22 +504,22 @@ class ProcessExecutor:
 
     def _share_work(self, now: float) -> None:
         """Give what waits behind a slow job to children that are idle."""
-        idle = [child for child in self._children if child.is_ready and child.doom is None and not child.load()]
+        idle = [child for child in self._children if child.is_ready and child.kill_reason is None and not child.load()]
         if not idle:
             return
         for child in self._children:
             if len(child.queue) > 1 and child.ran_for(now) > STEAL_AFTER:
                 self._catch_up(child)
-                self._rehome(child)
+                self._reassign_rest(child)
 
-    def _rehome(self, child: Handle) -> None:
+    def _reassign_rest(self, child: Handle) -> None:
         """Take back what waits in a child, and start it elsewhere."""
-        self._homeless.extend(child.take_back())
-        self._rehouse()
+        self._unassigned.extend(child.take_back())
+        self._reassign()
 
     def _signal(self, child: Handle, signum: int) -> None:
         if child.pid is not None:
-            self._births.signal(child.pid, signum)
+            self._spawner.signal(child.pid, signum)
 
 
 def _log_levels() -> dict[str, int]:
@@ -525,7 +531,7 @@ def _log_levels() -> dict[str, int]:
 
 def _how_it_ended(status: int | None) -> str:
     if status is None:
-        return "was lost with its nursery"
+        return "was lost with its fork server"
     if status >= 0:
         return f"ended with exit code {status}"
     try:

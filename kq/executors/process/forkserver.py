@@ -1,9 +1,9 @@
-"""The nursery: the process that children of the process executor are forked from.
+"""The fork server: the process that children of the process executor are forked from.
 
 1. The worker starts it, in a session of its own, with one end of a socket pair. It imports what children need.
 2. On request it forks a child, hands it its descriptors, and answers with its process ID.
 3. It reaps what dies, answers with the exit status, and kills what the dead left behind.
-4. When the worker closes its end, or dies of whatever, the nursery kills all children with their descendants and ends.
+4. When the worker closes its end, or dies, the fork server kills all children with their descendants and ends.
 
 It has one thread, so forking is safe, and it never loads a Kafka client nor the worker's ``__main__``.
 """
@@ -25,13 +25,13 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["BORN", "DIED", "FORK", "KILL", "MESSAGE", "NO_ROOM", "main"]
+__all__ = ["DIED", "FORK", "KILL", "MESSAGE", "NO_ROOM", "SPAWNED", "main"]
 
 #: A request or an answer: a verb, a process ID, and a signal, an exit status or a number of an error.
 MESSAGE = struct.Struct("=Bii")
-FORK, KILL, BORN, DIED, READY, NO_ROOM = range(6)
+FORK, KILL, SPAWNED, DIED, READY, NO_ROOM = range(6)
 
-#: Seconds that the nursery takes at most to see its children dead before it ends: they were sent SIGKILL.
+#: Seconds that the fork server takes at most to see its children dead before it ends: they were sent SIGKILL.
 _LAST_WAIT = 1.0
 #: Seconds between two looks for what the dead left behind.
 _STRAY_WAIT = 0.01
@@ -43,7 +43,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def main(descriptor: int, path: str, preload: str) -> None:
-    """Run a nursery on a socket that was inherited.
+    """Run a fork server on a socket that was inherited.
 
     :param path: ``sys.path`` of the worker, as JSON.
     :param preload: Names of modules to import before the first fork, as JSON.
@@ -55,10 +55,10 @@ def main(descriptor: int, path: str, preload: str) -> None:
     for name in ["kq.executors.process.child", *json.loads(preload)]:
         importlib.import_module(name)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _Nursery(socket.socket(fileno=descriptor)).run()
+    _ForkServer(socket.socket(fileno=descriptor)).run()
 
 
-class _Nursery:
+class _ForkServer:
     def __init__(self, worker: socket.socket) -> None:
         self._worker = worker
         self._children: set[int] = set()
@@ -114,7 +114,7 @@ class _Nursery:
         for descriptor in descriptors:
             os.close(descriptor)
         self._children.add(pid)
-        self._tell(BORN, pid, 0)
+        self._tell(SPAWNED, pid, 0)
         return True
 
     def _become_child(self, descriptors: Sequence[int]) -> None:

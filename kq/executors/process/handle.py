@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from kq.executors.process.child import DOOM, IS_READ, LENGTH, SLOT, TOKEN
+from kq.executors.process.child import EXPIRED, IS_READ, LENGTH, SLOT, TOKEN
 from kq.message import Message, bytes_of, timeout_of
 
 __all__ = ["Handle", "Running"]
@@ -90,9 +90,9 @@ class Handle:
         #: What waits though nothing runs, and since when that is seen.
         self._waiting = 0, 0.0
         #: Why it is being killed: "timeout", or something that went wrong.
-        self.doom: str | None = None
+        self.kill_reason: str | None = None
         #: The job whose time was up.
-        self.doomed: Running | None = None
+        self.expired: Running | None = None
         #: When it is sent SIGKILL, by the monotonic clock, and whether it was.
         self.kill_at: float | None = None
         self.was_killed = False
@@ -142,17 +142,17 @@ class Handle:
         """Return the number of the job that ended last. What it and those before it have to tell is on the stream."""
         return self._slot()[3]
 
-    def condemn(self, now: float) -> bool:
+    def expire(self, now: float) -> bool:
         """Have the child start nothing after a job whose time is up, and return whether there is such a job.
 
         SIGTERM ends that then, and the child.
         """
-        self._shared[DOOM] = 1
+        self._shared[EXPIRED] = 1
         running = self.running()  # looked at again: from now on nothing starts, so this is what will be ended
         if running is None or now <= running.deadline:
-            self._shared[DOOM] = 0
+            self._shared[EXPIRED] = 0
             return False
-        self.doom, self.doomed = "timeout", running
+        self.kill_reason, self.expired = "timeout", running
         return True
 
     def _slot(self) -> tuple[int, float, float, int]:
@@ -235,9 +235,9 @@ class Handle:
         return message
 
     def pop_through(self, last: int) -> list[Message]:
-        """Take out of the queue what has a number up to the last one, or only what comes before the doomed one."""
-        if self.doomed is not None:
-            last = min(last, self.doomed.number - 1)
+        """Take out of the queue what has a number up to the last one, or only what comes before the expired one."""
+        if self.expired is not None:
+            last = min(last, self.expired.number - 1)
         queue, messages = self.queue, []
         while queue and queue[0][0] <= last:
             messages.append(queue.popleft()[1])

@@ -1,8 +1,8 @@
-"""Births: how the process executor comes by children.
+"""Spawner: how the process executor comes by children.
 
-1. The nursery, a process that children are forked from, is started with the worker and ends with it.
-2. Children that are due are asked for, not so many at once that the nursery's socket is full.
-3. The nursery tells of each child that it was born, and how it ended: ``read`` gives that.
+1. The fork server, a process that children are forked from, is started with the worker and ends with it.
+2. Children that are due are asked for, not so many at once that the fork server's socket is full.
+3. The fork server tells of each child that it was forked, and how it ended: ``read`` gives that.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from kq.errors import WorkerError
-from kq.executors.process.forkserver import BORN, FORK, KILL, MESSAGE, NO_ROOM
+from kq.executors.process.forkserver import FORK, KILL, MESSAGE, NO_ROOM, SPAWNED
 from kq.executors.process.handle import Handle
 
-__all__ = ["Births", "Born", "Died", "Gone"]
+__all__ = ["Died", "Gone", "Spawned", "Spawner"]
 
 _logger = logging.getLogger("kq.executors")
 
 #: Seconds until another try where there is no room for a child.
 _ROOM_WAIT = 0.5
 #: Children that are asked for and not there yet, at most.
-_UNBORN = 16
-#: Seconds that the nursery may take to import what it is to import.
+_MAX_PENDING = 16
+#: Seconds that the fork server may take to import what it is to import.
 _START_PATIENCE = 60.0
-#: Seconds that the nursery may take to end.
+#: Seconds that the fork server may take to end.
 _END_PATIENCE = 3.0
 
 
-class Born(NamedTuple):
+class Spawned(NamedTuple):
     """A child is there; it is not ready yet."""
 
     child: Handle
@@ -52,16 +52,16 @@ class Died(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """The nursery is gone, with all children, and those that were asked for will not come."""
+    """The fork server is gone, with all children, and those that were asked for will not come."""
 
-    unborn: list[Handle]
+    pending: list[Handle]
 
 
-class Births:
-    """A nursery and the children that are to come from it.
+class Spawner:
+    """A fork server and the children that are to come from it.
 
     :param preload: Names of modules that are imported before the first child is forked.
-    :raises kq.WorkerError: The nursery does not start.
+    :raises kq.WorkerError: The fork server does not start.
     """
 
     def __init__(self, preload: Sequence[str]) -> None:
@@ -69,11 +69,11 @@ class Births:
         #: When children are to be asked for, by the monotonic clock.
         self._due: deque[float] = deque()
         #: Children that were asked for, in that order, and are not there yet.
-        self._unborn: deque[Handle] = deque()
+        self._pending: deque[Handle] = deque()
         self.start()
 
     def start(self) -> None:
-        """Start the nursery, at first or again."""
+        """Start the fork server, at first or again."""
         code = (
             "import sys; sys.path[:0] = {0}; from kq.executors.process.forkserver import main; main({1}, {2!r}, {3!r})"
         )
@@ -91,7 +91,7 @@ class Births:
                 )
                 stack.pop_all()
         except OSError as error:
-            raise WorkerError(f"the nursery of the process executor did not start: {error}") from error
+            raise WorkerError(f"the fork server of the process executor did not start: {error}") from error
         self.socket.settimeout(_START_PATIENCE)
         try:
             is_ready = len(self.socket.recv(MESSAGE.size, socket.MSG_WAITALL)) == MESSAGE.size
@@ -99,20 +99,22 @@ class Births:
             is_ready = False
         if not is_ready:
             self.end()
-            raise WorkerError("the nursery of the process executor did not start; what it said is on standard error")
+            raise WorkerError(
+                "the fork server of the process executor did not start; what it said is on standard error"
+            )
         self.socket.setblocking(False)
 
     def end(self) -> None:
-        """End the nursery, and with it all that descends from it."""
+        """End the fork server, and with it all that descends from it."""
         self.socket.close()
         try:
             self._process.wait(_END_PATIENCE)
         except subprocess.TimeoutExpired:
-            _logger.error("The nursery does not end; it is killed, and its children with it")
+            _logger.error("The fork server does not end; it is killed, and its children with it")
             self._process.kill()
             self._process.wait()
-        while self._unborn:
-            self._unborn.popleft().close()
+        while self._pending:
+            self._pending.popleft().close()
 
     def plan(self, when: float) -> None:
         """Have a child asked for at a time, by the monotonic clock."""
@@ -127,15 +129,15 @@ class Births:
         """Ask for the children that are due, and return them.
 
         :param is_alone: There is no other child: one that there is no room for is an error.
-        :raises kq.WorkerError: There is no room, or no nursery.
+        :raises kq.WorkerError: There is no room, or no fork server.
         """
         asked: list[Handle] = []
-        while self._due and self._due[0] <= now and len(self._unborn) < _UNBORN:
+        while self._due and self._due[0] <= now and len(self._pending) < _MAX_PENDING:
             self._due.popleft()
             try:
                 child = Handle()
             except OSError as error:
-                if is_alone and not self._unborn:
+                if is_alone and not self._pending:
                     raise WorkerError(f"there is no room for a child of the process executor: {error}") from error
                 _logger.error("There is no room for another child, which is tried again: %s", error)
                 self.plan(now + _ROOM_WAIT)
@@ -149,13 +151,13 @@ class Births:
             socket.send_fds(self.socket, [MESSAGE.pack(FORK, 0, 0)], child.descriptors)
         except OSError as error:
             child.close()
-            raise WorkerError(f"the nursery of the process executor is gone: {error}") from error
+            raise WorkerError(f"the fork server of the process executor is gone: {error}") from error
         finally:
             for descriptor in child.descriptors:
                 os.close(descriptor)
-        self._unborn.append(child)
+        self._pending.append(child)
 
-    def read(self) -> Iterator[Born | Died | Gone]:
+    def read(self) -> Iterator[Spawned | Died | Gone]:
         """Yield the news."""
         while True:
             try:
@@ -165,20 +167,22 @@ class Births:
             except OSError:
                 data = b""
             if not data:
-                unborn, self._unborn = self._unborn, deque()
-                yield Gone(list(unborn))
+                pending, self._pending = self._pending, deque()
+                yield Gone(list(pending))
                 return
             verb, pid, status = MESSAGE.unpack(data)
-            if verb == BORN:
-                yield Born(self._unborn.popleft(), pid)
+            if verb == SPAWNED:
+                yield Spawned(self._pending.popleft(), pid)
             elif verb == NO_ROOM:
                 _logger.error("A child cannot be forked, which is tried again: %s", os.strerror(status))
             else:
                 yield Died(pid, status)
 
     def signal(self, pid: int, signum: int) -> None:
-        """Have the nursery send a signal to a child and its group, if it lives."""
+        """Have the fork server send a signal to a child and its group, if it lives."""
         try:
             self.socket.send(MESSAGE.pack(KILL, pid, signum))
-        except OSError:  # the nursery is gone, which will be heard of; or its socket is full, and there is another time
+        except (
+            OSError
+        ):  # the fork server is gone, which will be heard of; or its socket is full, and there is another time
             return
