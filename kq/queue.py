@@ -29,7 +29,7 @@ from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
+from kq.clients import DEFAULT_TOPIC, access_of, check_config, check_hosts, connect, hosts_of, settings_for
 from kq.errors import ArgumentError, KQError
 from kq.job import Job
 from kq.message import Record, job_headers
@@ -63,10 +63,6 @@ Progress = Callable[[int, "int | None"], None]
 _RESERVED = ("bootstrap_servers", "key_serializer", "value_serializer", "transactional_id")
 #: How many IDs are made at once where many jobs are enqueued.
 _IDS_AHEAD = 256
-#: Settings of a user's producer that another client needs to get to the same brokers.
-_ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")
-#: Settings that another client is not to share: they would say in its name what the producer does.
-_OF_ITS_OWN = ("client_id", "metrics_enabled", "metric_reporters")
 
 
 class EnqueueSpec:
@@ -390,10 +386,8 @@ class Queue:
 
     def _access(self, known: Collection[str]) -> dict[str, Any]:
         """Return what another client needs to get to the brokers, of the settings that it knows."""
-        if self._delivery.is_owner:
-            return {name: value for name, value in self._config.items() if name in known and name not in _OF_ITS_OWN}
-        config = self._delivery.producer.config
-        return {name: value for name, value in config.items() if name in known and name.startswith(_ACCESS)}
+        given = self._config if self._delivery.is_owner else access_of(self._delivery.producer)
+        return settings_for(known, given)
 
 
 def _raise_failure(window: Window) -> None:

@@ -10,22 +10,34 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer
 
-from kq.clients import DEFAULT_TOPIC, BusyFirstAssignor, check_config, check_hosts, connect, hosts_of
+from kq.clients import BusyFirstAssignor, access_of, connect
 from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
-from kq.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
-from kq.serializers import loads
-from kq.working import Loop, Ordering, Plan, State, Stats, Stop, Waker, signals_handled, takes_message
+from kq.executors import Executor
+from kq.working import (
+    Companion,
+    Companions,
+    Context,
+    Loop,
+    Ordering,
+    Plan,
+    Settings,
+    State,
+    Stats,
+    Stop,
+    Waker,
+    signals_handled,
+)
 
 __all__ = ["Worker"]
 
-_logger = logging.getLogger("kq.worker")
 _pump_logger = logging.getLogger("kq.pump")
 
 Callback = Callable[..., Any]
@@ -39,15 +51,6 @@ CONSUMER_DEFAULTS: Mapping[str, Any] = {
     "metadata_max_age_ms": 10_000,
     "metrics_enabled": False,
 }
-#: Settings that have an argument of their own, or that would lose jobs.
-_RESERVED = (
-    "bootstrap_servers",
-    "group_id",
-    "enable_auto_commit",
-    "key_deserializer",
-    "value_deserializer",
-    "consumer_timeout_ms",
-)
 
 
 class Worker:
@@ -103,41 +106,24 @@ class Worker:
         shutdown_timeout: float = 30.0,
         max_deliveries: int = 3,
     ) -> None:
-        if topic is None and hosts is not None:
-            topic = DEFAULT_TOPIC
-        if not isinstance(topic, str):
-            raise ArgumentError("topic must be a str")
-        if hosts is None:
-            _check_consumer(consumer)
-        elif consumer is not None:
-            raise ArgumentError("pass hosts, or a consumer of your own, not both")
-        if consumer is not None and not (group is None and config is None):
-            raise ArgumentError("group and config go with hosts; a consumer of your own has them already")
-        _require(callback is None or callable(callback), "callback must be a callable")
-        _require(deserializer is None or callable(deserializer), "deserializer must be a callable")
-        _require(logger is None or isinstance(logger, logging.Logger), "bad logger instance")
-        _require(group is None or (isinstance(group, str) and group != ""), "group must be a str")
-        _require(timeout is None or isinstance(timeout, (int, float)), "timeout must be an int or float")
-        _require(timeout is None or timeout >= 0, "timeout must be 0 or greater")
-        _require(ordering in ("key", "partition", "none"), 'ordering must be "key", "partition" or "none"')
-        _check_numbers(concurrency, commit_interval, shutdown_timeout, max_deliveries)
-        self._topic = topic
+        self._settings = Settings.checked(
+            topic=topic,
+            consumer=consumer,
+            hosts=hosts,
+            group=group,
+            config=config,
+            callback=callback,
+            deserializer=deserializer,
+            logger=logger,
+            timeout=timeout,
+            executor=executor,
+            concurrency=concurrency,
+            ordering=ordering,
+            commit_interval=commit_interval,
+            shutdown_timeout=shutdown_timeout,
+            max_deliveries=max_deliveries,
+        )
         self._consumer = consumer
-        self._is_owner = consumer is None
-        self._hosts = hosts_of(consumer) if hosts is None else check_hosts(hosts)
-        self._group: str = consumer.config["group_id"] if consumer is not None else group or topic
-        self._config = check_config(config, KafkaConsumer.DEFAULT_CONFIG, _RESERVED)
-        self._callback = callback
-        self._takes_message = callback is None or takes_message(callback)
-        self._deserializer = deserializer or loads
-        self._logger = logger or _logger
-        self._timeout = timeout
-        self._executor = _executor(executor, concurrency)
-        self._concurrency = concurrency
-        self._ordering: Ordering = ordering
-        self._commit_interval = commit_interval
-        self._shutdown_timeout = shutdown_timeout
-        self._max_deliveries = max_deliveries
         #: Held while ``start`` runs.
         self._started = threading.Lock()
         self._stop = Stop()
@@ -145,22 +131,22 @@ class Worker:
         self._warned = False
 
     def __repr__(self) -> str:
-        return f"Worker(hosts={self._hosts}, topic={self._topic}, group={self._group})"
+        return f"Worker(hosts={self.hosts}, topic={self.topic}, group={self.group})"
 
     @property
     def hosts(self) -> str:
         """The Kafka brokers, as ``"host:port,host:port"``."""
-        return self._hosts
+        return self._settings.hosts
 
     @property
     def topic(self) -> str:
         """The name of the Kafka topic."""
-        return self._topic
+        return self._settings.topic
 
     @property
     def group(self) -> str:
         """The Kafka consumer group ID."""
-        return self._group
+        return self._settings.group
 
     @property
     def consumer(self) -> KafkaConsumer | None:
@@ -170,12 +156,12 @@ class Worker:
     @property
     def deserializer(self) -> Callable[[bytes], Any]:
         """The function that turns bytes into a job."""
-        return self._deserializer
+        return self._settings.deserialize
 
     @property
     def callback(self) -> Callback | None:
         """The callback, or None."""
-        return self._callback
+        return self._settings.callback
 
     @property
     def state(self) -> State:
@@ -204,9 +190,10 @@ class Worker:
         if not self._started.acquire(blocking=False):
             raise KQError(f"{self!r} is started already")
         try:
-            self._logger.info("Starting %s ...", self)
-            if self._is_stop_spent() or max_messages == 0:
+            self._settings.logger.info("Starting %s ...", self)
+            if self._spend_request() or max_messages == 0:
                 return 0
+            _refuse_gevent()
             return self._run(max_messages, commit_offsets)
         finally:
             self._started.release()
@@ -218,8 +205,8 @@ class Worker:
         """
         self._stop.request()
 
-    def _is_stop_spent(self) -> bool:
-        """Return whether there was a request to stop before this start; it is spent now."""
+    def _spend_request(self) -> bool:
+        """Forget a request to stop that came before this start; return whether there was one, or raise its signal."""
         requests, signum = self._stop.requests, self._stop.signum
         if requests:  # otherwise there is nothing to forget, but a request of this very moment
             self._stop.reset()
@@ -234,13 +221,13 @@ class Worker:
         interval = self._interval(consumer)
         waker = Waker()
         make = self._make_consumer if self._is_owner else None
-        pump = Pump(self._topic, consumer, make, interval if commit_offsets else None, waker.wake)
+        pump = Pump(self.topic, consumer, make, interval if commit_offsets else None, waker.wake)
         plan = self._plan(consumer, max_messages, commits_each=commit_offsets and interval == 0)
-        loop = self._loop = Loop(plan, self._executor, self._stop, waker)
+        loop = self._loop = Loop(self._settings, plan, self._stop, waker, pump)
         self._stop.attach(waker)
         try:
             with signals_handled(self._stop):
-                processed = loop.run(pump)
+                processed = loop.run()
         finally:
             self._stop.attach(None)
             waker.close()
@@ -252,29 +239,33 @@ class Worker:
             raise WorkerError(f"{self!r} had to stop: {loop.failure!r}") from loop.failure
         return processed
 
+    @property
+    def _is_owner(self) -> bool:
+        return self._settings.consumer is None
+
     def _plan(self, consumer: KafkaConsumer, max_messages: int | None, *, commits_each: bool) -> Plan:
         timeout = consumer.config["consumer_timeout_ms"]  # negative means none, as in the client
-        idle_limit = float("inf") if self._is_owner or timeout < 0 else timeout / 1000
         return Plan(
-            logger=self._logger,
-            deserialize=self._deserializer,
-            callback=self._callback,
-            takes_message=self._takes_message,
-            timeout=self._timeout,
-            concurrency=self._concurrency,
-            ordering=self._ordering,
             commits_each=commits_each,
-            shutdown_timeout=self._shutdown_timeout,
-            max_deliveries=self._max_deliveries,
             max_messages=float("inf") if max_messages is None else max_messages,
-            idle_limit=idle_limit,
+            idle_limit=float("inf") if self._is_owner or timeout < 0 else timeout / 1000,
+            companions=Companions(self._assemble()),
+            context=self._context(consumer),
         )
+
+    def _assemble(self) -> list[Companion]:
+        """Make the companions that the settings ask for: the one place that knows them."""
+        return []
+
+    def _context(self, consumer: KafkaConsumer) -> Context:
+        config = self._settings.config if self._is_owner else access_of(consumer)
+        return Context(self.topic, self.group, self.hosts, config)
 
     def _open_consumer(self) -> KafkaConsumer:
         if self._is_owner:
             self._consumer = self._make_consumer()
-            if not self._consumer.partitions_for_topic(self._topic):
-                _pump_logger.warning("Topic %s does not exist yet: the worker waits for it", self._topic)
+            if not self._consumer.partitions_for_topic(self.topic):
+                _pump_logger.warning("Topic %s does not exist yet: the worker waits for it", self.topic)
             return self._consumer
         assert self._consumer is not None
         if getattr(self._consumer, "_closed", False):
@@ -284,7 +275,7 @@ class Worker:
             _pump_logger.warning(
                 "The consumer has auto_offset_reset='latest': jobs that were enqueued before the first commit of group "
                 "%s are SKIPPED. Pass auto_offset_reset='earliest' to KafkaConsumer to run them.",
-                self._group,
+                self.group,
             )
         return self._consumer
 
@@ -293,62 +284,35 @@ class Worker:
         settings = {
             **CONSUMER_DEFAULTS,
             **strategy,
-            **self._config,
-            "group_id": self._group,
+            **self._settings.config,
+            "group_id": self.group,
             "enable_auto_commit": False,
         }
-        consumer = connect(KafkaConsumer, self._hosts, settings)
+        consumer = connect(KafkaConsumer, self.hosts, settings)
         cluster = getattr(consumer, "_cluster", None)
         if isinstance(getattr(cluster, "config", None), dict):
             # the client does not hand this on by itself: it would make a deleted topic anew, with one partition
             cluster.config["allow_auto_create_topics"] = settings["allow_auto_create_topics"]  # type: ignore[union-attr]
-        consumer.subscribe([self._topic])
+        consumer.subscribe([self.topic])
         return consumer
 
     def _interval(self, consumer: KafkaConsumer) -> float:
         """Return the seconds between commits, and switch off the client's own: it would commit jobs that still run."""
         if not consumer.config["enable_auto_commit"]:
-            return self._commit_interval
+            return self._settings.commit_interval
         coordinator = getattr(consumer, "_coordinator", None)
         if not isinstance(getattr(coordinator, "config", None), dict):
             raise KQError("the consumer's auto-commit cannot be switched off; make it with enable_auto_commit=False")
         consumer.config["enable_auto_commit"] = False
         coordinator.config["enable_auto_commit"] = False  # type: ignore[union-attr]
-        return min(self._commit_interval, float(consumer.config["auto_commit_interval_ms"]) / 1000)
+        return min(self._settings.commit_interval, float(consumer.config["auto_commit_interval_ms"]) / 1000)
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ArgumentError(message)
-
-
-def _check_consumer(consumer: Any) -> None:
-    _require(isinstance(consumer, KafkaConsumer), "bad consumer instance")
-    _require(bool(consumer.config["group_id"]), "consumer must have group_id")
-    for name in ("key_deserializer", "value_deserializer"):
-        if consumer.config[name] is not None:
-            raise ArgumentError(f"consumer must not have a {name}; pass deserializer to the worker instead")
-
-
-def _check_numbers(concurrency: Any, commit_interval: Any, shutdown_timeout: Any, max_deliveries: Any) -> None:
-    for name, value in (("concurrency", concurrency), ("max_deliveries", max_deliveries)):
-        _require(isinstance(value, int) and value >= 1, f"{name} must be an int of 1 or greater")
-    for name, value in (("commit_interval", commit_interval), ("shutdown_timeout", shutdown_timeout)):
-        _require(isinstance(value, (int, float)) and value >= 0, f"{name} must be an int or float of 0 or greater")
-
-
-def _executor(executor: Any, concurrency: int) -> Executor:
-    if executor == "process":
-        executor = ProcessExecutor()
-    elif executor == "inline":
-        executor = InlineExecutor()
-    elif executor == "thread":
-        executor = ThreadExecutor()
-    if isinstance(executor, InlineExecutor) and concurrency > 1:
-        raise ArgumentError(
-            'an inline executor runs one job at a time: pass executor="process" or "thread" with concurrency above 1'
+def _refuse_gevent() -> None:
+    """Raise under gevent's monkey patches: a worker needs threads that run while a job does."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        raise KQError(
+            "a worker does not run where gevent has patched the standard library; "
+            "start it in a process of its own, as the command kq worker does"
         )
-    parts = ("open", "room", "start", "flush", "finished", "patience", "kill", "close")
-    if not all(callable(getattr(executor, part, None)) for part in parts):
-        raise ArgumentError('executor must be "inline", "thread", "process" or an executor object')
-    return executor  # type: ignore[no-any-return]

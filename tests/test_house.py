@@ -30,7 +30,7 @@ HOUSE = {
     "executors": "coroutine interrupt base inline thread process",
     "executors.process": "child handle forkserver spawner executor",
     "consuming": "metadata tracker assignment committer pump",
-    "working": "callback backlog stop loop",
+    "working": "callback waker stop state backlog companions publisher settings settle watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "testing",

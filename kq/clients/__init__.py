@@ -2,14 +2,24 @@
 
 from kq.clients import kafka_python
 from kq.clients.assignor import BusyFirstAssignor
-from kq.clients.connect import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
+from kq.clients.connect import (
+    DEFAULT_TOPIC,
+    access_of,
+    check_config,
+    check_hosts,
+    connect,
+    hosts_of,
+    settings_for,
+)
 
 __all__ = [
     "DEFAULT_TOPIC",
     "BusyFirstAssignor",
+    "access_of",
     "check_config",
     "check_hosts",
     "connect",
     "hosts_of",
     "kafka_python",
+    "settings_for",
 ]

@@ -14,7 +14,16 @@ from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 from kq.clients import kafka_python
 from kq.errors import ArgumentError, BrokerUnreachable
 
-__all__ = ["CLIENT_DEFAULTS", "DEFAULT_TOPIC", "check_config", "check_hosts", "connect", "hosts_of"]
+__all__ = [
+    "CLIENT_DEFAULTS",
+    "DEFAULT_TOPIC",
+    "access_of",
+    "check_config",
+    "check_hosts",
+    "connect",
+    "hosts_of",
+    "settings_for",
+]
 
 _Client = TypeVar("_Client")
 
@@ -24,6 +33,10 @@ DEFAULT_TOPIC = "default"
 #: ``reconnect_backoff_max_ms``: a broker is back some seconds after a restart; the client's own 30 s (M: 10 to 35 s
 #: until it was back) keep everybody waiting long after that.
 CLIENT_DEFAULTS: Mapping[str, Any] = {"bootstrap_timeout_ms": 8_000, "reconnect_backoff_max_ms": 1_000}
+#: Settings of a user's client that another one needs to get to the same brokers.
+_ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")
+#: Settings that another client is not to share: they would say in its name what the first one does.
+_OF_ITS_OWN = ("client_id", "metrics_enabled", "metric_reporters")
 
 
 def hosts_of(client: Any) -> str:
@@ -37,6 +50,16 @@ def check_hosts(hosts: object) -> str:
     if not isinstance(hosts, str) or not hosts.strip(" ,"):
         raise ArgumentError('hosts must be a str such as "127.0.0.1:9092,127.0.0.1:9093"')
     return hosts
+
+
+def access_of(client: Any) -> dict[str, Any]:
+    """Return those settings of a user's client that another client needs to get to the same brokers."""
+    return {name: value for name, value in client.config.items() if name.startswith(_ACCESS)}
+
+
+def settings_for(known: Collection[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the settings of one client that hold for another, which knows the names that are known."""
+    return {name: value for name, value in settings.items() if name in known and name not in _OF_ITS_OWN}
 
 
 def check_config(config: Mapping[str, Any] | None, known: Collection[str], reserved: Collection[str]) -> dict[str, Any]:

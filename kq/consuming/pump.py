@@ -174,6 +174,7 @@ class Pump:
             self._let_go()
         finally:
             self._ended = True
+            self.heartbeat = float("inf")  # from now on it stands still for a reason
             self._read_inbox(0)
             self._committer.release()
 

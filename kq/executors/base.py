@@ -85,11 +85,17 @@ class Executor(Protocol):
     def patience(self) -> float:
         """Return the seconds after which ``finished`` should be asked again, though nothing woke the worker."""
 
+    def watch(self, now: float) -> None:
+        """Have time limits hold while the loop is busy elsewhere. From the watchdog's thread, several times a second."""
+
     def kill(self) -> None:
         """End what runs, because of a stop. From any thread, any number of times."""
 
     def close(self) -> None:
         """Let everything go. What ``finished`` does not give afterwards could not be ended."""
+
+    def release(self) -> None:
+        """Let go of what may take its time, after the partitions were given back."""
 
 
 def run_message(message: Message, setting: Setting, interrupter: Interrupter) -> Finished:

@@ -3,7 +3,7 @@
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, check_timeout, job_of_call, job_of_item, new_ids
 from kq.producing.decorator import JobFunction, JobSpec, job_function
-from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent
+from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 from kq.producing.window import Window
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Terms",
     "Window",
     "check_timeout",
+    "describe",
     "job_function",
     "job_of_call",
     "job_of_item",

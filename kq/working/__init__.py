@@ -2,7 +2,26 @@
 
 from kq.working.backlog import Ordering
 from kq.working.callback import takes_message
-from kq.working.loop import Loop, Plan, State, Stats
-from kq.working.stop import Stop, Waker, signals_handled
+from kq.working.companions import Companion, Companions, Context, ThreadedCompanion
+from kq.working.loop import Loop, Plan
+from kq.working.settings import Settings
+from kq.working.state import State, Stats
+from kq.working.stop import Stop, signals_handled
+from kq.working.waker import Waker
 
-__all__ = ["Loop", "Ordering", "Plan", "State", "Stats", "Stop", "Waker", "signals_handled", "takes_message"]
+__all__ = [
+    "Companion",
+    "Companions",
+    "Context",
+    "Loop",
+    "Ordering",
+    "Plan",
+    "Settings",
+    "State",
+    "Stats",
+    "Stop",
+    "ThreadedCompanion",
+    "Waker",
+    "signals_handled",
+    "takes_message",
+]

@@ -4,9 +4,6 @@
 2. ``take`` gives the message that was added first among those whose lane is free; its lane is taken until ``done``. So
    messages that run one at a time come out as they came in.
 3. When a partition is revoked, what waits of it is dropped.
-
-A message that is suspected of killing workers is added with ``alone=True``: it is given out only while nothing else
-runs, and nothing else starts beside it.
 """
 
 from __future__ import annotations
@@ -22,8 +19,8 @@ __all__ = ["Backlog", "Ordering"]
 
 Ordering = Literal["key", "partition", "none"]
 
-#: A message, and whether it runs alone, behind the number that says when it was added; no two have the same.
-_Item = tuple[int, Message, bool]
+#: A message behind the number that says when it was added; no two have the same.
+_Item = tuple[int, Message]
 
 
 class Backlog:
@@ -39,51 +36,29 @@ class Backlog:
         self._ready: deque[_Item] = deque()
         #: Heap of messages that were ready later than they were added, because their lane was taken.
         self._freed: list[_Item] = []
-        #: Heap of messages that are ready and run alone.
-        self._ready_alone: list[_Item] = []
         #: Lane -> what waits behind its first message, which is ready or running. A lane that is here is taken.
         self._lanes: dict[Hashable, deque[_Item]] = {}
-        self._alone: Message | None = None
         self._added = 0
         self._count = 0
-        self._running = 0
 
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def running(self) -> int:
-        """How many messages were taken and are not done."""
-        return self._running
-
-    def add(self, message: Message, *, alone: bool = False) -> None:
-        """Add a message that was polled.
-
-        :param alone: Start it only while nothing else runs.
-        """
+    def add(self, message: Message) -> None:
+        """Add a message that was polled."""
         self._count += 1
         self._added += 1
-        item = (self._added, message, alone)
+        item = (self._added, message)
         lane = self._lane(message)
         if lane is not None:
             if lane in self._lanes:
                 self._lanes[lane].append(item)
                 return
             self._lanes[lane] = deque()
-        if alone:
-            heappush(self._ready_alone, item)
-        else:
-            self._ready.append(item)
+        self._ready.append(item)
 
     def take(self) -> Message | None:
-        """Return the next message that may start, or None if there is none at present.
-
-        One that runs alone goes before all others: what runs comes to its end, then it starts.
-        """
-        if self._alone is not None:
-            return None
-        if self._ready_alone:
-            return self._take_alone()
+        """Return the next message that may start, or None if there is none at present."""
         if self._freed and not (self._ready and self._ready[0] < self._freed[0]):
             message = heappop(self._freed)[1]
         elif self._ready:
@@ -91,29 +66,16 @@ class Backlog:
         else:
             return None
         self._count -= 1
-        self._running += 1
         return message
-
-    def _take_alone(self) -> Message | None:
-        if self._running:
-            return None
-        self._count -= 1
-        self._running += 1
-        self._alone = heappop(self._ready_alone)[1]
-        return self._alone
 
     def done(self, message: Message) -> None:
         """Free the lane of a message that was taken: the next of its lane may start."""
-        self._running -= 1
-        if message is self._alone:
-            self._alone = None
         lane = self._lane(message)
         if lane is None:
             return
         waiting = self._lanes[lane]
         if waiting:
-            item = waiting.popleft()
-            heappush(self._ready_alone if item[2] else self._freed, item)
+            heappush(self._freed, waiting.popleft())
         else:
             del self._lanes[lane]
 
@@ -123,7 +85,7 @@ class Backlog:
         The lanes of what runs stay taken: should the partition come back, its messages wait for those runs.
         """
         before = self._count
-        for ready in (self._ready, self._freed, self._ready_alone):
+        for ready in (self._ready, self._freed):
             dropped = [item[1] for item in ready if item[1].partition == partition]
             kept = [item for item in ready if item[1].partition != partition]
             ready.clear()
@@ -131,7 +93,6 @@ class Backlog:
             for message in dropped:
                 self._forget(message)
         heapify(self._freed)
-        heapify(self._ready_alone)
         for waiting in self._lanes.values():
             if waiting and waiting[0][1].partition == partition:
                 self._count -= len(waiting)

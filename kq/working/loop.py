@@ -1,130 +1,87 @@
 """The loop: one ``Worker.start()``, from its first poll to its last commit.
 
 1. Take in what the pump has: partitions that come and go, and messages, which go to tracker and backlog.
-2. Start what may start. After an unclean end of another worker, starts are committed before they happen.
-3. Settle what has finished: tell the callback; only then is the message done.
+2. Settle what has finished: the callback is told, companions answer, and then the message is done.
+3. Look at the news again, for callbacks take their time, and start what may start. After an unclean end of another
+   worker, starts are committed before they happen.
 4. Publish what is done to the pump, and wait.
 5. On a stop, or when enough messages were processed, nothing more is started; what runs may finish until the deadline,
-   and is killed then. Executor and pump are closed, and the last commit is made.
+   and is killed then. The executor is closed, the last commit is made, and the partitions are let go.
 
-A watchdog thread looks at the clock meanwhile, because the thread of the loop may be inside an inline job.
+A watchdog thread looks at the clock meanwhile, because the thread of the loop may be in a job or a callback.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from kafka import KafkaProducer
+
+from kq.clients import settings_for
 from kq.consuming import Assigned, Assignment, Event, Failed, Moved, Polled, Pump, Revoked, Tracker
 from kq.errors import PoisonMessage
-from kq.executors import Executor, Finished, Setting
+from kq.executors import Finished, Setting
 from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
 from kq.message import Message, bytes_of, job_from_headers, message_from_record
-from kq.utils import safe_str
-from kq.working.backlog import Backlog, Ordering
-from kq.working.stop import KILL, Stop, Waker
+from kq.working.backlog import Backlog
+from kq.working.companions import Companions, Context
+from kq.working.publisher import Publisher
+from kq.working.settings import Settings
+from kq.working.settle import Settler
+from kq.working.state import FORWARD, State, Stats
+from kq.working.stop import Stop
+from kq.working.waker import Waker
+from kq.working.watchdog import TICK, Watchdog
 
-__all__ = ["Loop", "Plan", "State", "Stats"]
+__all__ = ["Loop", "Plan"]
 
 _own_logger = logging.getLogger("kq.loop")
 
-#: Seconds between looks at the clock: for an idle limit, a deadline, a pump that stands still.
-_TICK = 0.2
 #: Seconds that a start waits for the commit that tells of it, before it goes on without.
 _CAREFUL_PATIENCE = 5.0
 #: Seconds that the pump may take to end: a commit, a close, and a broker that answers neither.
 _PUMP_PATIENCE = 15.0
-#: Seconds without a sign of the pump after which that is said aloud: longer than any wait of its own.
-_STALLED_AFTER = 30.0
-#: Seconds after which a job that was to be killed and still runs is named in the log.
-_STUBBORN_AFTER = 1.0
+#: Seconds that records may take to be acknowledged, and companions to end, at the end.
+_LAST_PATIENCE = 5.0
 #: Seconds between looks at what may be published while jobs come and go without a pause.
 _PUBLISH_EVERY = 0.005
 
 
-class State(enum.Enum):
-    """What a worker is doing."""
-
-    #: It was made and not started.
-    NEW = "new"
-    #: It polls and starts jobs.
-    RUNNING = "running"
-    #: It starts nothing more, and keeps its partitions while what runs finishes.
-    QUIET = "quiet"
-    #: As QUIET, with a deadline after which what runs is killed.
-    DRAINING = "draining"
-    #: ``start`` has returned.
-    STOPPED = "stopped"
-
-
-FORWARD: Mapping[State, tuple[State, ...]] = {
-    State.NEW: (State.RUNNING,),
-    State.RUNNING: (State.QUIET, State.DRAINING, State.STOPPED),
-    State.QUIET: (State.DRAINING, State.STOPPED),
-    State.DRAINING: (State.STOPPED,),
-    State.STOPPED: (),
-}
-
-
 class Plan(NamedTuple):
-    """What one ``start`` is to do: the settings of the worker and the arguments of ``start``."""
+    """What one ``start`` is to do, beside the settings of the worker."""
 
-    logger: logging.Logger
-    deserialize: Callable[[bytes], Any]
-    callback: Callable[..., Any] | None
-    #: Whether the callback is KQ 2.x's, with six arguments.
-    takes_message: bool
-    timeout: float | int | None
-    concurrency: int
-    ordering: Ordering
     #: Whether each job is committed before the next one starts.
     commits_each: bool
-    shutdown_timeout: float
-    max_deliveries: int
     max_messages: float
     #: Seconds without a message after which the loop ends.
     idle_limit: float
-
-
-class Stats(NamedTuple):
-    """Figures of a worker, at one moment, since its last ``start``."""
-
-    state: State
-    #: Jobs that were handed out and have not ended: with processes, also short ones that wait for their child.
-    in_flight: int = 0
-    #: Messages that were polled and have not started.
-    backlog: int = 0
-    #: Messages processed, whatever their outcome.
-    done: int = 0
-    failed: int = 0
-    timed_out: int = 0
-    invalid: int = 0
-    #: Messages that ran again because a worker died while they ran.
-    retried: int = 0
-    #: Partition -> offsets from what is committed to what was polled.
-    commit_lag: Mapping[int, int] = {}
-    #: Seconds since the oldest job that runs was started; None if none runs.
-    oldest: float | None = None
+    companions: Companions
+    #: What companions are told.
+    context: Context
 
 
 class Loop:
-    """One run of a worker. Everything here but ``watch`` belongs to the thread that called ``Worker.start``."""
+    """One run of a worker. Everything here but ``stats`` belongs to the thread that called ``Worker.start``."""
 
-    def __init__(self, plan: Plan, executor: Executor, stop: Stop, waker: Waker) -> None:
+    def __init__(self, settings: Settings, plan: Plan, stop: Stop, waker: Waker, pump: Pump) -> None:
+        self._settings = settings
         self._plan = plan
-        self._executor = executor
         self._stop = stop
         self._waker = waker
+        self._pump = pump
+        self._executor = settings.executor
         self._tracker = Tracker()
-        self._backlog = Backlog(plan.ordering)
+        self._backlog = Backlog(settings.ordering)
+        self._publisher = _publisher(plan, waker)
+        self._settler = Settler(settings, plan.companions, self._publisher)
         self._assignments: dict[int, Assignment] = {}
         #: What runs, and since when; oldest first.
         self._running: dict[int, tuple[Message, float]] = {}
+        #: A message that may have killed a worker, taken out of the backlog: it runs alone.
+        self._suspect: Message | None = None
         self._started = 0
         self._retried = 0
         self._outcomes: Counter[Status] = Counter()
@@ -134,24 +91,21 @@ class Loop:
         self._last_activity = time.monotonic()
         self._last_publish = 0.0
         self._unpublished = False
-        self._is_open = False
-        #: When it was first seen that what runs must end, or the last job that does not was named.
-        self._kill_since: float | None = None
+        self._watchdog = Watchdog(settings, stop, pump, self._running)
 
-    def run(self, pump: Pump) -> int:
+    def run(self) -> int:
         """Work until there is a reason to end; return how many messages were processed."""
-        self._pump = pump
-        watchdog = _Watchdog(self.watch)
-        watchdog.start()
+        self._watchdog.start()
         try:
-            self._open_executor()
+            self._open()
             self._advance(State.RUNNING)
-            pump.start()
+            self._pump.start()
             while not self._is_over():
                 self._turn()
+                self._advance_if_due()
         finally:
             self._end()
-            watchdog.stop()
+            self._watchdog.stop()
         return self._outcomes.total()
 
     def stats(self) -> Stats:
@@ -169,39 +123,51 @@ class Loop:
             retried=self._retried,
             commit_lag={assignment.partition: assignment.commit_lag() for assignment in assignments},
             oldest=None if oldest is None else time.monotonic() - oldest[1],
+            settling=len(self._settler),
         )
 
-    def _open_executor(self) -> None:
-        plan, waker = self._plan, self._waker
-        wants_outcome = plan.callback is not None
+    def _open(self) -> None:
+        settings, waker = self._settings, self._waker
+        self._plan.companions.open(self._plan.context)
+        wants_outcome = settings.callback is not None
         setting = Setting(
-            plan.deserialize, plan.timeout, plan.logger, wants_outcome, waker.wake, waker.watch, waker.unwatch
+            settings.deserialize,
+            settings.timeout,
+            settings.logger,
+            wants_outcome,
+            waker.wake,
+            waker.watch,
+            waker.unwatch,
         )
-        self._executor.open(setting, plan.concurrency)
-        self._is_open = True
+        self._executor.open(setting, settings.concurrency)
+        self._watchdog.executor = self._executor
 
     def _turn(self) -> None:
         self._take_in()
         finished = self._executor.finished()
-        self._settle(finished)
-        if finished and self._plan.commits_each:
+        has_settled = self._settle(finished) or self._complete_acknowledged()
+        if has_settled and self._plan.commits_each:
             self._commit_each()
-        started = self._start_jobs()
-        if self._unpublished and (not started or time.monotonic() - self._last_publish > _PUBLISH_EVERY):
+        has_started = self._start_jobs()
+        if self._unpublished and (not has_started or time.monotonic() - self._last_publish > _PUBLISH_EVERY):
             self._publish()
-        if not (started or finished or self._pump.events):
-            self._waker.wait(min(_TICK, self._plan.idle_limit, self._executor.patience()))
+        if not (has_started or has_settled or self._pump.events):
+            patience = self._settler.patience(time.monotonic())
+            self._waker.wait(min(TICK, self._plan.idle_limit, self._executor.patience(), patience))
 
-    def _is_over(self) -> bool:
+    def _advance_if_due(self) -> None:
         if self._stop.requests and self.state in (State.RUNNING, State.QUIET):
             self._advance(State.DRAINING)
-        if self._started >= self._plan.max_messages and self.state is State.RUNNING:
+        elif self._started >= self._plan.max_messages and self.state is State.RUNNING:
             self._advance(State.QUIET)
-        if self._backlog.running:
-            return self.state is State.DRAINING and self._must_kill(time.monotonic())
+
+    def _is_over(self) -> bool:
+        if self._running or self._settler:
+            return self.state is State.DRAINING and self._watchdog.must_kill(time.monotonic())
         if self.state is not State.RUNNING or self.failure is not None:
             return True
-        return len(self._backlog) == 0 and time.monotonic() - self._last_activity >= self._plan.idle_limit
+        is_empty = len(self._backlog) == 0 and self._suspect is None
+        return is_empty and time.monotonic() - self._last_activity >= self._plan.idle_limit
 
     def _advance(self, state: State) -> None:
         assert state in FORWARD[self.state], (self.state, state)
@@ -237,7 +203,7 @@ class Loop:
         self._last_activity = time.monotonic()
         messages = tracker.polled_all(assignment.partition, list(map(message_from_record, polled.records)))
         for message in messages:
-            backlog.add(message, alone=tracker.deliveries(message) > 0)
+            backlog.add(message)
         if len(messages) < len(polled.records):
             assignment.taken += len(polled.records) - len(messages)
             assignment.taken_bytes += bytes_of(polled.records) - bytes_of(messages)
@@ -245,10 +211,15 @@ class Loop:
             self._make_room()
 
     def _revoke(self, assignment: Assignment) -> None:
-        if self._tracker.is_open(assignment.partition, assignment.epoch):
-            self._tracker.revoke(assignment.partition)
-            self._backlog.drop(assignment.partition)
-            del self._assignments[assignment.partition]
+        partition = assignment.partition
+        if not self._tracker.is_open(partition, assignment.epoch):
+            return
+        suspect = self._suspect
+        if suspect is not None and suspect.partition == partition and id(suspect) not in self._running:
+            self._free(suspect)
+        self._tracker.revoke(partition)
+        self._backlog.drop(partition)
+        del self._assignments[partition]
 
     def _make_room(self) -> None:
         """Have the pump look at once where there is room enough again."""
@@ -258,89 +229,140 @@ class Loop:
     # -- starts --------------------------------------------------------------------------------------------------------
 
     def _start_jobs(self) -> bool:
+        self._take_in()  # callbacks and commits took their time: partitions may have moved meanwhile
         if self.state is not State.RUNNING or self._stop.requests or not self._pump.is_vouched(time.monotonic()):
             return False
-        room = min(self._executor.room(), self._plan.max_messages - self._started)
-        if self._plan.commits_each:  # none that waits in a child for another, whose end is to be committed first
-            room = min(room, self._plan.concurrency - len(self._running))
-        batch, careful = self._take_jobs(room)
-        if batch:
-            self._announce(careful)
-            now = time.monotonic()
-            for message in batch:
-                self._running[id(message)] = message, now
-                self._executor.start(message)
-            self._executor.flush()
+        batch, is_careful = self._take_jobs(self._room())
+        if not batch:
+            return False
+        self._announce(is_careful)
+        if is_careful:
+            batch = self._still_ours(batch)
+        for message, _ in batch:
+            self._plan.companions.started(message)
+            self._executor.start(message)
+        self._executor.flush()
         return bool(batch)
 
-    def _take_jobs(self, room: float) -> tuple[list[Message], bool]:
-        """Take out of the backlog what starts now; return whether one of these starts is to be committed first."""
-        backlog, tracker, assignments = self._backlog, self._tracker, self._assignments
-        batch, careful, taken = [], False, 0
-        while taken < room and (message := backlog.take()) is not None:
-            taken += 1
-            assignment = assignments.get(message.partition)
+    def _room(self) -> float:
+        """Return how many jobs may be started now."""
+        if self._settler.is_full():
+            return 0
+        room = min(self._executor.room(), self._plan.max_messages - self._started)
+        if self._plan.commits_each:  # none that waits in a child for another, whose end is to be committed first
+            room = min(room, self._settings.concurrency - len(self._running) - len(self._settler))
+        return room
+
+    def _take_jobs(self, room: float) -> tuple[list[tuple[Message, Assignment | None]], bool]:
+        """Take out of the backlog what starts now, each with the assignment under which it does.
+
+        :returns: These, and whether one of the starts is to be committed before it happens.
+        """
+        batch: list[tuple[Message, Assignment | None]] = []
+        now, is_careful = time.monotonic(), False
+        while len(batch) < room and (message := self._next(is_first=not batch)) is not None:
+            assignment = self._assignments.get(message.partition)
             if assignment is not None:
                 assignment.taken += 1
                 assignment.taken_bytes += len(message.value or b"")
-            deaths, is_careful = tracker.started(message)
-            careful = careful or is_careful
+            deaths, needs_care = self._tracker.started(message)
+            is_careful = is_careful or needs_care
+            self._started += 1
             self._retried += deaths > 0
-            if deaths >= self._plan.max_deliveries:
+            self._running[id(message)] = message, now
+            if deaths >= self._settings.max_deliveries:
                 self._report_poison(message, deaths)
-            else:
-                batch.append(message)
-        self._started += taken
-        if taken:
-            self._make_room()
-        return batch, careful
+                break  # the callback has taken its time
+            batch.append((message, assignment))
+        self._make_room()
+        return batch, is_careful
 
-    def _announce(self, careful: bool) -> None:
+    def _next(self, *, is_first: bool) -> Message | None:
+        """Return what may start next. What may have killed a worker runs alone: it waits for what runs, all for it.
+
+        :param is_first: Nothing else is about to start.
+        """
+        if self._suspect is None:
+            message = self._backlog.take()
+            if message is None or not self._tracker.deliveries(message):
+                return message
+            self._suspect = message
+        return self._suspect if is_first and not self._running else None
+
+    def _announce(self, is_careful: bool) -> None:
         """Publish what starts before it starts: an inline job may take hours; a careful start is committed first."""
         self._unpublished = True
-        if self._plan.concurrency == 1 or careful:
+        if self._settings.concurrency == 1 or is_careful:
             self._publish()
-        if careful and not self._pump.flush(_CAREFUL_PATIENCE):
+        if is_careful and not self._pump.flush(_CAREFUL_PATIENCE):
             _own_logger.warning("A job starts though its start could not be committed")
+
+    def _still_ours(self, batch: list[tuple[Message, Assignment | None]]) -> list[tuple[Message, Assignment | None]]:
+        """Return what may start after a wait: partitions may have moved, or the membership may be lost."""
+        self._take_in()
+        while not (self._pump.is_vouched(time.monotonic()) or self._stop.requests):
+            self._waker.wait(TICK)
+            self._take_in()
+        ours = []
+        for message, assignment in batch:
+            if self._assignments.get(message.partition) is assignment and not self._stop.requests:
+                ours.append((message, assignment))
+            else:
+                self._started -= 1
+                self._give_up(message)
+        return ours
 
     # -- outcomes ------------------------------------------------------------------------------------------------------
 
-    def _settle(self, finished: list[Finished]) -> None:
-        if not finished:
-            return
-        for message, job, outcome in finished:
+    def _settle(self, finished: list[Finished]) -> bool:
+        """Settle runs that have ended; return whether there were any."""
+        for one in finished:
+            message, _, outcome = one
+            if outcome is None:  # ended by a stop: it will run again
+                self._give_up(message)
+                continue
             del self._running[id(message)]
-            if outcome is None:  # ended by a stop: it is incomplete and will run again
-                self._tracker.given_up(message)
-            else:
-                self._tell(outcome, message, job)
-                self._tracker.done(message)
-                self._outcomes[outcome.status] += 1
-            self._backlog.done(message)
+            if self._settler.settle(one, time.monotonic()):
+                self._complete(message, outcome)
             # callbacks may be slow, and there may be hundreds: what they were told of is done
-            if self._plan.callback is not None and time.monotonic() - self._last_publish > _PUBLISH_EVERY:
+            if self._settings.callback is not None and time.monotonic() - self._last_publish > _PUBLISH_EVERY:
                 self._publish()
-        self._last_activity = time.monotonic()
-        self._unpublished = True
+        if finished:
+            self._last_activity = time.monotonic()
+            self._unpublished = True
+        return bool(finished)
 
-    def _tell(self, outcome: Outcome, message: Message, job: Any) -> None:
-        plan = self._plan
-        if plan.callback is None or (outcome.status == INVALID and not plan.takes_message):
-            return
-        plan.logger.info("Executing callback ...")
-        try:
-            if plan.takes_message:
-                plan.callback(outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace)
-            else:
-                plan.callback(outcome.status, job, outcome.result, outcome.exception, outcome.stacktrace)
-        except BaseException as error:  # the door of the user's hook: it is told of, and changes nothing
-            plan.logger.exception("Callback raised an exception: %s", safe_str(error))
+    def _complete_acknowledged(self) -> bool:
+        """Complete what waited for its records; return whether there was anything."""
+        done = self._settler.done(time.monotonic())
+        for message, outcome in done:
+            self._complete(message, outcome)
+        if done:
+            self._last_activity = time.monotonic()
+            self._unpublished = True
+        return bool(done)
+
+    def _complete(self, message: Message, outcome: Outcome) -> None:
+        self._tracker.done(message)
+        self._outcomes[outcome.status] += 1
+        self._free(message)
+
+    def _give_up(self, message: Message) -> None:
+        """Note that a message has no outcome: it is incomplete, and runs again."""
+        del self._running[id(message)]
+        self._tracker.given_up(message)
+        self._free(message)
+
+    def _free(self, message: Message) -> None:
+        """Let start what waited for a message."""
+        self._backlog.done(message)
+        if message is self._suspect:
+            self._suspect = None
 
     def _report_poison(self, message: Message, deaths: int) -> None:
         where = f"message {message.offset} of partition {message.partition} of topic {message.topic}"
         error = PoisonMessage(f"{where} was not run again: {deaths} of its runs ended with the death of the worker")
         _own_logger.error("%s", error)
-        self._running[id(message)] = message, time.monotonic()
         outcome = Outcome(FAILURE, None, error, f"{type(error).__module__}.PoisonMessage: {error}\n")
         self._settle([Finished(message, job_from_headers(message), outcome)])
 
@@ -356,76 +378,50 @@ class Loop:
 
     def _commit_each(self) -> None:
         self._publish()
-        while not (self._pump.flush(_TICK) or self._stop.requests):
+        while not (self._pump.flush(TICK) or self._stop.requests):
             pass
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
         try:
-            if self._is_open:
+            if self._watchdog.executor is not None:
                 self._executor.close()
                 self._settle(self._executor.finished())
+                self._await_acknowledgements()
         finally:  # whatever is wrong with it, a consumer that goes on would keep partitions that nobody works on
             self._let_go()
 
+    def _await_acknowledgements(self) -> None:
+        deadline = time.monotonic() + _LAST_PATIENCE
+        while self._settler and time.monotonic() < deadline:
+            if not self._complete_acknowledged():
+                self._waker.wait(min(TICK, self._settler.patience(time.monotonic())))
+        if self._settler:
+            line = "%d messages are not done: their records were not acknowledged. Their jobs run again"
+            _own_logger.warning(line, len(self._settler))
+
     def _let_go(self) -> None:
-        for message, _ in self._running.values():
-            _own_logger.warning(
-                "The job of message %s of partition %s goes on: it could not be ended", *message[2:0:-1]
-            )
+        for message, _ in list(self._running.values()):
+            line = "The job of message %s of partition %s goes on: it could not be ended"
+            _own_logger.warning(line, message.offset, message.partition)
             self._tracker.given_up(message)
         self._take_in()
         self._publish()
         if not self._pump.stop(_PUMP_PATIENCE):
             _own_logger.error("The consumer does not end; it is left behind")
+        self._plan.companions.stop(time.monotonic() + _LAST_PATIENCE)
+        if self._publisher is not None:
+            self._publisher.close(_LAST_PATIENCE)
+        if self._watchdog.executor is not None:
+            self._watchdog.executor = None
+            self._executor.release()
         self.state = State.STOPPED
 
-    # -- the watchdog's thread -----------------------------------------------------------------------------------------
 
-    def watch(self, now: float) -> None:
-        """Look at the clock: kill what must end, and say aloud where the pump stands still."""
-        self._stop.look()
-        if self._stop.requests:
-            self._pump.expect_end()
-        if self._must_kill(now):
-            self._executor.kill()
-            self._name_stubborn(now)
-        if now - self._pump.heartbeat > _STALLED_AFTER and self.failure is None and self.state is not State.STOPPED:
-            _own_logger.error("The consumer has not polled for %.0f s; its partitions may be lost", _STALLED_AFTER)
-            self._pump.heartbeat = now  # said again after as long
-
-    def _must_kill(self, now: float) -> bool:
-        since = self._stop.since
-        if since is None:
-            return False
-        return self._stop.requests >= KILL or now >= since + self._plan.shutdown_timeout
-
-    def _name_stubborn(self, now: float) -> None:
-        if self._kill_since is None:
-            self._kill_since = now
-        if now - self._kill_since > _STUBBORN_AFTER:
-            self._kill_since = now + _STALLED_AFTER
-            for message, _ in list(self._running.values()):
-                where = (message.offset, message.partition)
-                _own_logger.warning("The job of message %s of partition %s does not let itself be ended", *where)
-
-
-class _Watchdog:
-    """Calls a function every tick, from a thread of its own."""
-
-    def __init__(self, watch: Callable[[float], None]) -> None:
-        self._watch = watch
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kq-watchdog", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(_TICK):
-            self._watch(time.monotonic())
+def _publisher(plan: Plan, waker: Waker) -> Publisher | None:
+    """Return what publishes for companions; None where there are none."""
+    if not plan.companions:
+        return None
+    config = settings_for(KafkaProducer.DEFAULT_CONFIG, plan.context.config)
+    return Publisher(plan.context.hosts, {**config, "allow_auto_create_topics": False}, waker.wake)

@@ -2,101 +2,67 @@
 
 1. A request is noted and the worker is woken; nothing else happens in the thread, or the handler, that makes it.
 2. The first asks for a warm stop: what runs may finish within a time. The second ends what runs.
-3. The third signal ends the process at once: whoever sends it no longer believes in the second. A thread that looks
-   at the clock counts as well: while a job is in a call of C code, no handler runs.
+3. The third signal ends the process at once. A thread that looks at the clock counts signals as well: while a job is in
+   a call of C code, no handler runs.
+4. A fork of this process is another process: a signal to it is no request here, and it has the handlers of before.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import NamedTuple
 
-__all__ = ["Stop", "Waker", "signals_handled"]
+from kq.working.waker import Waker
+
+__all__ = ["EXIT", "KILL", "Stop", "signals_handled"]
 
 #: Requests after which what runs is ended, and after which the process is.
 KILL, EXIT = 2, 3
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Waker:
-    """Wakes one waiting thread, from any other or from a signal handler. By sockets: Windows selects nothing else."""
+class _Request(NamedTuple):
+    """Somebody asked for a stop: when, by the monotonic clock, and by which signal; None for a call."""
 
-    def __init__(self) -> None:
-        self._read, self._write = socket.socketpair()
-        self._read.setblocking(False)
-        self._write.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._read, selectors.EVENT_READ)
-
-    def wake(self) -> None:
-        """Have the next, or the present, ``wait`` return."""
-        # a full buffer wakes as well; a closed waker has nobody to wake
-        with contextlib.suppress(OSError):
-            self._write.send(b"\0")
-
-    def wait(self, timeout: float) -> None:
-        """Wait until woken, or for a number of seconds."""
-        if self._selector.select(timeout):
-            with contextlib.suppress(OSError):
-                self._read.recv(4096)
-
-    def watch(self, selector: selectors.BaseSelector) -> None:
-        """Wake also when one of a selector's files is ready; its users read them."""
-        self._selector.register(_Watched(selector), selectors.EVENT_READ)
-
-    def unwatch(self, selector: selectors.BaseSelector) -> None:
-        """Watch a selector no more."""
-        self._selector.unregister(_Watched(selector))
-
-    def close(self) -> None:
-        """Let the descriptors go."""
-        self._selector.close()
-        self._read.close()
-        self._write.close()
-
-
-class _Watched:
-    """A selector as a file: those of Linux, macOS and the BSDs are files themselves."""
-
-    def __init__(self, selector: selectors.BaseSelector) -> None:
-        self._selector: Any = selector
-
-    def fileno(self) -> int:
-        return int(self._selector.fileno())
+    when: float
+    signum: int | None
 
 
 class Stop:
-    """The requests to stop one worker."""
+    """The requests to stop one worker, in the order in which they came."""
 
     def __init__(self) -> None:
-        #: When the first request came, by the monotonic clock.
-        self.since: float | None = None
-        #: The signal that asked first, if one did.
-        self.signum: int | None = None
-        self._is_called_for = False
-        #: Only ever appended to while signals are handled: safe in a signal handler.
-        self._signals: list[int] = []
+        #: Only ever appended to while signals are handled: safe in a signal handler and in the watchdog's thread.
+        self._requests: list[_Request] = []
         self._arrivals: _Arrivals | None = None
         self._waker: Waker | None = None
 
     @property
     def requests(self) -> int:
         """How often a stop was asked for: once by calls, and by each signal."""
-        return max(int(self._is_called_for), len(self._signals))
+        signals = [request for request in self._requests if request.signum is not None]
+        return len(signals) or min(1, len(self._requests))
+
+    @property
+    def since(self) -> float | None:
+        """When the first request came, by the monotonic clock."""
+        return next((request.when for request in self._requests), None)
+
+    @property
+    def signum(self) -> int | None:
+        """The signal that asked first, if one did."""
+        return next((request.signum for request in self._requests if request.signum is not None), None)
 
     def request(self) -> None:
         """Ask for a warm stop. Asking again changes nothing."""
-        if self.since is None:
-            self.since = time.monotonic()
-        self._is_called_for = True
+        self._requests.append(_Request(time.monotonic(), None))
         self._wake()
 
     def attach(self, waker: Waker | None) -> None:
@@ -105,10 +71,7 @@ class Stop:
 
     def reset(self) -> None:
         """Forget the requests: they are spent."""
-        self.since = None
-        self.signum = None
-        self._is_called_for = False
-        self._signals = []
+        self._requests = []
 
     def listen(self, arrivals: _Arrivals | None) -> None:
         """Name where signals arrive before any handler runs."""
@@ -130,11 +93,7 @@ class Stop:
                 self._count(signum)
 
     def _count(self, signum: int) -> None:
-        self._signals.append(signum)
-        if self.since is None:
-            self.since = time.monotonic()
-        if self.signum is None:
-            self.signum = signum
+        self._requests.append(_Request(time.monotonic(), signum))
         if self.requests >= EXIT:
             os._exit(128 + signum)
 
@@ -172,24 +131,70 @@ class _Arrivals:
         self._write.close()
 
 
+class _Handling:
+    """The handlers of SIGINT and SIGTERM that turn these into requests, until ``end``."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._arrivals = _Arrivals()
+        stop.listen(self._arrivals)
+        self._previous = {}
+        for signum in _SIGNALS:
+            handler = signal.getsignal(signum)
+            # a signal that is ignored stays so (nohup), and a handler that is not Python's could not be put back
+            if handler not in (signal.SIG_IGN, None):
+                self._previous[signum] = signal.signal(signum, stop.on_signal)
+
+    def end(self) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._stop.listen(None)
+        self._arrivals.close()
+
+
 @contextlib.contextmanager
 def signals_handled(stop: Stop) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into requests to stop, in the main thread; elsewhere do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    arrivals = _Arrivals()
-    stop.listen(arrivals)
-    previous = {}
-    for signum in _SIGNALS:
-        handler = signal.getsignal(signum)
-        # a signal that is ignored stays so (nohup), and a handler that is not Python's could not be put back
-        if handler not in (signal.SIG_IGN, None):
-            previous[signum] = signal.signal(signum, stop.on_signal)
+    handling = _Handling(stop)
+    _present.append(handling)
     try:
         yield
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-        stop.listen(None)
-        arrivals.close()
+        if handling in _present:  # not in a fork, where it has ended already
+            _present.remove(handling)
+            handling.end()
+
+
+# -- forks of the worker's process ------------------------------------------------------------------------------------
+
+#: What is in force in this process.
+_present: list[_Handling] = []
+#: For each thread, the signals that it had blocked before it began to fork.
+_forking = threading.local()
+
+
+def _before_fork() -> None:
+    """Hold signals back until the fork has its own handlers: it would write them into what it shares with us."""
+    if _present:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _after_fork() -> None:
+    mask = getattr(_forking, "mask", None)
+    if mask is not None:
+        _forking.mask = None
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    """Give a fork the handlers that were in force before the worker's: it is not the worker."""
+    while _present:
+        _present.pop().end()
+    _after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -137,6 +137,12 @@ class ProcessExecutor:
             self.close()
             raise
 
+    def watch(self, now: float) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
     def kill(self) -> None:
         self._killing = True
 

@@ -1,0 +1,147 @@
+"""Companions: how a capability joins a worker, and what a worker tells it.
+
+1. ``open`` is called before anything is polled. What it raises ends ``Worker.start``: better than to find out at night.
+2. ``on_started`` and ``on_settled`` are called for each message. What ``on_settled`` returns is published, and only when
+   all of it is acknowledged is the message done.
+3. ``stop`` is called when the last outcome is settled, with the time by which it must return.
+
+The loop knows this protocol and none of the capabilities. All but a companion's own threads is called in the thread that
+called ``Worker.start``, so nothing here may take long.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from kq.job import Outcome
+from kq.message import Message, Record
+
+__all__ = ["Companion", "Companions", "Context", "ThreadedCompanion"]
+
+_logger = logging.getLogger("kq.companions")
+
+#: Seconds until a companion's thread that failed is started again, at first and at most; each failure doubles it.
+RESTART_WAIT = (1.0, 30.0)
+
+
+class Context(NamedTuple):
+    """What a companion is told of its worker."""
+
+    topic: str
+    group: str
+    hosts: str
+    #: Settings that a client needs to get to these brokers.
+    config: Mapping[str, Any]
+
+
+class Companion:
+    """A capability of a worker. A subclass overrides what it needs."""
+
+    def open(self, context: Context) -> None:
+        """Make ready.
+
+        :raises kq.KQError: It cannot work like this; ``Worker.start`` raises it.
+        """
+
+    def on_started(self, message: Message, job: Any) -> None:
+        """Note that the job of a message starts; ``job`` is None where only a child has unpickled it."""
+
+    def on_settled(self, message: Message, outcome: Outcome) -> Iterable[Record]:
+        """Return the records that are to be published before the message is done.
+
+        The callback has been told. Where this raises, the message stays undone and this is called again after a pause.
+        """
+        return ()
+
+    def on_refused(self, message: Message, record: Record, error: BaseException) -> Record | None:
+        """Return what to publish in place of a record that was refused; None to try the same again after a pause."""
+        return None
+
+    def stats(self) -> Mapping[str, float]:
+        """Return figures of this moment, by their names. From any thread."""
+        return {}
+
+    def stop(self, deadline: float) -> None:
+        """End, by a time of the monotonic clock at the latest."""
+
+
+class ThreadedCompanion(Companion):
+    """A companion with a thread of its own, which is started again when it fails."""
+
+    def __init__(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"kq-{type(self).__name__}", daemon=True)
+
+    def run(self, stopping: threading.Event) -> None:
+        """Work until ``stopping`` is set, with clients of its own, which it closes. Called again where it raises."""
+        raise NotImplementedError
+
+    def open(self, context: Context) -> None:
+        self.context = context
+        self._thread.start()
+
+    def stop(self, deadline: float) -> None:
+        self._stopping.set()
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            _logger.error("%s does not end; it is left behind", type(self).__name__)
+
+    def _run(self) -> None:
+        wait, longest = RESTART_WAIT
+        while not self._stopping.is_set():
+            begun = time.monotonic()
+            try:
+                self.run(self._stopping)
+                return
+            except Exception:  # the door of the thread: it must not end in silence, nor take the worker with it
+                if time.monotonic() - begun > longest:  # it had worked
+                    wait = RESTART_WAIT[0]
+                _logger.exception("%s failed; it is started again in %g s", type(self).__name__, wait)
+            self._stopping.wait(wait)
+            wait = min(wait * 2, longest)
+
+
+class Companions:
+    """All companions of one worker."""
+
+    def __init__(self, companions: Iterable[Companion] = ()) -> None:
+        self._all = list(companions)
+        self._open: list[Companion] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def open(self, context: Context) -> None:
+        """Make all ready; raise what one of them raises."""
+        for companion in self._all:
+            companion.open(context)
+            self._open.append(companion)
+
+    def started(self, message: Message, job: Any = None) -> None:
+        """Tell all that a job starts. One that fails is said aloud, and holds back nothing."""
+        for companion in self._all:
+            try:
+                companion.on_started(message, job)
+            except Exception:  # the door of a capability: the job matters more
+                _logger.exception("%s failed at the start of message %s", type(companion).__name__, message[:3])
+
+    def answers(self, message: Message, outcome: Outcome) -> list[tuple[Companion, Record]]:
+        """Return what all of them answer to an outcome, each record with its companion."""
+        return [(companion, record) for companion in self._all for record in companion.on_settled(message, outcome)]
+
+    def stats(self) -> dict[str, Mapping[str, float]]:
+        """Return the figures of each, by the name of its class. From any thread."""
+        return {type(companion).__name__: companion.stats() for companion in self._all}
+
+    def stop(self, deadline: float) -> None:
+        """End those that were opened, the last one first."""
+        while self._open:
+            companion = self._open.pop()
+            try:
+                companion.stop(deadline)
+            except Exception:  # the door of a capability: the others are to end as well
+                _logger.exception("%s failed to stop", type(companion).__name__)

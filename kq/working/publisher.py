@@ -1,0 +1,257 @@
+"""The publisher: sends the records that companions answer with, and tells whose records are all acknowledged.
+
+1. ``publish`` takes the records of a message. Each topic that they go to has a thread and a producer of its own, so that
+   one that is away, or refuses, holds up no other.
+2. A thread hands records over, many at a time. The producer's own thread notes each answer and wakes the loop.
+3. ``acknowledged`` gives the messages whose last record was acknowledged. A record that was refused is sent again after
+   a pause; only its own message waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from heapq import heappop, heappush
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from kq.job import Job
+from kq.message import Message, Record
+from kq.producing import Delivery, describe
+from kq.working.companions import Companion
+
+__all__ = ["Publisher"]
+
+_logger = logging.getLogger("kq.publisher")
+
+#: Messages whose records are on their way, and bytes of these records, beyond which no job is started.
+MOST_MESSAGES, MOST_BYTES = 2000, 32 * 1024 * 1024
+#: Seconds until a refused record is sent again, at first and at most; each refusal doubles it.
+RETRY_WAIT = (0.25, 5.0)
+#: Seconds between two lines in the log about one topic that refuses.
+COMPLAIN_EVERY = 60.0
+#: Seconds between looks for records that were never answered.
+LOOK_EVERY = 1.0
+#: Stands where a delivery wants a job to name in its errors: a record of a companion is none.
+_NO_JOB = Job()
+
+
+class _Entry:
+    """One record of one message, until it is acknowledged."""
+
+    __slots__ = ("companion", "record", "refusals", "source")
+
+    def __init__(self, source: Message, companion: Companion, record: Record) -> None:
+        self.source = source
+        self.companion = companion
+        self.record = record
+        self.refusals = 0
+
+
+#: What became of a record: None where it was acknowledged.
+_Answer = tuple[_Entry, "BaseException | None"]
+
+
+class Publisher:
+    """Publishes for one worker. Belongs to the thread that called ``Worker.start``.
+
+    :param config: Settings of the producers, for one that gets to these brokers.
+    :param wake: Called from any thread when an answer has come.
+    """
+
+    def __init__(self, hosts: str, config: Mapping[str, Any], wake: Callable[[], None]) -> None:
+        self._hosts = hosts
+        self._config = config
+        self._answers = _Answers(wake)
+        self._topics: dict[str, _Topic] = {}
+        #: Message, by its identity, and how many of its records are not acknowledged.
+        self._left: dict[int, int] = {}
+        self._bytes = 0
+        #: Heap of refused records: when to send them again, a number that orders those of one time, the record.
+        self._refused: list[tuple[float, int, _Entry]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def is_full(self) -> bool:
+        """Return whether no more messages should be started before some of these are through."""
+        return len(self._left) >= MOST_MESSAGES or self._bytes >= MOST_BYTES
+
+    def patience(self, now: float) -> float:
+        """Return the seconds after which ``acknowledged`` has something to do, though nothing woke the worker."""
+        return max(0.0, self._refused[0][0] - now) if self._refused else float("inf")
+
+    def publish(self, source: Message, records: Sequence[tuple[Companion, Record]]) -> None:
+        """Publish the records of a message, each with the companion that it comes from."""
+        self._left[id(source)] = len(records)
+        for companion, record in records:
+            self._bytes += len(record.value)
+            self._send(_Entry(source, companion, record))
+
+    def acknowledged(self, now: float) -> list[Message]:
+        """Return the messages whose last record was acknowledged since the last call."""
+        while self._refused and self._refused[0][0] <= now:
+            self._send(heappop(self._refused)[2])
+        done = []
+        for entry, error in self._answers.take():
+            topic = self._topic(entry.record.topic)
+            if error is not None:
+                topic.has_refused(error, now)
+                self._try_again(entry, error, now)
+                continue
+            topic.has_taken(now)
+            self._bytes -= len(entry.record.value)
+            self._left[id(entry.source)] -= 1
+            if not self._left[id(entry.source)]:
+                del self._left[id(entry.source)]
+                done.append(entry.source)
+        return done
+
+    def close(self, timeout: float) -> None:
+        """Let the producers go. What is not acknowledged by now may be published or not; its messages are undone."""
+        for topic in self._topics.values():
+            topic.close(timeout)
+
+    def _send(self, entry: _Entry) -> None:
+        self._topic(entry.record.topic).send(entry)
+
+    def _topic(self, name: str) -> _Topic:
+        topic = self._topics.get(name)
+        if topic is None:
+            delivery = Delivery(f"the publisher of topic {name}", name, None, self._hosts, self._config)
+            topic = self._topics[name] = _Topic(name, delivery, self._answers)
+        return topic
+
+    def _try_again(self, entry: _Entry, error: BaseException, now: float) -> None:
+        """Have a record sent again after a pause, or what its companion has instead."""
+        shortest, longest = RETRY_WAIT
+        wait = min(longest, shortest * 2 ** min(entry.refusals, 10))
+        entry.refusals += 1
+        try:
+            other = entry.companion.on_refused(entry.source, entry.record, error)
+        except Exception:  # the door of a capability: the same record is tried again
+            _logger.exception("%s failed to answer to a refusal", type(entry.companion).__name__)
+            other = None
+        if other is not None:
+            self._bytes += len(other.value) - len(entry.record.value)
+            entry.record, wait = other, 0.0
+        self._count += 1
+        heappush(self._refused, (now + wait, self._count, entry))
+
+
+class _Answers:
+    """Answers on their way from the threads of producers to the loop, with one wake-up for many."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._answers: deque[_Answer] = deque()
+        self._is_woken = False
+
+    def add(self, entry: _Entry, error: BaseException | None) -> None:
+        """Add an answer. From any thread."""
+        self._answers.append((entry, error))
+        if not self._is_woken:  # reset before the loop takes answers: this one is taken too
+            self._is_woken = True
+            self._wake()
+
+    def take(self) -> list[_Answer]:
+        """Return the answers that have come."""
+        self._is_woken = False
+        return [self._answers.popleft() for _ in range(len(self._answers))]
+
+
+class _Topic:
+    """One topic that records go to, and the thread that hands them to its producer."""
+
+    def __init__(self, name: str, delivery: Delivery, answers: _Answers) -> None:
+        self._name = name
+        self._delivery = delivery
+        self._answers = answers
+        self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
+        #: For the thread: what the producer has, and since when, oldest first.
+        self._sent: deque[tuple[_Entry, Any, float]] = deque()
+        #: Whether something was refused lately: the producer may be of no use any more.
+        self._is_suspect = False
+        self._refusing_since: float | None = None
+        self._complain_at = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"kq-publish-{name}", daemon=True)
+        self._thread.start()
+
+    def send(self, entry: _Entry) -> None:
+        """Have a record sent."""
+        self._queue.put(entry)
+
+    def has_refused(self, error: BaseException, now: float) -> None:
+        """Note a refusal, and say it now and then."""
+        self._refusing_since = self._refusing_since or now
+        if now >= self._complain_at:
+            self._complain_at = now + COMPLAIN_EVERY
+            line = (
+                "Topic %s refuses what is published to it: %s. It is tried again; the messages stay undone until then"
+            )
+            _logger.error(line, self._name, describe(error))
+
+    def has_taken(self, now: float) -> None:
+        """Note that a record was acknowledged."""
+        if self._refusing_since is not None:
+            _logger.warning("Topic %s takes records again, after %.0f s", self._name, now - self._refusing_since)
+            self._refusing_since, self._complain_at = None, 0.0
+
+    def close(self, timeout: float) -> None:
+        self._queue.put(None)
+        self._delivery.close(timeout)
+        self._thread.join(timeout)
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            try:
+                entry = self._queue.get(timeout=LOOK_EVERY if self._sent else None)
+            except Empty:
+                self._give_up_on_silent()
+                continue
+            if entry is None:
+                return
+            self._hand_over(entry)
+            self._give_up_on_silent()
+
+    def _hand_over(self, entry: _Entry) -> None:
+        try:
+            if self._is_suspect:
+                self._is_suspect = False
+                self._delivery.let_dead_producer_go()
+            sent = self._delivery.send(_NO_JOB, entry.record)
+        except Exception as error:  # noqa: BLE001 - the door of the thread: whatever it is, the record is not there
+            self._refuse(entry, error.__cause__ or error)
+            return
+        self._sent.append((entry, sent.future, time.monotonic()))
+        sent.future.add_both(partial(self._hear, entry, sent.future))
+
+    def _hear(self, entry: _Entry, future: Any, _: object) -> None:
+        """Note an answer, in the producer's thread."""
+        if future.exception is None:
+            self._answers.add(entry, None)
+        else:
+            self._refuse(entry, future.exception)
+
+    def _refuse(self, entry: _Entry, error: BaseException) -> None:
+        self._is_suspect = True
+        self._answers.add(entry, error)
+
+    def _give_up_on_silent(self) -> None:
+        """Have a producer that does not answer in time fail what it has; it is made anew."""
+        while self._sent and self._sent[0][1].is_done:
+            self._sent.popleft()
+        if not self._sent or time.monotonic() < self._sent[0][2] + self._delivery.patience:
+            return
+        self._delivery.abandon()
+        silent, self._sent = self._sent, deque()
+        for entry, future, _ in silent:
+            if not future.is_done:
+                future.failure(TimeoutError("the producer does not answer"))

@@ -1,0 +1,109 @@
+"""Settling: the way from an outcome to a message that is done.
+
+1. The callback is told. What it raises is logged, and changes nothing.
+2. The companions answer to the outcome with records.
+3. The records are published. Many are on their way at once, and those of one message wait for no other's.
+4. When all of a message's records are acknowledged it is done: only now may the watermark pass it.
+
+Without companions a message is done as soon as the callback has returned.
+"""
+
+from __future__ import annotations
+
+import logging
+from heapq import heappop, heappush
+from typing import Any
+
+from kq.executors import Finished
+from kq.job import INVALID, Outcome
+from kq.message import Message
+from kq.utils import safe_str
+from kq.working.companions import RESTART_WAIT, Companions
+from kq.working.publisher import Publisher
+from kq.working.settings import Settings
+
+__all__ = ["Settler"]
+
+_logger = logging.getLogger("kq.companions")
+
+
+class Settler:
+    """Settles the outcomes of one worker. Belongs to the thread that called ``Worker.start``.
+
+    :param publisher: None where there are no companions.
+    """
+
+    def __init__(self, settings: Settings, companions: Companions, publisher: Publisher | None) -> None:
+        self._settings = settings
+        self._companions = companions
+        self._publisher = publisher
+        #: What was told and is not done, by the identity of its message.
+        self._outcomes: dict[int, Outcome] = {}
+        #: Heap of what a companion failed to answer to: when to ask again, a number that tells those of one time apart,
+        #: the pause, and the message.
+        self._unanswered: list[tuple[float, int, float, Message]] = []
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def is_full(self) -> bool:
+        """Return whether no more jobs should start before some messages are done."""
+        return self._publisher is not None and self._publisher.is_full()
+
+    def patience(self, now: float) -> float:
+        """Return the seconds after which ``done`` has something to do, though nothing woke the worker."""
+        if self._publisher is None:
+            return float("inf")
+        asked = self._unanswered[0][0] - now if self._unanswered else float("inf")
+        return max(0.0, min(asked, self._publisher.patience(now)))
+
+    def settle(self, finished: Finished, now: float) -> bool:
+        """Tell the callback of a run that ended with an outcome; return whether its message is done already."""
+        message, job, outcome = finished
+        assert outcome is not None
+        self._tell(outcome, message, job)
+        if self._publisher is None:
+            return True
+        self._outcomes[id(message)] = outcome
+        is_done = self._answer(message, now, RESTART_WAIT[0])
+        if is_done:
+            del self._outcomes[id(message)]
+        return is_done
+
+    def done(self, now: float) -> list[tuple[Message, Outcome]]:
+        """Return the messages that are done now and were not when they were settled."""
+        if self._publisher is None:
+            return []
+        done = self._publisher.acknowledged(now)
+        while self._unanswered and self._unanswered[0][0] <= now:
+            _, _, wait, message = heappop(self._unanswered)
+            if self._answer(message, now, min(wait * 2, RESTART_WAIT[1])):
+                done.append(message)
+        return [(message, self._outcomes.pop(id(message))) for message in done]
+
+    def _tell(self, outcome: Outcome, message: Message, job: Any) -> None:
+        callback, takes_message = self._settings.callback, self._settings.takes_message
+        if callback is None or (outcome.status == INVALID and not takes_message):
+            return
+        self._settings.logger.info("Executing callback ...")
+        try:
+            if takes_message:
+                callback(outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace)
+            else:
+                callback(outcome.status, job, outcome.result, outcome.exception, outcome.stacktrace)
+        except BaseException as error:  # the door of the user's hook: it is logged, and changes nothing
+            self._settings.logger.exception("Callback raised an exception: %s", safe_str(error))
+
+    def _answer(self, message: Message, now: float, wait: float) -> bool:
+        """Publish what the companions answer to an outcome; return whether there is nothing to publish."""
+        assert self._publisher is not None
+        try:
+            records = self._companions.answers(message, self._outcomes[id(message)])
+        except Exception:  # the door of a capability: the message stays undone, which is better than to lose its answer
+            _logger.exception("Message %s of partition %s is not done: a companion failed", message[2], message[1])
+            heappush(self._unanswered, (now + wait, id(message), wait, message))
+            return False
+        if records:
+            self._publisher.publish(message, records)
+            return False
+        return True

@@ -1,0 +1,95 @@
+"""The watchdog: looks at the clock while the loop may be in a job, in a callback, or in a wait for a commit.
+
+1. Time limits hold whatever the loop does: the executor is asked to look after them.
+2. Signals are counted, also those of which no handler could run.
+3. What must end after a stop is ended, and named where it does not end. A pump that stands still is said aloud.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from kq.consuming import Pump
+from kq.executors import Executor
+from kq.message import Message
+from kq.working.settings import Settings
+from kq.working.stop import KILL, Stop
+
+__all__ = ["TICK", "Watchdog"]
+
+_logger = logging.getLogger("kq.loop")
+
+#: Seconds between looks at the clock.
+TICK = 0.2
+#: Seconds without a sign of the pump after which that is said aloud: longer than any wait of its own.
+_STALLED_AFTER = 30.0
+#: Seconds after which a job that was to be killed and still runs is named in the log.
+_STUBBORN_AFTER = 1.0
+
+
+class Watchdog:
+    """Watches one run of a worker from a thread of its own, between ``start`` and ``stop``.
+
+    :param running: What runs, and since when.
+    """
+
+    def __init__(
+        self, settings: Settings, stop: Stop, pump: Pump, running: Mapping[int, tuple[Message, float]]
+    ) -> None:
+        #: Set while there is an executor to look after.
+        self.executor: Executor | None = None
+        self._shutdown_timeout = settings.shutdown_timeout
+        self._stop = stop
+        self._pump = pump
+        self._running = running
+        #: When it was first seen that what runs must end, or the last job that does not was named.
+        self._kill_since: float | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kq-watchdog", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def must_kill(self, now: float) -> bool:
+        """Return whether what runs is to be ended: the time after a stop is up, or a second request has come."""
+        since = self._stop.since
+        if since is None:
+            return False
+        return self._stop.requests >= KILL or now >= since + self._shutdown_timeout
+
+    def _run(self) -> None:
+        while not self._ended.wait(TICK):
+            try:
+                self._look(time.monotonic())
+            except Exception:  # the door of the thread: it must look again
+                _logger.exception("The watchdog failed to look")
+
+    def _look(self, now: float) -> None:
+        self._stop.look()
+        if self._stop.requests:
+            self._pump.expect_end()
+        executor = self.executor
+        if executor is not None:
+            if self.must_kill(now):
+                executor.kill()
+                self._name_stubborn(now)
+            executor.watch(now)
+        if now - self._pump.heartbeat > _STALLED_AFTER:
+            _logger.error("The consumer has not polled for %.0f s; its partitions may be lost", _STALLED_AFTER)
+            self._pump.heartbeat = now  # said again after as long
+
+    def _name_stubborn(self, now: float) -> None:
+        if self._kill_since is None:
+            self._kill_since = now
+        if now - self._kill_since > _STUBBORN_AFTER:
+            self._kill_since = now + _STALLED_AFTER
+            for message, _ in list(self._running.values()):
+                line = "The job of message %s of partition %s ignores the interrupt"
+                _logger.warning(line, message.offset, message.partition)
