@@ -48,9 +48,7 @@ class Machine(RuleBasedStateMachine):
         self.next_offset = [0, 0, 0]
         #: In the order in which they were added.
         self.waiting: list[Message] = []
-        self.suspects: set[Message] = set()
         self.running: list[Message] = []
-        self.alone: Message | None = None
         self.started: list[Message] = []
         self.added = self.dropped = 0
 
@@ -61,34 +59,25 @@ class Machine(RuleBasedStateMachine):
 
     def expected(self) -> Message | None:
         """Return what is to be given out: by the words of the promise, slowly."""
-        if self.alone is not None:
-            return None
-        ready = []
         for place, one in enumerate(self.waiting):
             before = self.running + self.waiting[:place]
             if not any(self.must_wait_for(one, other) for other in before):
-                ready.append(one)
-        ready_suspects = [one for one in ready if one in self.suspects]
-        if ready_suspects:
-            return None if self.running else ready_suspects[0]
-        return ready[0] if ready else None
+                return one
+        return None
 
     @rule(
         count=st.integers(1, 4),
         partition=st.integers(0, 2),
         key=st.sampled_from([None, b"", b"a", b"a", b"b"]),
-        alone=st.sampled_from([False, False, False, False, True]),
     )
-    def add(self, count: int, partition: int, key: bytes | None, alone: bool) -> None:
+    def add(self, count: int, partition: int, key: bytes | None) -> None:
         """Messages are polled."""
         for _ in range(count):
             one = message(self.next_offset[partition], key, partition)
             self.next_offset[partition] += 1
-            self.backlog.add(one, alone=alone)
+            self.backlog.add(one)
             self.waiting.append(one)
             self.added += 1
-            if alone:
-                self.suspects.add(one)
 
     @rule(count=st.integers(1, 5))
     def take(self, count: int) -> None:
@@ -100,7 +89,6 @@ class Machine(RuleBasedStateMachine):
                 self.waiting.remove(expected)
                 self.running.append(expected)
                 self.started.append(expected)
-                self.alone = expected if expected in self.suspects else None
 
     @rule(picks=st.lists(st.integers(0, 9), min_size=1, max_size=4))
     def end(self, picks: list[int]) -> None:
@@ -108,8 +96,6 @@ class Machine(RuleBasedStateMachine):
         for pick in picks[: len(self.running)]:
             one = self.running.pop(pick % len(self.running))
             self.backlog.done(one)
-            if one is self.alone:
-                self.alone = None
 
     @rule(partition=st.integers(0, 2), comes_back=st.booleans())
     def drop(self, partition: int, comes_back: bool) -> None:
@@ -119,7 +105,7 @@ class Machine(RuleBasedStateMachine):
         assert self.backlog.drop(partition) == len(dropped)
         self.dropped += len(dropped)
         for one in dropped if comes_back else ():
-            self.backlog.add(one, alone=one in self.suspects)
+            self.backlog.add(one)
             self.waiting.append(one)
             self.added += 1
 
@@ -137,17 +123,15 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_exact(self) -> None:
-        """How many wait, how many run, and that none is lost nor doubled."""
+        """How many wait, and that none is lost nor doubled."""
         assert len(self.backlog) == len(self.waiting)
-        assert self.backlog.running == len(self.running)
         assert self.added == len(self.waiting) + len(self.started) + self.dropped
-        kept = [self.backlog._ready, self.backlog._freed, self.backlog._ready_alone, *self.backlog._lanes.values()]
+        kept = [self.backlog._ready, self.backlog._freed, *self.backlog._lanes.values()]
         assert sum(map(len, kept)) == len(self.waiting)
 
     @invariant()
     def nothing_runs_beside_what_excludes_it(self) -> None:
-        """Of one lane one, and beside a suspect nothing."""
-        assert self.alone is None or self.running == [self.alone]
+        """Of one lane one."""
         pairs = [(one, other) for one in self.running for other in self.running if one is not other]
         assert [pair for pair in pairs if self.must_wait_for(*pair)] == []
 
@@ -162,7 +146,7 @@ TestMachine.settings = settings(max_examples=150, stateful_step_count=50, deadli
 def test_an_empty_backlog_has_nothing() -> None:
     """Neither to count nor to take nor to drop."""
     backlog = Backlog("key")
-    assert (len(backlog), backlog.running, backlog.take(), backlog.drop(0)) == (0, 0, None, 0)
+    assert (len(backlog), backlog.take(), backlog.drop(0)) == (0, None, 0)
 
 
 def test_one_key_runs_one_at_a_time_in_order() -> None:
@@ -224,48 +208,11 @@ def test_the_oldest_of_those_that_are_free_is_next() -> None:
     assert offsets(take_all(backlog)) == [3, 4, 5, 6]
 
 
-def test_a_suspect_runs_alone() -> None:
-    """It waits until nothing runs, nothing starts beside it, and then all goes on."""
-    zero, one, suspect = (message(offset) for offset in range(3))
-    backlog = filled("key", zero, one)
-    assert backlog.take() is zero
-    backlog.add(suspect, alone=True)
-    assert take_all(backlog) == []
-    backlog.done(zero)
-    assert take_all(backlog) == [suspect]
-    backlog.done(suspect)
-    assert take_all(backlog) == [one]
-
-
-def test_suspects_run_one_after_the_other() -> None:
-    """Two of them together could not tell which one killed."""
-    suspects = [message(offset, key) for offset, key in enumerate([b"a", b"b", None])]
-    backlog = Backlog("key")
-    for one in suspects:
-        backlog.add(one, alone=True)
-    for one in suspects:
-        assert take_all(backlog) == [one]
-        backlog.done(one)
-
-
-def test_a_suspect_waits_for_its_lane_and_hinders_none_meanwhile() -> None:
-    """It may not start yet for its key's sake: until then the others do."""
-    backlog = filled("key", message(0, b"a"))
-    backlog.add(message(1, b"a"), alone=True)
-    backlog.add(message(2))
-    zero, two = take_all(backlog)
-    assert offsets([zero, two]) == [0, 2]
-    backlog.done(zero)
-    assert backlog.take() is None
-    backlog.done(two)
-    assert offsets(take_all(backlog)) == [1]
-
-
 def test_a_dropped_partition_leaves_the_others() -> None:
-    """What waits of it is gone, in lanes, in front of them, and among the suspects."""
+    """What waits of it is gone, in lanes and in front of them."""
     backlog = filled("key", *(message(offset, b"a", partition) for offset in range(3) for partition in range(2)))
-    backlog.add(message(3, b"b"), alone=True)
-    backlog.add(message(4, b"b"), alone=True)
+    backlog.add(message(3, b"b"))
+    backlog.add(message(4, b"b"))
     assert backlog.drop(0) == 5
     assert (len(backlog), backlog.drop(0)) == (3, 0)
     assert [(one.partition, one.offset) for one in take_all(backlog)] == [(1, 0)]
@@ -285,14 +232,13 @@ def test_a_lane_stays_taken_by_what_runs_across_a_rebalance() -> None:
     assert (backlog.take(), len(backlog), backlog._lanes) == (None, 0, {})
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_drop_leaves_the_order_of_the_others(alone: bool) -> None:
+def test_a_drop_leaves_the_order_of_the_others() -> None:
     """Many lanes became free in any order, then one of two partitions goes."""
     for seed in range(20):
         chance = random.Random(seed)
         backlog = Backlog("key")
         for offset in range(40):
-            backlog.add(message(offset, b"%d" % (offset % 20), offset % 2), alone=alone and offset >= 20)
+            backlog.add(message(offset, b"%d" % (offset % 20), offset % 2))
         running = take_all(backlog)
         for one in chance.sample(running, len(running)):
             backlog.done(one)
@@ -327,4 +273,4 @@ def test_a_hundred_thousand_messages_are_worked_off(ordering: Ordering) -> None:
             started.append(one)
         backlog.done(running.pop(chance.randrange(len(running))))
     assert sorted(offsets(started)) == list(range(100_000))
-    assert (len(backlog), backlog.running, backlog._lanes) == (0, 0, {})
+    assert (len(backlog), backlog._lanes) == (0, {})

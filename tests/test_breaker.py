@@ -23,8 +23,8 @@ from kafka.future import Future
 import kq
 from kq.executors.base import Setting
 from kq.executors.thread import ThreadExecutor
-from kq.working.loop import Loop, Plan
-from kq.working.stop import Stop, Waker
+from kq.working.stop import Stop
+from kq.working.watchdog import Watchdog
 
 #: Finds topics that come, go and grow within a second.
 WATCHFUL = {"metadata_max_age_ms": 300, "heartbeat_interval_ms": 300, "session_timeout_ms": 20_000}
@@ -325,15 +325,11 @@ def test_a_pump_that_stands_still_is_loud(caplog: pytest.LogCaptureFixture) -> N
         def expect_end(self) -> None:
             raise AssertionError("nobody asked for a stop")
 
-    waker = Waker()
-    plan = Plan(logging.getLogger("kq.worker"), kq.loads, None, True, None, 1, "key", False, 30.0, 3, 1.0, 1.0)
-    loop = Loop(plan, kq.InlineExecutor(), Stop(), waker)
-    loop._pump = StalledPump()  # type: ignore[assignment]
+    watchdog = Watchdog(30.0, Stop(), StalledPump(), {})  # type: ignore[arg-type]
     counts = []
     for now in (1029.0, 1031.0, 1060.0, 1062.0):
-        loop.watch(now)
+        watchdog._look(now)
         counts.append(sum("has not polled" in text for text in caplog.messages))
-    waker.close()
     assert counts == [0, 1, 1, 2]
     assert {record.levelname for record in caplog.records} == {"ERROR"}
 

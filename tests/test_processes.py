@@ -33,7 +33,7 @@ from kq import Job, Message, ProcessExecutor, Queue, Worker
 from kq.executors.base import Finished, Setting
 from kq.executors.process.child import run_child
 from kq.executors.process.forkserver import _signal_group
-from kq.working.stop import Waker
+from kq.working.waker import Waker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
@@ -753,7 +753,7 @@ def test_a_hundred_children_work_at_once(journal: Journal) -> None:
 NO_ROOM = """
 import logging, os, resource, kq
 from kq.executors.base import Setting
-from kq.working.stop import Waker
+from kq.working.waker import Waker
 waker = Waker()
 setting = Setting(kq.loads, None, logging.getLogger("kq"), True, waker.wake, waker.watch, waker.unwatch)
 before, (soft, hard) = sorted(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -363,7 +363,7 @@ def test_the_third_signal_ends_a_process_whose_job_is_in_c_code(hosts: str, queu
         program.process.terminate()
         time.sleep(0.5)
         program.process.terminate()
-        program.wait_for("The job of message 0 of partition 0 does not let itself be ended")
+        program.wait_for("The job of message 0 of partition 0 ignores the interrupt")
         begin = time.monotonic()
         program.process.terminate()
         assert program.end() == 128 + signal.SIGTERM

@@ -86,7 +86,7 @@ class Executor(Protocol):
         """Return the seconds after which ``finished`` should be asked again, though nothing woke the worker."""
 
     def watch(self, now: float) -> None:
-        """Have time limits hold while the loop is busy elsewhere. From the watchdog's thread, several times a second."""
+        """Have time limits hold while the loop is busy. From the watchdog's thread, several times a second."""
 
     def kill(self) -> None:
         """End what runs, because of a stop. From any thread, any number of times."""

@@ -1,12 +1,12 @@
 """Companions: how a capability joins a worker, and what a worker tells it.
 
 1. ``open`` is called before anything is polled. What it raises ends ``Worker.start``: better than to find out at night.
-2. ``on_started`` and ``on_settled`` are called for each message. What ``on_settled`` returns is published, and only when
-   all of it is acknowledged is the message done.
+2. ``on_started`` and ``on_settled`` are called for each message. What ``on_settled`` returns is published; the message
+   is done when all of it is acknowledged.
 3. ``stop`` is called when the last outcome is settled, with the time by which it must return.
 
-The loop knows this protocol and none of the capabilities. All but a companion's own threads is called in the thread that
-called ``Worker.start``, so nothing here may take long.
+The loop knows this protocol and none of the capabilities. It calls them in the thread that called ``Worker.start``, so
+none of these may take long.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Companion:
         :raises kq.KQError: It cannot work like this; ``Worker.start`` raises it.
         """
 
-    def on_started(self, message: Message, job: Any) -> None:
-        """Note that the job of a message starts; ``job`` is None where only a child has unpickled it."""
+    def on_started(self, message: Message) -> None:
+        """Note that the job of a message is handed to the executor."""
 
     def on_settled(self, message: Message, outcome: Outcome) -> Iterable[Record]:
         """Return the records that are to be published before the message is done.
@@ -121,11 +121,11 @@ class Companions:
             companion.open(context)
             self._open.append(companion)
 
-    def started(self, message: Message, job: Any = None) -> None:
+    def started(self, message: Message) -> None:
         """Tell all that a job starts. One that fails is said aloud, and holds back nothing."""
         for companion in self._all:
             try:
-                companion.on_started(message, job)
+                companion.on_started(message)
             except Exception:  # the door of a capability: the job matters more
                 _logger.exception("%s failed at the start of message %s", type(companion).__name__, message[:3])
 

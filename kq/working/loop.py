@@ -91,7 +91,7 @@ class Loop:
         self._last_activity = time.monotonic()
         self._last_publish = 0.0
         self._unpublished = False
-        self._watchdog = Watchdog(settings, stop, pump, self._running)
+        self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, self._running)
 
     def run(self) -> int:
         """Work until there is a reason to end; return how many messages were processed."""

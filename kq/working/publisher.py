@@ -1,7 +1,7 @@
 """The publisher: sends the records that companions answer with, and tells whose records are all acknowledged.
 
-1. ``publish`` takes the records of a message. Each topic that they go to has a thread and a producer of its own, so that
-   one that is away, or refuses, holds up no other.
+1. ``publish`` takes the records of a message. Each topic that they go to has a thread and a producer of its own: one
+   that is away, or refuses, holds up no other.
 2. A thread hands records over, many at a time. The producer's own thread notes each answer and wakes the loop.
 3. ``acknowledged`` gives the messages whose last record was acknowledged. A record that was refused is sent again after
    a pause; only its own message waits for it.
@@ -18,6 +18,8 @@ from functools import partial
 from heapq import heappop, heappush
 from queue import Empty, SimpleQueue
 from typing import Any
+
+from kafka.errors import KafkaTimeoutError
 
 from kq.job import Job
 from kq.message import Message, Record
@@ -52,12 +54,8 @@ class _Entry:
         self.refusals = 0
 
 
-#: What became of a record: None where it was acknowledged.
-_Answer = tuple[_Entry, "BaseException | None"]
-
-
 class Publisher:
-    """Publishes for one worker. Belongs to the thread that called ``Worker.start``.
+    """Publishes for one worker. Belongs to the thread that called ``Worker.start``, but for ``_answer``.
 
     :param config: Settings of the producers, for one that gets to these brokers.
     :param wake: Called from any thread when an answer has come.
@@ -66,20 +64,20 @@ class Publisher:
     def __init__(self, hosts: str, config: Mapping[str, Any], wake: Callable[[], None]) -> None:
         self._hosts = hosts
         self._config = config
-        self._answers = _Answers(wake)
+        self._wake = wake
         self._topics: dict[str, _Topic] = {}
-        #: Message, by its identity, and how many of its records are not acknowledged.
+        #: A message, by its identity, and how many of its records are not acknowledged.
         self._left: dict[int, int] = {}
         self._bytes = 0
-        #: Heap of refused records: when to send them again, a number that orders those of one time, the record.
+        #: Records with what became of them, None where they were acknowledged.
+        self._answers: deque[tuple[_Entry, BaseException | None]] = deque()
+        self._is_woken = False
+        #: Heap of refused records: when to send each again, and a number that orders those of one time.
         self._refused: list[tuple[float, int, _Entry]] = []
         self._count = 0
 
-    def __len__(self) -> int:
-        return len(self._left)
-
     def is_full(self) -> bool:
-        """Return whether no more messages should be started before some of these are through."""
+        """Return whether no more jobs should be started before some messages are through."""
         return len(self._left) >= MOST_MESSAGES or self._bytes >= MOST_BYTES
 
     def patience(self, now: float) -> float:
@@ -95,20 +93,20 @@ class Publisher:
 
     def acknowledged(self, now: float) -> list[Message]:
         """Return the messages whose last record was acknowledged since the last call."""
+        self._is_woken = False
         while self._refused and self._refused[0][0] <= now:
             self._send(heappop(self._refused)[2])
         done = []
-        for entry, error in self._answers.take():
-            topic = self._topic(entry.record.topic)
+        for entry, error in [self._answers.popleft() for _ in range(len(self._answers))]:
+            self._topics[entry.record.topic].note(error, now)
             if error is not None:
-                topic.has_refused(error, now)
                 self._try_again(entry, error, now)
                 continue
-            topic.has_taken(now)
+            source = id(entry.source)
             self._bytes -= len(entry.record.value)
-            self._left[id(entry.source)] -= 1
-            if not self._left[id(entry.source)]:
-                del self._left[id(entry.source)]
+            self._left[source] -= 1
+            if not self._left[source]:
+                del self._left[source]
                 done.append(entry.source)
         return done
 
@@ -118,17 +116,21 @@ class Publisher:
             topic.close(timeout)
 
     def _send(self, entry: _Entry) -> None:
-        self._topic(entry.record.topic).send(entry)
-
-    def _topic(self, name: str) -> _Topic:
-        topic = self._topics.get(name)
-        if topic is None:
+        name = entry.record.topic
+        if name not in self._topics:
             delivery = Delivery(f"the publisher of topic {name}", name, None, self._hosts, self._config)
-            topic = self._topics[name] = _Topic(name, delivery, self._answers)
-        return topic
+            self._topics[name] = _Topic(name, delivery, self._answer)
+        self._topics[name].send(entry)
+
+    def _answer(self, entry: _Entry, error: BaseException | None) -> None:
+        """Note what became of a record, from any thread; one wake-up serves all that come before the loop looks."""
+        self._answers.append((entry, error))
+        if not self._is_woken:  # it is reset before the loop looks: this answer is seen too
+            self._is_woken = True
+            self._wake()
 
     def _try_again(self, entry: _Entry, error: BaseException, now: float) -> None:
-        """Have a record sent again after a pause, or what its companion has instead."""
+        """Have a record sent again after a pause, or at once what its companion has instead."""
         shortest, longest = RETRY_WAIT
         wait = min(longest, shortest * 2 ** min(entry.refusals, 10))
         entry.refusals += 1
@@ -144,37 +146,16 @@ class Publisher:
         heappush(self._refused, (now + wait, self._count, entry))
 
 
-class _Answers:
-    """Answers on their way from the threads of producers to the loop, with one wake-up for many."""
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._answers: deque[_Answer] = deque()
-        self._is_woken = False
-
-    def add(self, entry: _Entry, error: BaseException | None) -> None:
-        """Add an answer. From any thread."""
-        self._answers.append((entry, error))
-        if not self._is_woken:  # reset before the loop takes answers: this one is taken too
-            self._is_woken = True
-            self._wake()
-
-    def take(self) -> list[_Answer]:
-        """Return the answers that have come."""
-        self._is_woken = False
-        return [self._answers.popleft() for _ in range(len(self._answers))]
-
-
 class _Topic:
     """One topic that records go to, and the thread that hands them to its producer."""
 
-    def __init__(self, name: str, delivery: Delivery, answers: _Answers) -> None:
+    def __init__(self, name: str, delivery: Delivery, answer: Callable[[_Entry, BaseException | None], None]) -> None:
         self._name = name
         self._delivery = delivery
-        self._answers = answers
+        self._answer = answer
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
-        #: For the thread: what the producer has, and since when, oldest first.
-        self._sent: deque[tuple[_Entry, Any, float]] = deque()
+        #: For the thread: records that the producer has, by their futures, and since when; oldest first.
+        self._sent: deque[tuple[Any, float]] = deque()
         #: Whether something was refused lately: the producer may be of no use any more.
         self._is_suspect = False
         self._refusing_since: float | None = None
@@ -186,21 +167,18 @@ class _Topic:
         """Have a record sent."""
         self._queue.put(entry)
 
-    def has_refused(self, error: BaseException, now: float) -> None:
-        """Note a refusal, and say it now and then."""
+    def note(self, error: BaseException | None, now: float) -> None:
+        """Say, now and then, that the topic refuses records, and that it takes them again."""
+        if error is None:
+            if self._refusing_since is not None:
+                _logger.warning("Topic %s takes records again, after %.0f s", self._name, now - self._refusing_since)
+                self._refusing_since, self._complain_at = None, 0.0
+            return
         self._refusing_since = self._refusing_since or now
         if now >= self._complain_at:
             self._complain_at = now + COMPLAIN_EVERY
-            line = (
-                "Topic %s refuses what is published to it: %s. It is tried again; the messages stay undone until then"
-            )
+            line = "Topic %s refuses a record, which is tried again; its message stays undone until then: %s"
             _logger.error(line, self._name, describe(error))
-
-    def has_taken(self, now: float) -> None:
-        """Note that a record was acknowledged."""
-        if self._refusing_since is not None:
-            _logger.warning("Topic %s takes records again, after %.0f s", self._name, now - self._refusing_since)
-            self._refusing_since, self._complain_at = None, 0.0
 
     def close(self, timeout: float) -> None:
         self._queue.put(None)
@@ -213,12 +191,11 @@ class _Topic:
         while True:
             try:
                 entry = self._queue.get(timeout=LOOK_EVERY if self._sent else None)
+                if entry is None:
+                    return
+                self._hand_over(entry)
             except Empty:
-                self._give_up_on_silent()
-                continue
-            if entry is None:
-                return
-            self._hand_over(entry)
+                pass
             self._give_up_on_silent()
 
     def _hand_over(self, entry: _Entry) -> None:
@@ -226,32 +203,27 @@ class _Topic:
             if self._is_suspect:
                 self._is_suspect = False
                 self._delivery.let_dead_producer_go()
-            sent = self._delivery.send(_NO_JOB, entry.record)
+            future = self._delivery.send(_NO_JOB, entry.record).future
         except Exception as error:  # noqa: BLE001 - the door of the thread: whatever it is, the record is not there
-            self._refuse(entry, error.__cause__ or error)
+            self._is_suspect = True
+            self._answer(entry, error.__cause__ or error)
             return
-        self._sent.append((entry, sent.future, time.monotonic()))
-        sent.future.add_both(partial(self._hear, entry, sent.future))
+        self._sent.append((future, time.monotonic()))
+        future.add_both(partial(self._hear, entry, future))
 
     def _hear(self, entry: _Entry, future: Any, _: object) -> None:
         """Note an answer, in the producer's thread."""
-        if future.exception is None:
-            self._answers.add(entry, None)
-        else:
-            self._refuse(entry, future.exception)
-
-    def _refuse(self, entry: _Entry, error: BaseException) -> None:
-        self._is_suspect = True
-        self._answers.add(entry, error)
+        self._is_suspect = self._is_suspect or future.exception is not None
+        self._answer(entry, future.exception)
 
     def _give_up_on_silent(self) -> None:
-        """Have a producer that does not answer in time fail what it has; it is made anew."""
-        while self._sent and self._sent[0][1].is_done:
+        """Have a producer that does not answer in time fail what it has; another is made."""
+        while self._sent and self._sent[0][0].is_done:
             self._sent.popleft()
-        if not self._sent or time.monotonic() < self._sent[0][2] + self._delivery.patience:
+        if not self._sent or time.monotonic() < self._sent[0][1] + self._delivery.patience:
             return
         self._delivery.abandon()
-        silent, self._sent = self._sent, deque()
-        for entry, future, _ in silent:
+        while self._sent:
+            future, _ = self._sent.popleft()
             if not future.is_done:
-                future.failure(TimeoutError("the producer does not answer"))
+                future.failure(KafkaTimeoutError("the producer does not answer"))

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from kq.consuming import Pump
 from kq.executors import Executor
 from kq.message import Message
-from kq.working.settings import Settings
 from kq.working.stop import KILL, Stop
 
 __all__ = ["TICK", "Watchdog"]
@@ -37,11 +36,11 @@ class Watchdog:
     """
 
     def __init__(
-        self, settings: Settings, stop: Stop, pump: Pump, running: Mapping[int, tuple[Message, float]]
+        self, shutdown_timeout: float, stop: Stop, pump: Pump, running: Mapping[int, tuple[Message, float]]
     ) -> None:
         #: Set while there is an executor to look after.
         self.executor: Executor | None = None
-        self._shutdown_timeout = settings.shutdown_timeout
+        self._shutdown_timeout = shutdown_timeout
         self._stop = stop
         self._pump = pump
         self._running = running
