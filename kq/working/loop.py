@@ -322,6 +322,8 @@ class Loop:
                 self._give_up(message)
                 continue
             del self._running[id(message)]
+            if message is self._suspect:
+                self._suspect = None
             if self._settler.settle(one, time.monotonic()):
                 self._complete(message, outcome)
             # callbacks may be slow, and there may be hundreds: what they were told of is done
@@ -356,7 +358,7 @@ class Loop:
     def _free(self, message: Message) -> None:
         """Let start what waited for a message."""
         self._backlog.done(message)
-        if message is self._suspect:
+        if message is self._suspect:  # it was given up
             self._suspect = None
 
     def _report_poison(self, message: Message, deaths: int) -> None:
