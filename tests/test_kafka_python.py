@@ -86,7 +86,7 @@ def release(worker: kq.Worker, full: int) -> None:
 
 def test_a_client_closed_while_it_asks_for_metadata_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """The same line about anything else is."""
-    kafka_python.hush_closes()
+    kafka_python.hush()
     caplog.set_level(logging.ERROR, "kafka.cluster")
     for error in (Cancelled(), NodeNotReadyError("metadata")):
         logging.getLogger("kafka.cluster").error("Metadata refresh: failed %s", error)

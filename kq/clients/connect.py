@@ -60,7 +60,7 @@ def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any
     :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``.
     """
     config = {**CLIENT_DEFAULTS, **settings}
-    kafka_python.hush_closes()
+    kafka_python.hush()
     try:
         return make(*topics, bootstrap_servers=hosts, **config)
     except (KafkaTimeoutError, KafkaConnectionError) as error:
