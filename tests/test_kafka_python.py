@@ -13,7 +13,7 @@ from kafka.errors import Cancelled, NodeNotReadyError
 
 import kq
 from kq.clients import kafka_python
-from kq.working.backlog import PARTITION_COUNT
+from kq.consuming.assignment import PARTITION_COUNT
 
 
 def poll(consumer: KafkaConsumer, count: int) -> dict[TopicPartition, int]:

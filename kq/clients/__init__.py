@@ -3,10 +3,12 @@
 from kq.clients import kafka_python
 from kq.clients.assignor import BusyFirstAssignor
 from kq.clients.connect import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
+from kq.clients.kafka_python import Fault
 
 __all__ = [
     "DEFAULT_TOPIC",
     "BusyFirstAssignor",
+    "Fault",
     "check_config",
     "check_hosts",
     "connect",

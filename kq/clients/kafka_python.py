@@ -34,6 +34,7 @@ __all__ = [
     "force_close",
     "future_of_batch",
     "has_fatal_error",
+    "has_leader",
     "has_no_thread",
     "hush",
     "is_closed",
@@ -246,6 +247,12 @@ def is_silent(consumer: KafkaConsumer) -> bool:
     if coordinator is None or coordinator.state != MemberState.STABLE:
         return False
     return not (getattr(coordinator, "_heartbeat_enabled", True) or coordinator.need_rejoin())
+
+
+def has_leader(consumer: KafkaConsumer, tp: TopicPartition) -> bool:
+    """Return whether somebody can be asked about a partition's log; True where that is unknown."""
+    lookup = getattr(getattr(consumer, "_cluster", None), "leader_for_partition", None)
+    return lookup is None or lookup(tp) not in (None, -1)
 
 
 def topic_id(consumer: KafkaConsumer, topic: str) -> UUID | None:
