@@ -78,12 +78,16 @@ def assignment_of(pump: Pump, view: View, next_offset: int) -> Assignment:
     return assignment
 
 
+def take(pump: Pump, records: dict[TopicPartition, list[Record]]) -> None:
+    pump._begin_anew(pump._feed.deliver(pump._held(), records))
+
+
 def test_every_assignment_begins_where_the_last_commit_says(pump: Pump, consumer: Consumer) -> None:
     """The client's position survives some rebalances: what was polled from there is dropped, and 7 is sought."""
     pump.assigned([TP])
     polled = {TP: [Record(12)]}
     pump._open_fresh(polled)
-    pump._take(polled)
+    take(pump, polled)
     assert [7] == consumer.sought
     assert [7] == consumer.commits
     assert [Assigned] == [type(event) for event in pump.events]
@@ -92,12 +96,12 @@ def test_every_assignment_begins_where_the_last_commit_says(pump: Pump, consumer
 def test_a_cut_log_loses_nothing_that_is_undone_before_the_cut(pump: Pump, consumer: Consumer) -> None:
     """Sent back to 60 with 40 undone: the new epoch begins at 40, and what came from 60 on is polled again."""
     assignment = assignment_of(pump, View(1, 40), next_offset=100)
-    pump._take({TP: [Record(60, leader_epoch=1), Record(61, leader_epoch=1)]})
+    take(pump, {TP: [Record(60, leader_epoch=1), Record(61, leader_epoch=1)]})
     assert [Revoked, Assigned] == [type(event) for event in pump.events]
     assert pump.events[0].assignment is assignment  # type: ignore[union-attr]
     assert Progress(40) == pump.events[1].progress  # type: ignore[union-attr]
     assert [40] == consumer.sought
-    pump._take({TP: [Record(40)]})
+    take(pump, {TP: [Record(40)]})
     assert [40] == [record.offset for event in pump.events if isinstance(event, Polled) for record in event.records]
 
 

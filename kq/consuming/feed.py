@@ -50,13 +50,15 @@ class Feed:
             if assignment is None or assignment in jumped:
                 continue
             if polled[0].offset < assignment.next:
-                yield from self._cut(assignment, polled[0])
+                # a record of a later leader stands at the cut, an older one at the begin of the log
+                is_guess = not polled[0].leader_epoch > assignment.leader_epoch >= 0
+                yield from self._cut(assignment, polled[0].offset, is_guess=is_guess)
                 continue
             self._deliver(assignment, polled)
 
-    def _cut(self, assignment: Assignment, record: Any) -> Iterator[tuple[Assignment, int]]:
+    def _cut(self, assignment: Assignment, offset: int, *, is_guess: bool) -> Iterator[tuple[Assignment, int]]:
         try:
-            yield assignment, self._positions.cut_of(assignment, record)
+            yield assignment, self._positions.cut_of(assignment, offset, is_guess=is_guess)
         except (KafkaError, ValueError) as error:  # it is not known yet, or was revoked: it jumps once more
             _logger.debug("Partition %s: %s", assignment.partition, error)
 
@@ -98,23 +100,30 @@ class Feed:
         except ValueError as error:  # it was revoked this moment
             _logger.debug("Partition %s: %s", assignment.partition, error)
 
-    def tell_positions(self, assignments: list[Assignment]) -> None:
-        """Tell the worker where the log ends in records that are not messages, such as transaction markers."""
+    def tell_positions(self, assignments: list[Assignment]) -> Iterator[tuple[Assignment, int]]:
+        """Tell the worker where the log ends in records that are not messages, such as transaction markers.
+
+        Yields assignments whose logs lost their ends, as ``deliver`` does.
+        """
         positions = {}
         for assignment in assignments:
-            if assignment.in_hand():
-                continue
-            try:
-                position = self._positions.consumer.position(self._tp(assignment), timeout_ms=0)
-            except KafkaError:
-                continue
+            position = None if assignment.in_hand() else self._position(assignment)
             if position is not None and position > assignment.next:
                 positions[assignment] = position
+            elif position is not None and position < assignment.next:  # records come from there, or it is the end
+                yield from self._cut(assignment, position, is_guess=True)
         jumped = self._find_removed(positions)
         for assignment, position in positions.items():
             if assignment not in jumped:
                 assignment.next = position
                 self._post(Moved(assignment, position))
+
+    def _position(self, assignment: Assignment) -> int | None:
+        try:
+            position: int | None = self._positions.consumer.position(self._tp(assignment), timeout_ms=0)
+        except KafkaError:
+            return None
+        return position
 
     def note_faults(self, assignments: list[Assignment]) -> None:
         """Have partitions stand still whose next record cannot be read, and say so."""

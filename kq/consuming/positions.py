@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
@@ -130,18 +130,16 @@ class Positions:
         tp = self._tp(partition)
         return int(self.consumer.end_offsets([tp], timeout_ms=_TIMEOUT_MS)[tp])
 
-    def cut_of(self, assignment: Assignment, record: Any) -> int:
+    def cut_of(self, assignment: Assignment, offset: int, *, is_guess: bool) -> int:
         """Seek to where the log was cut under an assignment that the client sent back, say so, and return it.
 
         What was undone before the cut goes with the old epoch, so the new one begins there.
 
-        :param record: The first record that came then. One of a later leader stands at the cut; an older one stands
-            at the begin of the log, where the client goes if it cannot ask for the cut.
+        :param is_guess: The client may not have known where it was cut, and gone to the begin of the log.
         """
-        offset: int = record.offset
-        is_guess = not record.leader_epoch > assignment.leader_epoch >= 0
         if is_guess:
-            offset = min(self.end(assignment.partition), assignment.next)
+            end = min(self.end(assignment.partition), assignment.next)
+            offset, is_guess = end, offset != end
         begin = min(offset, assignment.view.watermark)
         self.tell_cut(assignment.partition, offset, assignment.next, is_guess=is_guess)
         self.consumer.seek(self._tp(assignment.partition), begin)

@@ -175,9 +175,10 @@ class Pump:
         self._check_membership()
         self._check_topic_id()
         self._open_fresh(records)
-        self._take(records)
+        self._feed.note_faults(self._held())
+        self._begin_anew(self._feed.deliver(self._held(), records))
         if not (records or busy):
-            self._feed.tell_positions(self._held())
+            self._begin_anew(self._feed.tell_positions(self._held()))
         has_resumed = self._feed.pause_and_resume(self._held())
         self._commit_if_due()
         shortest, longest = BUSY_WAIT
@@ -186,10 +187,9 @@ class Pump:
         else:
             self._wait = shortest if records else min(longest, max(shortest, self._wait * 2))
 
-    def _take(self, records: dict[TopicPartition, list[Any]]) -> None:
-        """Give the worker what was polled; begin anew where a log lost its end: its offsets are other messages now."""
-        self._feed.note_faults(self._held())
-        for assignment, begin in self._feed.deliver(self._held(), records):
+    def _begin_anew(self, cuts: Iterable[tuple[Assignment, int]]) -> None:
+        """Begin another epoch where a log lost its end: from there on its offsets are other messages now."""
+        for assignment, begin in cuts:
             with self._lock:
                 if self._assignments.get(assignment.partition) is assignment:
                     fresh, progress = self._renew(assignment.partition), Progress(begin)
