@@ -17,7 +17,7 @@ from typing import Any
 
 from kafka import KafkaConsumer
 
-from kq.clients import BusyFirstAssignor, access_of, connect
+from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python
 from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor
@@ -268,7 +268,7 @@ class Worker:
                 _pump_logger.warning("Topic %s does not exist yet: the worker waits for it", self.topic)
             return self._consumer
         assert self._consumer is not None
-        if getattr(self._consumer, "_closed", False):
+        if kafka_python.is_closed(self._consumer):
             raise KQError(f"{self!r} cannot start: its consumer is closed")
         if self._consumer.config["auto_offset_reset"] == "latest" and not self._warned:
             self._warned = True
@@ -289,10 +289,6 @@ class Worker:
             "enable_auto_commit": False,
         }
         consumer = connect(KafkaConsumer, self.hosts, settings)
-        cluster = getattr(consumer, "_cluster", None)
-        if isinstance(getattr(cluster, "config", None), dict):
-            # the client does not hand this on by itself: it would make a deleted topic anew, with one partition
-            cluster.config["allow_auto_create_topics"] = settings["allow_auto_create_topics"]  # type: ignore[union-attr]
         consumer.subscribe([self.topic])
         return consumer
 
@@ -300,11 +296,8 @@ class Worker:
         """Return the seconds between commits, and switch off the client's own: it would commit jobs that still run."""
         if not consumer.config["enable_auto_commit"]:
             return self._settings.commit_interval
-        coordinator = getattr(consumer, "_coordinator", None)
-        if not isinstance(getattr(coordinator, "config", None), dict):
+        if not kafka_python.switch_off_auto_commit(consumer):
             raise KQError("the consumer's auto-commit cannot be switched off; make it with enable_auto_commit=False")
-        consumer.config["enable_auto_commit"] = False
-        coordinator.config["enable_auto_commit"] = False  # type: ignore[union-attr]
         return min(self._settings.commit_interval, float(consumer.config["auto_commit_interval_ms"]) / 1000)
 
 

@@ -23,8 +23,8 @@ from test_enqueue import ids_of, on_topic
 
 import kq
 from kq import EnqueueError, EnqueueUnknown, Job, Queue
+from kq.clients import kafka_python
 from kq.producing import window as window
-from kq.producing.delivery import _force
 
 #: Gives up soon: the broker stays away for longer than this.
 IMPATIENT = {"delivery_timeout_ms": 3000, "request_timeout_ms": 1500, "max_block_ms": 2000}
@@ -109,7 +109,7 @@ def test_a_broker_that_stops_in_the_middle_of_many(
             again = wait_until(lambda: _enqueued(queue, error.jobs), timeout=30)
             assert {job.id for job in again} <= set(ids_of(on_topic(kafka.hosts, topic)))
     if producer is not None:
-        _force(producer)  # it may have lost track of a record, and would wait for it
+        kafka_python.force_close(producer)  # it may have lost track of a record, and would wait for it
 
 
 def _enqueued(queue: Queue, jobs_left: list[Job]) -> list[Job]:

@@ -29,13 +29,13 @@ HOUSE = {
     "what enqueues": "queue",
     "executors": "coroutine interrupt base inline thread process",
     "executors.process": "child handle forkserver spawner executor",
-    "consuming": "metadata tracker assignment committer pump",
+    "consuming": "metadata tracker assignment committer positions feed pump skip",
     "working": "callback waker stop state backlog companions publisher settings settle watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "testing",
     "the top": "kq",
-    "cli": "reload demo targets main",
+    "cli": "reload demo targets skip main",
     "the command": "__main__",
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

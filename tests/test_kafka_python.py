@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+import uuid
 from collections.abc import Callable
 
 import pytest
@@ -86,8 +88,70 @@ def release(worker: kq.Worker, full: int) -> None:
 
 def test_a_client_closed_while_it_asks_for_metadata_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     """The same line about anything else is."""
-    kafka_python.hush_closes()
+    kafka_python.hush()
     caplog.set_level(logging.ERROR, "kafka.cluster")
     for error in (Cancelled(), NodeNotReadyError("metadata")):
         logging.getLogger("kafka.cluster").error("Metadata refresh: failed %s", error)
     assert [str(record.args[0]) for record in caplog.records] == [str(NodeNotReadyError("metadata"))]
+
+
+def test_the_answer_to_a_join_vouches_from_when_it_was_asked_for(
+    topic: str, consumer: Callable[..., KafkaConsumer]
+) -> None:
+    """A member is known before its first heartbeat, from before its join was answered."""
+    member = consumer(topic)
+    kafka_python.mend(member)
+    before = time.monotonic()
+    wait_until(lambda: member.poll(timeout_ms=100) or member.assignment(), timeout=20)
+    answered = kafka_python.last_heartbeat(member)
+    assert answered is not None
+    assert before < answered < time.monotonic()
+
+
+def test_a_late_answer_to_a_heartbeat_is_dated_by_the_question(
+    kafka: kq.LocalKafka, topic: str, consumer: Callable[..., KafkaConsumer]
+) -> None:
+    """Answered only when the broker goes on, a heartbeat vouches from when it was sent."""
+    member = consumer(topic, heartbeat_interval_ms=300)
+    kafka_python.mend(member)
+    heartbeat = member._coordinator.heartbeat
+    wait_until(lambda: member.poll(timeout_ms=100) or heartbeat.last_send > 0, timeout=20)
+    kafka.pause()
+    try:
+        asked = heartbeat.last_send
+        wait_until(lambda: member.poll(timeout_ms=50) or heartbeat.last_send > asked, timeout=10)
+        asked = heartbeat.last_send
+        assert kafka_python.last_heartbeat(member) < asked
+    finally:
+        kafka.resume()
+    wait_until(lambda: member.poll(timeout_ms=50) or kafka_python.last_heartbeat(member) >= asked, timeout=20)
+    assert kafka_python.last_heartbeat(member) in (asked, heartbeat.last_send)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+def test_a_topic_that_is_just_being_made_is_no_error(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """That it is still not there after some seconds is one."""
+    kafka_python.hush()
+    now = time.monotonic()
+    for passed in (0.0, seconds):
+        monkeypatch.setattr(time, "monotonic", lambda passed=passed: now + passed)
+        logging.getLogger("kafka.cluster").error("Topic %s not found in cluster metadata", f"new-{seconds}")
+    logging.getLogger("kafka.cluster").error("Topic %s is not authorized for this client", f"new-{seconds}")
+    texts = [
+        f"Topic new-{seconds} {what}" for what in ("not found in cluster metadata", "is not authorized for this client")
+    ]
+    assert [record.getMessage() for record in caplog.records] == texts[seconds == 0 :]
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["own producer", "the user's"])
+def test_the_first_job_of_a_new_topic_logs_no_error(
+    hosts: str, producer: Callable[..., KafkaProducer], caplog: pytest.LogCaptureFixture, is_own: bool
+) -> None:
+    """The broker makes the topic, and all is well."""
+    name = f"first-{uuid.uuid4().hex[:12]}"
+    queue = kq.Queue(name, hosts=hosts) if is_own else kq.Queue(name, producer())
+    with queue:
+        queue.enqueue(abs, -1)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

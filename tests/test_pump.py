@@ -11,7 +11,6 @@ from kafka.structs import OffsetAndMetadata
 from kq.consuming.assignment import Assigned, Assignment, Polled, Revoked
 from kq.consuming.metadata import Progress, View
 from kq.consuming.pump import Pump
-from kq.consuming.tracker import reopen
 
 TP = TopicPartition("topic", 0)
 
@@ -19,6 +18,7 @@ TP = TopicPartition("topic", 0)
 class Record(NamedTuple):
     offset: int
     value: bytes = b""
+    leader_epoch: int = 0
 
 
 class Consumer:
@@ -38,6 +38,15 @@ class Consumer:
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self.sought.append(offset)
+
+    def position(self, tp: TopicPartition, timeout_ms: float) -> int:
+        return self.sought[-1]
+
+    def beginning_offsets(self, tps: list[TopicPartition], timeout_ms: float) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 0)
+
+    def end_offsets(self, tps: list[TopicPartition], timeout_ms: float) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 1000)
 
     def assignment(self) -> set[TopicPartition]:
         return {TP}
@@ -62,18 +71,23 @@ def pump(consumer: Consumer) -> Pump:
 
 def assignment_of(pump: Pump, view: View, next_offset: int) -> Assignment:
     """Have the pump hold one partition, of which the worker has published a view."""
-    assignment = Assignment(0, 1, None, reopen(Progress(0), 1))
+    assignment = Assignment(0, 1)
+    assignment.open(None, Progress(0), 0)
     assignment.view, assignment.next = view, next_offset
     pump._assignments[0] = assignment
     return assignment
 
 
+def take(pump: Pump, records: dict[TopicPartition, list[Record]]) -> None:
+    pump._begin_anew(pump._feed.deliver(pump._held(), records))
+
+
 def test_every_assignment_begins_where_the_last_commit_says(pump: Pump, consumer: Consumer) -> None:
     """The client's position survives some rebalances: what was polled from there is dropped, and 7 is sought."""
-    pump.joined([TP])
+    pump.assigned([TP])
     polled = {TP: [Record(12)]}
     pump._open_fresh(polled)
-    pump._deliver(polled)
+    take(pump, polled)
     assert [7] == consumer.sought
     assert [7] == consumer.commits
     assert [Assigned] == [type(event) for event in pump.events]
@@ -82,12 +96,12 @@ def test_every_assignment_begins_where_the_last_commit_says(pump: Pump, consumer
 def test_a_cut_log_loses_nothing_that_is_undone_before_the_cut(pump: Pump, consumer: Consumer) -> None:
     """Sent back to 60 with 40 undone: the new epoch begins at 40, and what came from 60 on is polled again."""
     assignment = assignment_of(pump, View(1, 40), next_offset=100)
-    pump._deliver({TP: [Record(60), Record(61)]})
+    take(pump, {TP: [Record(60, leader_epoch=1), Record(61, leader_epoch=1)]})
     assert [Revoked, Assigned] == [type(event) for event in pump.events]
     assert pump.events[0].assignment is assignment  # type: ignore[union-attr]
     assert Progress(40) == pump.events[1].progress  # type: ignore[union-attr]
     assert [40] == consumer.sought
-    pump._deliver({TP: [Record(40)]})
+    take(pump, {TP: [Record(40)]})
     assert [40] == [record.offset for event in pump.events if isinstance(event, Polled) for record in event.records]
 
 
@@ -98,5 +112,5 @@ def test_nearly_full_metadata_pauses_what_would_add_to_it(
     """A partition is polled again up to where the last epoch was, however full the metadata, and paused only there."""
     assignment = assignment_of(pump, View(1, 100, top=200, incomplete=(100,)), next_offset)
     assignment.crowded = True
-    pump._pause_and_resume()
+    pump._feed.pause_and_resume(pump._held())
     assert is_paused is consumer.is_paused

@@ -33,7 +33,7 @@ from rich.text import Text
 
 import kq
 from kq import clients
-from kq.cli import demo
+from kq.cli import demo, skip
 from kq.cli.reload import Watcher, restart
 from kq.cli.targets import import_from_here, jobs_of, load_callback, load_function, parse_arguments
 from kq.executors import Executor
@@ -167,15 +167,18 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+cli.add_command(skip.command(_Config(exists=True, dir_okay=False), DEFAULT_HOSTS))
+
+
 @cli.command(name="demo")
 @click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--hosts", help="Kafka brokers. Without it, a local Kafka is started for the time of the demo.")
 def demo_command(folder: Path | None, hosts: str | None) -> None:
     """Run a job for every file of FOLDER, by default of Python's own standard library."""
     console = _console()
-    skip = demo.NOT_STDLIB if folder is None else ()
+    left_out = demo.NOT_STDLIB if folder is None else ()
     folder = folder or demo.stdlib()
-    files = demo.files_of(folder, skip)
+    files = demo.files_of(folder, left_out)
     if not files:
         raise click.UsageError(f"there are no files in {folder}")
     ours = hosts is None

@@ -11,10 +11,12 @@ from kq.clients.connect import (
     hosts_of,
     settings_for,
 )
+from kq.clients.kafka_python import Fault
 
 __all__ = [
     "DEFAULT_TOPIC",
     "BusyFirstAssignor",
+    "Fault",
     "access_of",
     "check_config",
     "check_hosts",

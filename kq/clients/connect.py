@@ -83,9 +83,12 @@ def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any
     :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``.
     """
     config = {**CLIENT_DEFAULTS, **settings}
-    kafka_python.hush_closes()
+    kafka_python.hush()
     try:
-        return make(*topics, bootstrap_servers=hosts, **config)
+        client = make(*topics, bootstrap_servers=hosts, **config)
     except (KafkaTimeoutError, KafkaConnectionError) as error:
         seconds = config["bootstrap_timeout_ms"] / 1000
         raise BrokerUnreachable(f"no Kafka broker answered at {hosts} within {seconds:g} s ({error})") from error
+    if config.get("allow_auto_create_topics") is False:
+        kafka_python.forbid_auto_create(client)
+    return client

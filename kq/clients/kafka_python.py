@@ -3,43 +3,207 @@
 Each release of the client is to be compared with this, and each mend can go with a release that does it itself.
 
 1. Under ``python -O`` the client's reading of answers is mended when this is imported; it understands no broker else.
-2. ``hush_closes``: that a client was closed in the middle of something is no error.
-3. ``take_up_join``: a join that a poll ended in the middle of is taken up again.
-4. ``unpark``: records that were set aside while their partition was paused are given out after it was resumed.
-5. ``last_heartbeat``, ``is_silent``, ``topic_id``, ``replace_listener``: what it knows, and does not tell.
+2. ``hush``: what the client calls an error, and is none, stays out of the log.
+3. ``mend``: a consumer dates its coordinator's answers by the question, and a record that it cannot read stops only
+   that record's partition. ``take_faults`` returns which.
+4. ``take_up_join``: a join that a poll ended in the middle of is taken up again.
+5. ``unpark``: records that were set aside while their partition was paused are given out after it was resumed.
+6. The other functions tell what a consumer or a producer knows and has no public word for.
 
-Where a consumer of other make has no such parts, they do nothing and know nothing. The thread that polls calls them.
+Where a client of other make has no such parts, they do nothing and know nothing. The thread that polls calls those
+that take a consumer.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+import struct
+import time
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from kafka import KafkaConsumer
-from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
-from kafka.errors import Cancelled
-from kafka.structs import MemberState
+from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import Cancelled, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.structs import MemberState, OffsetAndMetadata
 
 __all__ = [
-    "hush_closes",
+    "Fault",
+    "batch_of",
+    "disown",
+    "forbid_auto_create",
+    "force_close",
+    "future_of_batch",
+    "has_fatal_error",
+    "has_leader",
+    "has_no_thread",
+    "hush",
+    "is_closed",
+    "is_own_answer",
     "is_silent",
+    "join_sender",
+    "knows_topic",
     "last_heartbeat",
+    "mend",
     "replace_listener",
+    "seek",
+    "switch_off_auto_commit",
+    "take_faults",
     "take_up_join",
     "topic_id",
     "unpark",
 ]
 
+#: Seconds that a topic may take to be made by its first record: until then it is no error that it is not there.
+_MAKING = 5.0
+#: Seconds without a word about a topic after which what was said before is forgotten.
+_FORGOTTEN = 60.0
+#: Bytes of a batch before its records, and where in them its length and the number of its last record stand.
+_BATCH_HEADER = struct.Struct(">qi11xi")
 
-def hush_closes() -> None:
-    """Keep out of the log, for good, that a client was closed while it asked for metadata: it calls that an error."""
-    logging.getLogger("kafka.cluster").addFilter(_is_no_close)
+
+class Fault(NamedTuple):
+    """A record, or a batch of them, that cannot be read."""
+
+    offset: int
+    #: The offset after what cannot be read.
+    next: int
+    error: Exception
 
 
-def _is_no_close(record: logging.LogRecord) -> bool:
-    return not (isinstance(record.args, tuple) and any(isinstance(arg, Cancelled) for arg in record.args))
+# -- what is no error --------------------------------------------------------------------------------------------------
+
+
+def hush() -> None:
+    """Keep out of the log, for good, what the client calls an error and is none.
+
+    That it was closed while it asked for metadata; and that a topic is not there, while its first record makes it.
+    """
+    logging.getLogger("kafka.cluster").addFilter(_is_error)
+
+
+#: Topic -> when it was first, and last, said not to be there.
+_missing: dict[str, tuple[float, float]] = {}
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    args = record.args if isinstance(record.args, tuple) else ()
+    if any(isinstance(arg, Cancelled) for arg in args):
+        return False
+    if not (args and record.msg == "Topic %s not found in cluster metadata"):
+        return True
+    now, topic = time.monotonic(), str(args[0])
+    first, last = _missing.get(topic, (now, now))
+    if now - last > _FORGOTTEN:
+        first = now
+    _missing[topic] = first, now
+    return now - first > _MAKING
+
+
+# -- consumers ---------------------------------------------------------------------------------------------------------
+
+
+def mend(consumer: KafkaConsumer) -> None:
+    """Mend a consumer for good, once."""
+    coordinator: Any = getattr(consumer, "_coordinator", None)
+    fetcher: Any = getattr(consumer, "_fetcher", None)
+    if hasattr(coordinator, "heartbeat") and not hasattr(coordinator, "kq_mended"):
+        coordinator.kq_mended = True
+        _date_by_question(coordinator)
+    if hasattr(fetcher, "_append") and not hasattr(fetcher, "kq_faults"):
+        fetcher.kq_faults = {}
+        _contain_faults(fetcher)
+
+
+def _date_by_question(coordinator: Any) -> None:
+    """Have ``last_receive`` say when the last heartbeat, or join, that was answered was sent.
+
+    An answer may wait in the socket of a stopped process long after the coordinator has given its partitions away.
+    """
+    heartbeat, process = coordinator.heartbeat, coordinator._process_sync_group_response
+
+    def received_heartbeat() -> None:
+        heartbeat.last_receive = max(heartbeat.last_receive, heartbeat.last_send)
+
+    def process_sync_group_response(response: Any, send_time: float) -> Any:
+        answer = process(response, send_time)
+        heartbeat.last_receive = max(heartbeat.last_receive, send_time)
+        return answer
+
+    heartbeat.received_heartbeat = received_heartbeat
+    coordinator._process_sync_group_response = process_sync_group_response
+
+
+def last_heartbeat(consumer: KafkaConsumer) -> float | None:
+    """Return when the coordinator was last asked something that it answered as to a member, by the monotonic clock.
+
+    None where nobody knows.
+    """
+    heartbeat = getattr(getattr(consumer, "_coordinator", None), "heartbeat", None)
+    return getattr(heartbeat, "last_receive", None)
+
+
+def _contain_faults(fetcher: Any) -> None:
+    """Have a poll note what it cannot read, instead of raising it, and go on with other partitions.
+
+    Raised, it would end the poll of all partitions, and the next poll would not end.
+    """
+    parse, append, faults = fetcher._parse_fetched_data, fetcher._append, fetcher.kq_faults
+
+    def parse_fetched_data(fetch: Any) -> Any:
+        data = fetch.partition_data.records
+        try:
+            part = parse(fetch)
+        except (OffsetOutOfRangeError, TopicAuthorizationFailedError):  # these are not about a record
+            raise
+        except Exception as error:  # whatever it is, the bytes are to blame for it  # noqa: BLE001
+            faults[fetch.topic_partition] = _fault(fetch.fetched_offset, data, error)
+            return None
+        if part is not None:
+            part.kq_data = data
+        return part
+
+    def append_records(drained: Any, part: Any, *options: Any) -> int:
+        try:
+            return int(append(drained, part, *options))
+        except Exception as error:  # as above  # noqa: BLE001
+            faults[part.topic_partition] = _fault(part.next_fetch_offset, part.kq_data, error)
+            part.drain()
+            return 0
+
+    fetcher._parse_fetched_data = parse_fetched_data
+    fetcher._append = append_records
+
+
+def _fault(offset: int, data: Any, error: Exception) -> Fault:
+    """Return the fault at an offset, with the end of its batch: as that says itself, or as the next one begins."""
+    at = 0
+    while data is not None and at + _BATCH_HEADER.size <= len(data):
+        base, length, last = _BATCH_HEADER.unpack_from(data, at)
+        at += length + 12
+        if length <= 0:
+            break
+        ends = (
+            [base + last + 1, *_BATCH_HEADER.unpack_from(data, at)[:1]] if at + 27 <= len(data) else [base + last + 1]
+        )
+        if after := min((end for end in ends if end > offset >= base), default=0):
+            return Fault(offset, after, error)
+    return Fault(offset, offset + 1, error)
+
+
+def take_faults(consumer: KafkaConsumer) -> dict[TopicPartition, Fault]:
+    """Return what the polls since the last call could not read."""
+    faults: dict[TopicPartition, Fault] = getattr(getattr(consumer, "_fetcher", None), "kq_faults", {})
+    taken = dict(faults)
+    faults.clear()
+    return taken
+
+
+def seek(consumer: KafkaConsumer, tp: TopicPartition, offset: int, leader_epoch: int) -> None:
+    """Seek, and say which leader's log the offset is from: a log that was cut meanwhile is noticed by that."""
+    consumer.seek(tp, offset)
+    state = getattr(getattr(consumer, "_subscription", None), "assignment", {}).get(tp)
+    if state is not None and leader_epoch >= 0:
+        state.seek(OffsetAndMetadata(offset, "", leader_epoch))
 
 
 def take_up_join(consumer: KafkaConsumer) -> bool:
@@ -77,18 +241,18 @@ def unpark(consumer: KafkaConsumer) -> None:
         return
 
 
-def last_heartbeat(consumer: KafkaConsumer) -> float | None:
-    """Return when the coordinator last answered a heartbeat, by the monotonic clock; None where nobody knows."""
-    heartbeat = getattr(getattr(consumer, "_coordinator", None), "heartbeat", None)
-    return getattr(heartbeat, "last_receive", None)
-
-
 def is_silent(consumer: KafkaConsumer) -> bool:
     """Return whether a member of a group sends no heartbeats, and means to go on so: another has its name."""
     coordinator = getattr(consumer, "_coordinator", None)
     if coordinator is None or coordinator.state != MemberState.STABLE:
         return False
     return not (getattr(coordinator, "_heartbeat_enabled", True) or coordinator.need_rejoin())
+
+
+def has_leader(consumer: KafkaConsumer, tp: TopicPartition) -> bool:
+    """Return whether somebody can be asked about a partition's log; True where that is unknown."""
+    lookup = getattr(getattr(consumer, "_cluster", None), "leader_for_partition", None)
+    return lookup is None or lookup(tp) not in (None, -1)
 
 
 def topic_id(consumer: KafkaConsumer, topic: str) -> UUID | None:
@@ -104,6 +268,93 @@ def replace_listener(consumer: KafkaConsumer, listener: AsyncConsumerRebalanceLi
         return False
     state.rebalance_listener = listener
     return True
+
+
+def forbid_auto_create(client: Any) -> None:
+    """Hand ``allow_auto_create_topics=False`` on, which the client does not: it would make a deleted topic anew."""
+    cluster = getattr(client, "_cluster", None) or getattr(client, "_metadata", None)  # a consumer's, a producer's
+    config = getattr(cluster, "config", None)
+    if isinstance(config, dict):
+        config["allow_auto_create_topics"] = False
+
+
+def switch_off_auto_commit(consumer: KafkaConsumer) -> bool:
+    """Have a consumer commit nothing by itself; return whether that is possible."""
+    config = getattr(getattr(consumer, "_coordinator", None), "config", None)
+    if not isinstance(config, dict):
+        return False
+    consumer.config["enable_auto_commit"] = config["enable_auto_commit"] = False
+    return True
+
+
+def is_closed(client: Any) -> bool:
+    """Return whether a consumer or a producer was closed."""
+    return bool(getattr(client, "_closed", False))
+
+
+# -- producers ---------------------------------------------------------------------------------------------------------
+
+
+def knows_topic(producer: KafkaProducer, topic: str) -> bool:
+    """Return whether a producer would send to a topic without asking for its partitions first."""
+    metadata = getattr(producer, "_metadata", None)
+    return metadata is not None and metadata.partitions_for_topic(topic) is not None
+
+
+def future_of_batch(future: Any) -> Any:
+    """Return the future of the batch that a record went into; None where that is unknown."""
+    return getattr(future, "_produce_future", None)
+
+
+def batch_of(producer: KafkaProducer, future: Any) -> Any:
+    """Return the batch, by its future, that a record was just put into, or None where it cannot be told.
+
+    A batch that was never drained never left this process, whatever its future says. The client has no public word
+    for that; where its insides change, or the batch has left already, an outcome is less often known, never wrong.
+    """
+    try:
+        batch = producer._accumulator._batches[future.topic_partition][-1]
+        return batch if batch.produce_future is future and hasattr(batch, "drained") else None
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return None
+
+
+def is_own_answer(future: Any) -> bool:
+    """Return whether an error is the broker's answer to this very record.
+
+    When the client gives up it fails all that it has with one error; those records have the base offset -1.
+    """
+    value = getattr(future_of_batch(future), "value", None)
+    return not (isinstance(value, tuple) and value[:1] == (-1,))
+
+
+def has_fatal_error(producer: KafkaProducer | None) -> bool:
+    """Return whether a producer has ended for good: after one refusal an idempotent one sends nothing."""
+    state = getattr(producer, "_transaction_manager", None)
+    return state is not None and bool(state.has_fatal_error())
+
+
+def has_no_thread(producer: KafkaProducer) -> bool:
+    """Return whether a producer that is not closed has lost its thread, as it does in a fork."""
+    thread = getattr(producer, "_sender", None)
+    return thread is not None and not thread.is_alive() and not getattr(producer, "_closed", True)
+
+
+def force_close(producer: KafkaProducer) -> None:
+    """Have a producer fail all that it has, and end."""
+    producer._sender.force_close()
+    producer._unregister_cleanup()
+    producer._closed = True
+
+
+def join_sender(producer: KafkaProducer, timeout: float) -> None:
+    """Wait until a producer that was closed by force has failed all that it had."""
+    producer._sender.join(timeout)
+
+
+def disown(producer: KafkaProducer) -> None:
+    """Keep a parent's producer from closing itself at exit: it would wait for a thread that is not in this process."""
+    producer._closed = True
 
 
 if not __debug__:

@@ -1,7 +1,7 @@
 """Assignments: what the pump and the loop share of each assigned partition, and what the pump tells the loop.
 
-1. A partition is assigned: an ``Assignment`` is made for its new epoch. The loop gets ``Assigned``, ``Polled``, and
-   ``Moved`` where the log has gaps.
+1. A partition is assigned: an ``Assignment`` is made for its new epoch. It is opened once the last commit was read.
+   The loop gets ``Assigned``, ``Polled``, and ``Moved`` where the log has gaps.
 2. The loop counts the messages that it is through with, and publishes what may be committed as ``view``.
 3. The partition is revoked: the epoch ends, and the loop gets ``Revoked``. After ``Failed`` it gets nothing more.
 """
@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from kq.clients import Fault
 from kq.consuming.metadata import Progress, View
+from kq.consuming.tracker import reopen
 
 __all__ = [
     "PARTITION_BYTES",
@@ -47,21 +49,27 @@ class Assignment:
         "delivered",
         "delivered_bytes",
         "epoch",
+        "fault",
+        "fault_told",
+        "is_open",
+        "leader_epoch",
         "next",
         "partition",
         "paused",
+        "still_until",
         "taken",
         "taken_bytes",
         "topic_id",
         "view",
     )
 
-    def __init__(self, partition: int, epoch: int, topic_id: UUID | None, view: View) -> None:
+    def __init__(self, partition: int, epoch: int) -> None:
         self.partition = partition
         self.epoch = epoch
-        self.topic_id = topic_id
+        self.is_open = False
+        self.topic_id: UUID | None = None
         #: Written by the worker: what may be committed.
-        self.view = view
+        self.view = View(epoch, 0)
         #: Written by the worker: messages, and bytes, that it has in hand no more.
         self.taken = 0
         self.taken_bytes = 0
@@ -70,10 +78,23 @@ class Assignment:
         self.delivered_bytes = 0
         #: The view, and whether it was a living worker's, that the broker has.
         self.committed: tuple[View, bool] | None = None
-        #: The offset that is expected next.
-        self.next = self.begin = view.watermark
+        #: The offset where the epoch began, and the one that is expected next.
+        self.begin = self.next = 0
+        #: In which leader's time the newest record that is known was written; -1 if nobody said.
+        self.leader_epoch = -1
         self.paused = False
         self.crowded = False
+        #: What cannot be read, when that was said last, and until when it is not tried again.
+        self.fault: Fault | None = None
+        self.fault_told = self.still_until = 0.0
+
+    def open(self, topic_id: UUID | None, progress: Progress, leader_epoch: int) -> None:
+        """Begin the epoch where the last commit says."""
+        self.topic_id = topic_id
+        self.view = reopen(progress, self.epoch)
+        self.begin = self.next = progress.watermark
+        self.leader_epoch = leader_epoch
+        self.is_open = True
 
     def part(self) -> float:
         """Return the part of a bound that makes it full: once paused a half, so that it does not flutter."""

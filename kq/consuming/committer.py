@@ -45,7 +45,6 @@ FATAL = (
     kafka_errors.InvalidSessionTimeoutError,
     kafka_errors.KafkaConfigurationError,
     kafka_errors.SaslAuthenticationFailedError,
-    kafka_errors.UnsupportedCodecError,
     kafka_errors.UnsupportedVersionError,
 )
 
@@ -66,9 +65,9 @@ class _Commit(NamedTuple):
 
 
 class Committer:
-    """Committer assignments by one consumer.
+    """Commits assignments by one consumer.
 
-    For the pump's thread. The listener's calls ``is_dirty`` and ``offset`` too, under the pump's lock; any thread may
+    For the pump's thread. The listener calls ``is_dirty`` and ``offset`` too, under the pump's lock; any thread may
     set ``alive``, and read that, ``is_on`` and ``vouched``.
 
     :param interval: Seconds between commits while there is something to commit; None to commit nothing.
@@ -112,29 +111,31 @@ class Committer:
         return self._on_its_way is not None
 
     def is_dirty(self, assignment: Assignment, *, alive: bool | None = None) -> bool:
-        """Return whether there is something of a assignment to commit.
+        """Return whether there is something of an assignment to commit.
 
         :param alive: Whether the worker goes on with it afterwards, by default ``self.alive``.
         """
         return self.is_on and assignment.committed != (assignment.view, self.alive if alive is None else alive)
 
     def offset(self, assignment: Assignment, view: View, *, alive: bool) -> OffsetAndMetadata:
-        """Return what is to be committed of a assignment."""
+        """Return what is to be committed of an assignment."""
         metadata = encode(view, assignment.topic_id, alive=alive, limit=self._metadata_limit)
         assignment.crowded = len(metadata) > CROWDED * self._metadata_limit
-        return OffsetAndMetadata(view.watermark, metadata, -1)
+        return OffsetAndMetadata(view.watermark, metadata, assignment.leader_epoch)
 
-    def is_due(self, assignments: Collection[Assignment], now: float) -> bool:
-        """Return whether it is time for a commit; where nothing is to be committed, nobody waits."""
+    def look(self, assignments: Collection[Assignment], now: float) -> None:
+        """Give up a commit whose answer does not come; have nobody wait where nothing is to be committed."""
         if self._on_its_way is not None and now > self._on_its_way.sent + COMMIT_TIMEOUT:
             self._ended(self._on_its_way, KafkaError("no answer"))
-        if self._on_its_way is not None or not self.is_on:
-            return False
-        if not any(self.is_dirty(assignment) for assignment in assignments):
+        if self._on_its_way is None and not any(map(self.is_dirty, assignments)):
             self.release()
+
+    def is_due(self, assignments: Collection[Assignment], now: float) -> bool:
+        """Return whether it is time for a commit."""
+        if self._on_its_way is not None or now < self._retry or not any(map(self.is_dirty, assignments)):
             return False
         at_rest = not any(assignment.in_hand() or assignment.view.running for assignment in assignments)
-        return now >= self._retry and (at_rest or bool(self._flushes) or now >= self._next)
+        return at_rest or self.is_asked_for or now >= self._next
 
     def send(self, assignments: Iterable[Assignment]) -> None:
         """Send a commit of what is dirty."""

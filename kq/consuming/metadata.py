@@ -1,4 +1,4 @@
-"""the encoding of commit metadata: what a commit says of a partition besides the offset.
+"""The encoding of commit metadata: what a commit says of a partition besides the offset.
 
 1. A ``View`` is what may be committed; ``encode`` makes text of it, which the broker stores beside the offset.
 2. The next owner of the partition ``decode``s that to ``Progress``: where its epoch begins.
@@ -60,6 +60,20 @@ class Progress(NamedTuple):
     foreign_topic: bool = False
     #: How many starts are to be made with care: all of them after an unclean end, else what the worker before left.
     careful: int = 0
+
+    def beyond(self, offset: int) -> Progress:
+        """Return what holds where nothing below an offset is to be run any more."""
+        return self._replace(
+            watermark=offset,
+            top=max(self.top, offset),
+            incomplete=frozenset(undone for undone in self.incomplete if undone >= offset),
+            deliveries=tuple(counted for counted in self.deliveries if counted[0] >= offset),
+        )
+
+    def undone_below(self, offset: int) -> int:
+        """Return how many messages below an offset were not done."""
+        beyond_top = offset - max(self.top, self.watermark)
+        return max(0, beyond_top) + sum(undone < offset for undone in self.incomplete)
 
 
 def encode(view: View, topic_id: UUID | None, *, alive: bool, limit: int = METADATA_LIMIT) -> str:

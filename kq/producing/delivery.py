@@ -30,7 +30,7 @@ from kafka.errors import (
     UnknownError,
 )
 
-from kq.clients import connect
+from kq.clients import connect, kafka_python
 from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
@@ -108,8 +108,9 @@ class Delivery:
         #: The future of the batch that the last record went into, and the batch: the next one mostly goes there, too.
         self._last: tuple[Any, Any] = (None, None)
         #: Whether the user's producer belongs to a parent process.
-        self._is_inherited = producer is not None and _has_no_thread(producer)
+        self._is_inherited = producer is not None and kafka_python.has_no_thread(producer)
         _deliveries.add(self)
+        kafka_python.hush()
 
     @property
     def topic(self) -> str:
@@ -147,8 +148,7 @@ class Delivery:
         producer = self._producer
         if producer is None:
             return False
-        metadata = getattr(producer, "_metadata", None)
-        return metadata is not None and metadata.partitions_for_topic(self._topic) is not None
+        return kafka_python.knows_topic(producer, self._topic)
 
     def prepare(self) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
@@ -167,12 +167,12 @@ class Delivery:
             future = producer.send(*record)
         except (KafkaError, KQError, ValueError) as error:
             raise self.refused(job, error) from error
-        batch_future = getattr(future, "_produce_future", None)
+        batch_future = kafka_python.future_of_batch(future)
         if future.is_done and future.exception is not None and batch_future is not None and not batch_future.is_done:
             raise self.refused(job, future.exception) from future.exception  # the topic's partitions cannot be known
         last_future, batch = self._last
         if last_future is not batch_future:
-            batch = _batch_of(producer, batch_future)
+            batch = kafka_python.batch_of(producer, batch_future)
             self._last = batch_future, batch
         return Sent(job, len(record.value), future, batch)
 
@@ -210,7 +210,11 @@ class Delivery:
         job, topic = sent.job, self._topic
         if sent.future.is_done and sent.batch is not None and sent.batch.drained is None:
             return EnqueueError(f"job {job.id} was not enqueued on topic {topic}: {describe(answer)}", [job])
-        if isinstance(answer, BrokerResponseError) and not isinstance(answer, _MAYBE_WRITTEN) and _is_answer(sent):
+        if (
+            isinstance(answer, BrokerResponseError)
+            and not isinstance(answer, _MAYBE_WRITTEN)
+            and kafka_python.is_own_answer(sent.future)
+        ):
             return EnqueueError(f"job {job.id} was refused by topic {topic}: {describe(answer)}", [job])
         return EnqueueUnknown(f"job {job.id} may or may not be on topic {topic}: {describe(answer)}", (), [job])
 
@@ -218,8 +222,7 @@ class Delivery:
         """Have a dead own producer made anew at next use: after one refusal an idempotent one sends nothing."""
         with self._lock:
             producer = self._producer
-            state = getattr(producer, "_transaction_manager", None)
-            if not (self.is_owner and producer is not None and state is not None and state.has_fatal_error()):
+            if not self.is_owner or producer is None or not kafka_python.has_fatal_error(producer):
                 return
             self._producer = None
         _shut(producer, _EXIT_TIMEOUT)
@@ -237,8 +240,8 @@ class Delivery:
             if not self.is_owner or self._producer is None:
                 return
             producer, self._producer = self._producer, None
-        _force(producer)
-        producer._sender.join(_FORCE_TIMEOUT)
+        kafka_python.force_close(producer)
+        kafka_python.join_sender(producer, _FORCE_TIMEOUT)
 
     def _make_producer(self) -> KafkaProducer:
         if self.is_closed:
@@ -260,32 +263,9 @@ class Delivery:
         if not self.is_owner:
             self._is_inherited = True
         elif self._producer is not None:
-            # closing it, as it does by itself at exit, would wait for ever for a thread that is not here
-            self._producer._closed = True
+            kafka_python.disown(self._producer)
             _inherited.append(self._producer)
             self._producer = None
-
-
-def _batch_of(producer: KafkaProducer, batch_future: Any) -> Any:
-    """Return the batch that a record was just put into, or None where it cannot be told.
-
-    A batch that was never drained never left this process, whatever its future says. The client has no public word
-    for that; where its insides change, or the batch has left already, an outcome is less often known, never wrong.
-    """
-    try:
-        batch = producer._accumulator._batches[batch_future.topic_partition][-1]
-        return batch if batch.produce_future is batch_future and hasattr(batch, "drained") else None
-    except (AttributeError, IndexError, KeyError, TypeError):
-        return None
-
-
-def _is_answer(sent: Sent) -> bool:
-    """Return whether an error is the broker's answer to this very record.
-
-    When the client gives up it fails all that it has with one error; those records have the base offset -1.
-    """
-    value = getattr(getattr(sent.future, "_produce_future", None), "value", None)
-    return not (isinstance(value, tuple) and value[:1] == (-1,))
 
 
 def _shut(producer: KafkaProducer, timeout: float) -> None:
@@ -293,20 +273,7 @@ def _shut(producer: KafkaProducer, timeout: float) -> None:
     try:
         producer.close(timeout=timeout)
     except KafkaTimeoutError:
-        _force(producer)
-
-
-def _force(producer: KafkaProducer) -> None:
-    """Have a producer fail all that it has, and end."""
-    producer._sender.force_close()
-    producer._unregister_cleanup()
-    producer._closed = True
-
-
-def _has_no_thread(producer: KafkaProducer) -> bool:
-    """Return whether a producer that is not closed has lost its thread, as it does in a fork."""
-    thread = getattr(producer, "_sender", None)
-    return thread is not None and not thread.is_alive() and not getattr(producer, "_closed", True)
+        kafka_python.force_close(producer)
 
 
 def describe(error: BaseException) -> str:
