@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import kq
-from kq.cli import main as cli
+from kq.cli.options import Size
 from kq.cli.targets import parse_arguments
 
 #: Seconds for one command.
@@ -362,7 +362,7 @@ def test_a_broker_in_the_foreground_runs_until_it_is_told(number):
 )
 def test_a_size_may_have_a_unit(word, expected):
     """Of powers of 1024, as memory is counted."""
-    assert expected == cli._Size().convert(word, None, None)
+    assert expected == Size().convert(word, None, None)
 
 
 @pytest.mark.parametrize(

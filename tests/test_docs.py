@@ -14,7 +14,7 @@ import click
 import docutils.core
 import pytest
 
-from kq.cli import main as cli
+from kq.cli.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The address in the examples; a test puts the one of its own Kafka there.
@@ -107,7 +107,7 @@ def test_pages_outside_the_documentation_are_well_formed(name):
     docutils.core.publish_doctree(source, source_path=name, settings_overrides={"halt_level": 2})
 
 
-@pytest.mark.parametrize("command", cli.cli.commands.values(), ids=lambda command: command.name)
+@pytest.mark.parametrize("command", cli.commands.values(), ids=lambda command: command.name)
 def test_every_command_and_option_is_documented(command):
     """The page of the command line knows each command and each of its options."""
     page = (ROOT / "docs" / "command-line.rst").read_text(encoding="utf-8")
