@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -17,7 +16,6 @@ import pytest
 
 import kq
 from kq.cli.options import Size
-from kq.cli.targets import parse_arguments
 
 #: Seconds for one command.
 PATIENCE = 60
@@ -124,7 +122,7 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
         (["enqueue", "jobs:value"], ["not a callable"]),
         (["enqueue", "raises:touch"], ["RuntimeError"]),
         (["enqueue", "jobs:touch", "[1"], ["bad JSON"]),
-        (["enqueue", "jobs:touch", "a=1", "a=2"], ["twice"]),
+        (["enqueue", "jobs:touch", "path=1", "path=2"], ["twice"]),
         (["enqueue", "jobs:touch", "--topik", "x"], ["no such option: --topik"]),
         (["enqueue", "jobs:touch", "--partition", "one"], ["--partition"]),
         (["info", "--config", "unknown.json"], ["nonsense"]),
@@ -363,19 +361,3 @@ def test_a_broker_in_the_foreground_runs_until_it_is_told(number):
 def test_a_size_may_have_a_unit(word, expected):
     """Of powers of 1024, as memory is counted."""
     assert expected == Size().convert(word, None, None)
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["1", "-2.5", "true", "null"], ([1, -2.5, True, None], {})),
-        (["word", "two words", "", "NaN", "1x"], (["word", "two words", "", "NaN", "1x"], {})),
-        (['"1"', '"a=b"', '"--x"'], (["1", "a=b", "--x"], {})),
-        (["a=1", 'b={"c": [2]}', "d=", "é=x=y"], ([], {"a": 1, "b": {"c": [2]}, "d": "", "é": "x=y"})),
-        (["1=2", "a-b=3"], (["1=2", "a-b=3"], {})),
-    ],
-    ids=json.dumps,
-)
-def test_words_are_json_or_strings(words, expected):
-    """Values are JSON literals; a word that is none is a string."""
-    assert expected == parse_arguments(words)
