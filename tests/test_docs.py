@@ -72,12 +72,12 @@ def assert_works(run, producer: str, worker: str, last: str) -> list[str]:
     """Run a producer to its end, then a worker until its last line; Ctrl-C ends it well."""
     produced = run("producer.py", producer)
     output, _ = produced.communicate(timeout=PATIENCE)
-    assert (0, True) == (produced.returncode, bool(output.strip())), output
+    assert (produced.returncode, bool(output.strip())) == (0, True), output
     working = run("worker.py", worker)
     lines = read_until(working, last)
     working.send_signal(signal.SIGINT)
     rest, _ = working.communicate(timeout=PATIENCE)
-    assert (0, "") == (working.returncode, rest)
+    assert (working.returncode, rest) == (0, "")
     return lines
 
 
