@@ -169,6 +169,21 @@ def test_another_record_at_the_same_offset_runs(other: dict[str, Any], is_done: 
     assert tracker.view(0) == View(2, 1, 1)
 
 
+def test_an_old_record_cannot_end_the_run_of_another_at_its_offset() -> None:
+    """Both run: the completion of the old one is not the new one's."""
+    tracker = tracker_at(0)
+    old = poll(tracker, [0])[0]
+    tracker.started(old)
+    back(tracker, Progress(0))
+    new = message(0, b"other")
+    assert tracker.polled(new)
+    tracker.started(new)
+    assert not tracker.done(old)
+    assert tracker.view(0).watermark == 0
+    assert tracker.done(new)
+    assert tracker.view(0) == View(2, 1, 1)
+
+
 def test_another_topic_of_the_same_name_runs_from_its_beginning() -> None:
     """Its messages may even be equal to the old ones'."""
     tracker = tracker_at(0)
