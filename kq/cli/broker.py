@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -30,7 +29,9 @@ TERMINATED = 128 + signal.SIGTERM
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the data.")
 def broker(nodes: int, port: int | None, data: Path | None) -> None:
     """Run a real Kafka for development on this machine until Ctrl-C."""
-    if port is None and all(_is_free(DEFAULT_PORT + node) for node in range(nodes)):
+    from kq.local import is_free  # no other command needs it, and each would wait for its import
+
+    if port is None and all(is_free(DEFAULT_PORT + node) for node in range(nodes)):
         port = DEFAULT_PORT
     with exit_on_sigterm(), kq.LocalKafka(nodes, data=data, port=port, on_progress=to_stderr) as local:
         click.echo(f"Kafka {local.version} is ready: --hosts {local.hosts}")
@@ -50,11 +51,3 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def _is_free(port: int) -> bool:
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True

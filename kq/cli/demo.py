@@ -37,8 +37,8 @@ LARGEST = 10
 #: Folders of the standard library that are not part of it.
 NOT_STDLIB = frozenset({"__pycache__", "dist-packages", "site-packages"})
 
-#: Shows how far a phase is: (what, how many in all) -> a context manager that gives what to call after each.
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+#: Shows how far a phase is: (what, how many in all) -> a context manager that gives what to tell how many are done.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Figures(NamedTuple):
@@ -149,20 +149,20 @@ def run(files: list[str], hosts: str, progress: Progress, *, keep: bool = False)
     :raises kq.BrokerUnreachable: No broker answered.
     """
     with _topic(hosts, keep) as topic:
-        with kq.Queue(topic, hosts=hosts, timeout=JOB_TIMEOUT) as queue, progress("Enqueueing", len(files)) as advance:
-            for path in files:
+        with kq.Queue(topic, hosts=hosts, timeout=JOB_TIMEOUT) as queue, progress("Enqueueing", len(files)) as show:
+            for number, path in enumerate(files, 1):
                 queue.enqueue(measure, path)
-                advance()
+                show(number)
         report = Report(len(files))
-        with progress("Working", len(files)) as advance:
-            _work(topic, hosts, report, advance)
+        with progress("Working", len(files)) as show:
+            _work(topic, hosts, report, show)
     return report
 
 
-def _work(topic: str, hosts: str, report: Report, advance: Callable[[], None]) -> None:
+def _work(topic: str, hosts: str, report: Report, show: Callable[[int], None]) -> None:
     def callback(status: str, _message: Any, job: Any, result: Any, exception: Any, _stacktrace: Any) -> None:
         report.collect(status, job, result, exception)
-        advance()
+        show(report.done)
 
     # a file that cannot be read is a row of the table, not a traceback in the log
     silent = logging.Logger("kq.demo", logging.CRITICAL + 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from contextlib import nullcontext
 from typing import Any, TextIO
 
@@ -70,15 +69,9 @@ def _enqueue_file(spec: kq.EnqueueSpec, file: TextIO) -> int:
     places: dict[str, int] = {}
     console = make_console(stderr=True)
     try:
-        with show_progress(console, "Enqueueing", total) if total else nullcontext(lambda: None) as advance:
-            told = itertools.count(1)
-
-            def on_progress(done: int, _total: int | None) -> None:
-                for _ in itertools.takewhile(lambda count: count < done, told):
-                    advance()
-                advance()
-
-            return len(spec.enqueue_many(jobs_of(file, name, places), on_progress=on_progress))
+        with show_progress(console, "Enqueueing", total) if total else nullcontext(lambda _: None) as show:
+            jobs = jobs_of(file, name, places)
+            return len(spec.enqueue_many(jobs, on_progress=lambda done, _: show(done)))
     except kq.EnqueueError as error:
         where = ", ".join(str(places[str(job.id)]) for job in (error.jobs + error.unknown)[:MAX_LINES])
         more = ", …" if len(error.jobs) + len(error.unknown) > MAX_LINES else ""

@@ -5,7 +5,6 @@ What was asked for goes to stdout, everything else to stderr. Without a terminal
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ __all__ = ["FAILED", "fail", "make_console", "print_table", "show_progress", "to
 FAILED = 1
 #: Without a terminal nothing but its reader wraps a long line.
 PLAIN_WIDTH = 10_000
-#: Without a terminal, progress is told so many times.
+#: Lines of progress where there is no terminal.
 PLAIN_STEPS = 10
 
 
@@ -55,23 +54,20 @@ def print_table(console: Console, headers: Sequence[str], rows: Sequence[Sequenc
 
 
 @contextmanager
-def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show how far a phase is: a bar, or a line now and then where there is no terminal."""
-    if not console.is_terminal:
-        yield _plain_progress(console, what, total)
+def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Give what to call with how many are done: it draws a bar, or prints a line now and then without a terminal."""
+    if console.is_terminal:
+        columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda done: bar.update(task, completed=done)
         return
-    columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+    printed = 0
 
+    def print_step(done: int) -> None:
+        nonlocal printed
+        if (step := done * PLAIN_STEPS // total) > printed:
+            printed = step
+            console.print(f"{what}: {done:,} of {total:,}")
 
-def _plain_progress(console: Console, what: str, total: int) -> Callable[[], None]:
-    marks = {total * step // PLAIN_STEPS for step in range(1, PLAIN_STEPS + 1)}
-    counter = itertools.count(1)
-
-    def advance() -> None:
-        if (count := next(counter)) in marks:
-            console.print(f"{what}: {count:,} of {total:,}")
-
-    return advance
+    yield print_step

@@ -20,6 +20,7 @@ import struct
 import tempfile
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from kq.errors import ArgumentError, LocalKafkaError
 from kq.local.install import JVM_FLAGS, VERSION, as_properties, cached, find_java
 from kq.local.supervisor import Supervisor
 
-__all__ = ["LocalKafka"]
+__all__ = ["LocalKafka", "is_free"]
 
 #: Seconds until a start counts as failed. An idle machine takes 3; a busy one, ten times as long.
 STARTUP_TIMEOUT = 60.0
@@ -40,8 +41,6 @@ POLL = 0.02
 API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 #: Lines of log in an error: the cause of a failed start, with its Java stack.
 TAIL = 30
-#: Bytes read from the end of a log for those lines.
-TAIL_BYTES = 16_384
 #: Free ports are looked for here: systems do not hand these to outgoing connections, one of which could otherwise sit
 #: on the port of a node between its death and its restart.
 PORTS = range(20_000, 32_000)
@@ -358,18 +357,18 @@ def _free_ports(nodes: int, first: int | None) -> list[int]:
     ports = [] if first is None else list(range(first, first + nodes))
     while len(ports) < 2 * nodes:
         port = secrets.choice(PORTS)
-        if port not in ports and _is_free(port):
+        if port not in ports and is_free(port):
             ports.append(port)
     return ports
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+def is_free(port: int) -> bool:
+    """Return whether nobody listens at a port of the loopback interface."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(port: int) -> bool:
@@ -385,9 +384,7 @@ def _answers(port: int) -> bool:
 def _tail(path: Path) -> str:
     """Return the last lines of a file."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return "".join(deque(file, TAIL)).rstrip("\n")
     except OSError:
         return ""
-    return "\n".join(lines[-TAIL:])
