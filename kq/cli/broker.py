@@ -17,7 +17,7 @@ from kq.cli.output import to_stderr
 
 __all__ = ["broker", "exit_on_sigterm"]
 
-#: How often the broker in the foreground looks after its Kafka, in seconds.
+#: Seconds between two checks that Kafka still runs.
 WATCH_INTERVAL = 0.5
 #: Exit code after SIGTERM, as shells know it.
 TERMINATED = 128 + signal.SIGTERM

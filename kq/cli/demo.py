@@ -28,7 +28,7 @@ __all__ = ["Figures", "Report", "failures", "files_of", "largest", "measure", "p
 
 #: Partitions of the demo's topic: several, and few enough that each gets many of the files.
 PARTITIONS = 4
-#: How long the job of one file may take, in seconds. Beyond it lies no file that a tour needs to read to its end.
+#: How long the job of one file may take, in seconds. Nobody waits longer for one file of a tour.
 JOB_TIMEOUT = 30
 #: Bytes read at a time: a file of any size is measured in little memory.
 CHUNK = 1024 * 1024
@@ -117,7 +117,7 @@ class Report:
         return (self.done - 1) / span if self.done > 1 and span > 0 else None
 
     def collect(self, status: str, job: kq.Job | None, result: Any, exception: BaseException | None) -> None:
-        """Take down the outcome of one job; ``job`` is None where a message was no job at all."""
+        """Record the outcome of one job; ``job`` is None where a message was no job at all."""
         self._last = time.monotonic()
         self._first = self._first or self._last
         path = str(job.args[0]) if job and job.args else "(not a job)"
@@ -169,7 +169,7 @@ def _work(topic: str, hosts: str, report: Report, show: Callable[[int], None]) -
     worker = kq.Worker(topic, hosts=hosts, callback=callback, logger=silent)
     left = report.total
     while left:
-        # cut short by a signal, it raises the signal's own exception when it is started again
+        # after a stop by a signal, the next start() raises the exception of that signal
         left -= worker.start(max_messages=left)
 
 

@@ -14,7 +14,7 @@ from kq.cli.targets import import_from_here, jobs_of, load_function, parse_argum
 
 __all__ = ["enqueue"]
 
-#: So many numbers of lines stand in an error.
+#: How many line numbers an error lists.
 MAX_LINES = 10
 #: Where click keeps the number of words after ``--``.
 LITERAL = "kq.literal"

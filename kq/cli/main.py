@@ -46,7 +46,7 @@ def main(args: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the exit is left, and a second Ctrl-C would garble it
         click.echo("\nInterrupted." if sys.stderr.isatty() else "Interrupted.", err=True)  # a terminal shows ^C
         return INTERRUPTED
-    except BrokenPipeError:  # the reader has had enough, also of what is still buffered
+    except BrokenPipeError:  # the reader has closed the pipe: drop what is still buffered
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except kq.LocalKafkaError as error:  # many lines: it ends with the log of the Kafka that did not start
@@ -74,7 +74,7 @@ class _Commands(click.Group):
 def cli(context: click.Context) -> None:
     """KQ, a job queue for Python on Kafka."""
     logging.basicConfig(format="[%(levelname)s] %(message)s")
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it comes as an exception
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters is raised as an exception
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -20,7 +20,7 @@ __all__ = ["FAILED", "fail", "make_console", "print_table", "show_progress", "to
 
 #: Exit code of a command that failed, as shells know it.
 FAILED = 1
-#: Without a terminal nothing but its reader wraps a long line.
+#: Width where there is no terminal: no line is wrapped.
 PLAIN_WIDTH = 10_000
 #: Lines of progress where there is no terminal.
 PLAIN_STEPS = 10
@@ -49,7 +49,7 @@ def print_table(console: Console, headers: Sequence[str], rows: Sequence[Sequenc
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    if not console.is_terminal:  # there the box brings its own margin
+    if not console.is_terminal:  # on a terminal the box adds the margin
         console.print()
 
 

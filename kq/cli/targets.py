@@ -46,7 +46,7 @@ def load_callback(target: str) -> Callable[..., Any]:
     if not where.endswith(".py") and os.sep not in where:
         return load_function(f"{where}:{name}")
     path = Path(where).absolute()
-    # a name of its own: a file called json.py must not stand in for the json of everybody else
+    # a name of its own: a file called json.py must not replace the module json
     unique = f"kq_callback_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_loader(unique, SourceFileLoader(unique, str(path)))
     assert spec is not None and spec.loader is not None
@@ -81,7 +81,7 @@ def _callable(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
 
 @contextmanager
 def _importing(where: str) -> Iterator[None]:
-    """Tell in one line whatever a user's module raises while it is imported."""
+    """Turn whatever a user's module raises at its import into an error of one line."""
     try:
         yield
     except (Exception, SystemExit) as error:  # a user's code: it becomes the error of the command

@@ -104,7 +104,7 @@ def partitions_of(admin: KafkaAdminClient, hosts: str, topic: str) -> list[int]:
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:
-    """Return an answer of a group's coordinator, which a broker that has just started must find first."""
+    """Ask until a group's coordinator answers: a broker that has just started must find it first."""
     deadline = time.monotonic() + COORDINATOR_TIMEOUT
     while True:
         try:

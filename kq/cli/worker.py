@@ -23,7 +23,7 @@ __all__ = ["worker"]
 @click.command()
 @client_options
 @group_option
-@click.option("--callback", metavar="FILE.py|MODULE[:NAME]", help="Is told each outcome; NAME is by default callback.")
+@click.option("--callback", metavar="FILE.py|MODULE[:NAME]", help="Called with each outcome. NAME: callback.")
 @click.option("--timeout", type=float, help="How long a job may take, in seconds, whatever the job says.")
 @click.option("--max-messages", type=click.IntRange(min=0), help="Stop after so many messages.")
 @click.option("--processes", type=click.IntRange(min=1), help="Run so many jobs at once, by default one a core.")
@@ -68,7 +68,7 @@ def _work_and_reload(options: Mapping[str, Any]) -> None:
     watcher = Watcher()
     try:
         _work(options, watcher)
-    except click.UsageError as error:  # source that cannot be imported is about to be mended
+    except click.UsageError as error:  # source that cannot be imported will be corrected: wait for that
         fail(error.format_message())
         watcher.wait()
     watcher.stop()
