@@ -113,5 +113,7 @@ def test_every_command_and_option_is_documented(command):
     page = (ROOT / "docs" / "command-line.rst").read_text(encoding="utf-8")
     sections = re.split(r"^kq (\w+)\n-+\n", page, flags=re.MULTILINE)
     section = dict(zip(sections[1::2], sections[2::2], strict=True))[command.name]
-    options = [name for option in command.params if isinstance(option, click.Option) for name in option.opts]
+    commands = [command, *getattr(command, "commands", {}).values()]
+    params = [param for one in commands for param in one.params if isinstance(param, click.Option)]
+    options = [name for option in params for name in option.opts]
     assert [name for name in options if f"{name}" not in section] == []
