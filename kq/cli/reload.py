@@ -31,24 +31,20 @@ class Watcher:
         #: The file that has changed, if one has.
         self.changed: str | None = None
 
-    def start(self, on_change: Callable[[], None]) -> None:
+    def start(self, on_change: Callable[[], object]) -> None:
         """Look in a thread, until the first change."""
-        threading.Thread(target=self._watch, args=(on_change,), name="kq-reload", daemon=True).start()
+        threading.Thread(target=lambda: self.wait() and on_change(), name="kq-reload", daemon=True).start()
 
-    def wait(self) -> None:
-        """Look until the first change."""
+    def wait(self) -> bool:
+        """Look until the first change, or until ``stop``; return whether there was a change."""
         while not self._look():
-            self._ended.wait(LOOK_EVERY)
+            if self._ended.wait(LOOK_EVERY):
+                return False
+        return True
 
     def stop(self) -> None:
         """Stop looking."""
         self._ended.set()
-
-    def _watch(self, on_change: Callable[[], None]) -> None:
-        while not self._ended.wait(LOOK_EVERY):
-            if self._look():
-                on_change()
-                return
 
     def _look(self) -> bool:
         now = _snapshot()
