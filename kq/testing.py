@@ -41,12 +41,12 @@ _logger = logging.getLogger("kq.worker")
 
 Callback = Callable[..., Any]
 
-#: Milliseconds without a message after which ``drain`` looks whether there are any left: not every offset is one.
+#: Milliseconds without a message after which ``drain`` counts what is left: some offsets hold no message.
 _IDLE = 500
 
 
 class Ran(NamedTuple):
-    """What became of one message: what a callback is told."""
+    """The outcome of one message, as a callback gets it."""
 
     status: Status
     message: Message
@@ -67,7 +67,7 @@ def eager(
 
     A job that fails does not make ``enqueue`` raise: it has an outcome, as in a worker.
 
-    :param callback: Told of each job, as by a worker.
+    :param callback: Called for each job, as by a worker.
     :param deserializer: Turns bytes into a job; :func:`kq.loads` if left out.
     :param timeout: Overrides the time that each job may take, in seconds.
     :returns: A list to which each job's outcome is added.
@@ -99,14 +99,14 @@ def _nothing(*_args: object) -> None:
 
 
 class _Acknowledged:
-    """The future of a record that is there."""
+    """Stands in for the future of a record that the broker has acknowledged."""
 
     is_done = True
     exception = None
 
 
 def _noting(ran: list[Ran], callback: Callback | None) -> Callback:
-    """Return a callback that adds to a list, and tells the user's, of five arguments or six."""
+    """Return a callback that adds to a list and calls the user's, which takes five arguments or six."""
     if not (callback is None or callable(callback)):
         raise ArgumentError("callback must be a callable")
     has_message = callback is None or takes_message(callback)
@@ -117,14 +117,14 @@ def _noting(ran: list[Ran], callback: Callback | None) -> Callback:
             return
         try:
             callback(*(told if has_message else told[:1] + told[2:]))
-        except Exception:  # the door of the user's hook: it is told of, and changes nothing
+        except Exception:  # the user's hook: it is logged, and changes nothing
             _logger.exception("Callback raised an exception:")
 
     return note
 
 
 def _run(message: Message, setting: Setting) -> tuple[Any, ...]:
-    """Run a message here, or in a thread where an event loop is in the way of jobs that need their own."""
+    """Run a message here; in another thread if this one runs an event loop, as coroutine jobs need one of their own."""
     if asyncio._get_running_loop() is None:
         return _run_here(message, setting)
     with ThreadPoolExecutor(1) as pool:
@@ -154,7 +154,7 @@ def drain(
     """Run the jobs of a queue's topic until none is left, also those that jobs enqueue, and return their outcomes.
 
     :param queue: The queue; its topic, its brokers and what is needed to get to them are taken from it.
-    :param callback: Told of each message, as by a worker.
+    :param callback: Called for each message, as by a worker.
     :param group: Consumer group: what it has done is not run again. The topic's name if left out.
     :param timeout: How long all may take, in seconds.
     :param deserializer: As for :class:`kq.Worker`.

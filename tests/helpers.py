@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["wait_until"]
+__all__ = ["deliver", "wait_until"]
 
 _Value = TypeVar("_Value")
 
@@ -22,3 +25,18 @@ def wait_until(predicate: Callable[[], _Value], timeout: float = 10.0, message: 
             raise AssertionError(message or f"not true within {timeout:g} s: {predicate}")
         time.sleep(POLL)
     return value
+
+
+def deliver(pid: int, signum: int) -> None:
+    """Send a signal, and return when the process has it: two of one kind that are both on their way become one."""
+    os.kill(pid, signum)
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():  # macOS tells nobody what is on its way
+        time.sleep(0.2)
+        return
+
+    def is_pending() -> bool:
+        masks = re.findall(r"^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)", status.read_text(), re.MULTILINE)
+        return any(int(mask, 16) >> (signum - 1) & 1 for mask in masks)
+
+    wait_until(lambda: not is_pending(), message=f"signal {signum} does not arrive at {pid}")

@@ -277,7 +277,7 @@ def test_start_ends_when_the_pump_does_while_a_commit_is_waited_for(
 
     def end(*args: Any, **options: Any) -> None:
         is_polling.set()
-        time.sleep(0.5)  # meanwhile the job ends, and its commit is asked for
+        wait_until(lambda: runner.worker.stats().done == 1)  # from there on the commit is waited for
         raise GroupAuthorizationFailedError("group")
 
     runner = Runner(kq.Worker(topic, hosts=hosts, commit_interval=0))

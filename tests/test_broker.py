@@ -100,7 +100,7 @@ def failure(local: kq.LocalKafka) -> str:
     with pytest.raises(kq.LocalKafkaError) as caught:
         local.start()
     assert set() == children() - before
-    assert [] == local.pids
+    assert local.pids == []
     return str(caught.value)
 
 
@@ -132,7 +132,7 @@ def receive(hosts: str, topic: str, count: int) -> list[bytes]:
 def works(hosts: str) -> bool:
     """Return whether a message sent is received."""
     send(hosts, "works", b"hello")
-    return [b"hello"] == receive(hosts, "works", 1)
+    return receive(hosts, "works", 1) == [b"hello"]
 
 
 def line_of(stream: IO[str] | None, timeout: float = 60.0) -> str:
@@ -156,16 +156,16 @@ def children() -> set[int]:
 
 def test_a_message_sent_is_received(topic, producer, consumer):
     """A producer and a consumer work at once."""
-    assert 0 == producer().send(topic, b"hello").get(timeout=10).offset
+    assert producer().send(topic, b"hello").get(timeout=10).offset == 0
     reader = consumer(topic)
     received = wait_until(lambda: reader.poll(500))
-    assert [b"hello"] == [record.value for records in received.values() for record in records]
+    assert [record.value for records in received.values() for record in records] == [b"hello"]
 
 
 def test_it_listens_on_loopback_only(kafka):
     """Nobody else on the network sees a broker without a password."""
     listening = [c for c in psutil.Process(kafka.pids[0]).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-    assert {"127.0.0.1"} == {connection.laddr.ip.removeprefix("::ffff:") for connection in listening}
+    assert {connection.laddr.ip.removeprefix("::ffff:") for connection in listening} == {"127.0.0.1"}
 
 
 def test_a_new_node_has_the_features_of_one_that_kafka_formatted(admin, kafka):
@@ -189,12 +189,12 @@ def test_a_temporary_kafka_leaves_nothing_behind(tmp_path, monkeypatch):
     before = children()
     told: list[str] = []
     with kq.LocalKafka(on_progress=told.append) as local:
-        assert 2 == len(children() - before)
-        assert 1 == len(list(tmp_path.glob("kq-kafka-*")))
-        assert "Starting Apache Kafka 4.3.1 ..." == told[-1]
-        assert f"LocalKafka(hosts={local.hosts})" == repr(local)
+        assert len(children() - before) == 2
+        assert len(list(tmp_path.glob("kq-kafka-*"))) == 1
+        assert told[-1] == "Starting Apache Kafka 4.3.1 ..."
+        assert repr(local) == f"LocalKafka(hosts={local.hosts})"
     assert set() == children() - before
-    assert [] == list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
     local.stop()
     with pytest.raises(kq.LocalKafkaError, match="not started"):
         local.check()
@@ -205,10 +205,10 @@ def test_data_and_ports_outlive_blows_and_stops(tmp_path):
     (port,) = broker._free_ports(1, None)[:1]
     folder = tmp_path / "daten, größer"
     with kq.LocalKafka(data=folder, port=port) as local:
-        assert f"127.0.0.1:{port}" == local.hosts
+        assert local.hosts == f"127.0.0.1:{port}"
         send(local.hosts, "kept", b"one")
         local.kill()
-        assert [] == local.pids
+        assert local.pids == []
         local.check()
         local.restart()
         send(local.hosts, "kept", b"two")
@@ -217,7 +217,7 @@ def test_data_and_ports_outlive_blows_and_stops(tmp_path):
         local.terminate()
         assert not broker._answers(port)
     with kq.LocalKafka(data=folder, port=port) as local:
-        assert [b"one", b"two"] == receive(local.hosts, "kept", 2)
+        assert receive(local.hosts, "kept", 2) == [b"one", b"two"]
         with pytest.raises(kq.LocalKafkaError, match="another local Kafka uses "):
             kq.LocalKafka(data=folder).start()
         local.check()
@@ -238,7 +238,7 @@ def test_a_paused_node_answers_nothing_until_it_is_resumed(kafka):
         finally:
             kafka.resume()
         probe.settimeout(10)
-        assert 4 == len(probe.recv(4))
+        assert len(probe.recv(4)) == 4
 
 
 # -- several nodes ----------------------------------------------------------------------------------------------------
@@ -246,25 +246,25 @@ def test_a_paused_node_answers_nothing_until_it_is_resumed(kafka):
 
 def test_three_nodes_are_one_cluster(three):
     """Three processes, three brokers, and internal topics with three replicas."""
-    assert 3 == len(set(three.pids))
-    assert 3 == len(three.hosts.split(","))
+    assert len(set(three.pids)) == 3
+    assert len(three.hosts.split(",")) == 3
     assert works(three.hosts)
     with KafkaAdminClient(bootstrap_servers=three.hosts) as client:
-        assert {0, 1, 2} == {node["broker_id"] for node in client.describe_cluster()["brokers"]}
+        assert {node["broker_id"] for node in client.describe_cluster()["brokers"]} == {0, 1, 2}
         (offsets,) = client.describe_topics(["__consumer_offsets"])
-    assert {0, 1, 2} == set(offsets["partitions"][0]["replica_nodes"])
+    assert set(offsets["partitions"][0]["replica_nodes"]) == {0, 1, 2}
 
 
 def test_a_cluster_outlives_one_of_its_nodes(three):
     """With one node of three dead, messages are sent and received; then it comes back."""
     send(three.hosts, "survives", b"one", acks="all")
     three.kill(1)
-    assert 2 == len(three.pids)
+    assert len(three.pids) == 2
     send(three.hosts, "survives", b"two", acks="all")
-    assert [b"one", b"two"] == receive(three.hosts, "survives", 2)
+    assert receive(three.hosts, "survives", 2) == [b"one", b"two"]
     three.restart(1)
     three.check()
-    assert 3 == len(three.pids)
+    assert len(three.pids) == 3
 
 
 def test_a_node_that_is_not_there_is_refused(three):
@@ -283,13 +283,13 @@ def test_it_dies_with_its_owner_but_not_of_ctrl_c(owner, tmp_path):
     java = psutil.Process(told["java"])
     try:
         os.killpg(owner.pid, signal.SIGINT)
-        assert "running\n" == line_of(owner.stdout)
+        assert line_of(owner.stdout) == "running\n"
         assert java.is_running()
-        assert [] != list(tmp_path.iterdir())
+        assert list(tmp_path.iterdir()) != []
         owner.kill()
         wait_until(lambda: not java.is_running(), timeout=AFTERLIFE)
         wait_until(lambda: not list(tmp_path.iterdir()), timeout=AFTERLIFE)
-        assert [True, True] == [psutil.pid_exists(pid) for pid in told["children"]]
+        assert [psutil.pid_exists(pid) for pid in told["children"]] == [True, True]
     finally:
         for pid in told["children"]:
             os.kill(pid, signal.SIGKILL)
@@ -341,7 +341,7 @@ def test_a_taken_port_is_told_from_the_log():
         port = other.getsockname()[1]
         told = failure(kq.LocalKafka(port=port))
     assert f"Socket server failed to bind to 127.0.0.1:{port}: Address already in use" in told
-    assert 30 + 1 >= len(told.splitlines())
+    assert len(told.splitlines()) <= 30 + 1
 
 
 def test_a_bad_setting_is_told_from_the_log():
@@ -403,7 +403,7 @@ def test_a_missing_extra_is_one_line(monkeypatch, cache, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(kq.MissingExtra) as caught:
         kq.LocalKafka().start()
-    assert 'a local Kafka needs an extra: pip install "kq[broker]"' == str(caught.value)
+    assert str(caught.value) == 'a local Kafka needs an extra: pip install "kq[broker]"'
 
 
 def test_without_network_the_first_start_says_what_it_cannot_fetch(monkeypatch, cache):
@@ -411,8 +411,8 @@ def test_without_network_the_first_start_says_what_it_cannot_fetch(monkeypatch, 
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     told = failure(kq.LocalKafka())
     assert told.startswith("cannot fetch Apache Kafka 4.3.1: ")
-    assert 1 == len(told.splitlines())
-    assert [] == list(cache.iterdir())
+    assert len(told.splitlines()) == 1
+    assert list(cache.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
@@ -463,8 +463,8 @@ def test_two_first_starts_at_once_fill_the_cache_once(monkeypatch, cache):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [["first.jar", "second.jar"]] * 2 == found
-    assert ["kafka-4.3.1"] == [path.name for path in cache.iterdir()]
+    assert found == [["first.jar", "second.jar"]] * 2
+    assert [path.name for path in cache.iterdir()] == ["kafka-4.3.1"]
 
 
 @pytest.mark.long

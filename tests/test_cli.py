@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,8 +15,7 @@ from pathlib import Path
 import pytest
 
 import kq
-from kq.cli import main as cli
-from kq.cli.targets import parse_arguments
+from kq.cli.options import Size
 
 #: Seconds for one command.
 PATIENCE = 60
@@ -43,11 +41,11 @@ def run(*args: object, cwd: Path | None = None, **env: str) -> subprocess.Comple
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """Assert that a command failed with one clear line that has these words in it."""
-    assert "" == done.stdout
+    assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
-    assert 1 == done.stderr.count("\n")
+    assert done.stderr.count("\n") == 1
     assert done.returncode not in (0, None)
-    assert [] == [word for word in words if word not in done.stderr]
+    assert [word for word in words if word not in done.stderr] == []
 
 
 @pytest.fixture
@@ -73,10 +71,10 @@ def here(tmp_path: Path) -> Path:
 
 def test_help_and_version():
     """Both say what they should, and ``kq`` alone helps."""
-    assert (0, f"kq {kq.__version__}\n") == ((done := run("--version")).returncode, done.stdout)
+    assert ((done := run("--version")).returncode, done.stdout) == (0, f"kq {kq.__version__}\n")
     for args in (["--help"], []):
         done = run(*args)
-        assert 0 == done.returncode
+        assert done.returncode == 0
         for name in ("broker", "demo", "enqueue", "info", "worker"):
             assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
 
@@ -87,7 +85,7 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{missing!r}] = None\n")
     done = run("--version", PYTHONPATH=f"{tmp_path}{os.pathsep}{Path(kq.__file__).parent.parent}")
     assert_one_line(done, 'pip install "kq[cli]"')
-    assert 1 == done.returncode
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize(
@@ -124,7 +122,7 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path, missing):
         (["enqueue", "jobs:value"], ["not a callable"]),
         (["enqueue", "raises:touch"], ["RuntimeError"]),
         (["enqueue", "jobs:touch", "[1"], ["bad JSON"]),
-        (["enqueue", "jobs:touch", "a=1", "a=2"], ["twice"]),
+        (["enqueue", "jobs:touch", "path=1", "path=2"], ["twice"]),
         (["enqueue", "jobs:touch", "--topik", "x"], ["no such option: --topik"]),
         (["enqueue", "jobs:touch", "--partition", "one"], ["--partition"]),
         (["info", "--config", "unknown.json"], ["nonsense"]),
@@ -144,7 +142,7 @@ def test_a_folder_without_files_is_a_mistake(tmp_path):
     """There is nothing to show: exit code 2."""
     done = run("demo", tmp_path)
     assert_one_line(done, "no files", str(tmp_path))
-    assert 2 == done.returncode
+    assert done.returncode == 2
 
 
 def test_no_broker_is_one_line_within_ten_seconds(here):
@@ -160,7 +158,7 @@ def test_no_broker_is_one_line_within_ten_seconds(here):
     assert time.monotonic() - began < 10 + 10  # five interpreters start at once, perhaps on a busy machine
     for (stderr, code), port in zip(ends, (1, 1, 1, 1, 2), strict=True):
         assert re.fullmatch(rf"Error: [^\n]*127\.0\.0\.1:{port} within 8 s[^\n]*\n", stderr), stderr
-        assert 1 == code
+        assert code == 1
 
 
 @pytest.mark.parametrize("name", ["worker", "info"])
@@ -178,7 +176,7 @@ def test_what_is_enqueued_is_run(hosts, topic, here):
     run("enqueue", *at, "operator:add", "2", "-5", cwd=here)
     run("enqueue", *at, "math:sqrt", "-1", cwd=here)
     done = run("worker", *at, "--callback", here / "good.py", "--max-messages", 3, cwd=here)
-    assert (0, "") == (done.returncode, done.stdout)
+    assert (done.returncode, done.stdout) == (0, "")
     assert touched.exists()
     assert {"success None", "success -3", "failure None"} <= set(done.stderr.splitlines())
     assert "[ERROR] Job " in done.stderr
@@ -190,7 +188,7 @@ def test_a_verbose_worker_logs_in_the_words_of_kq(hosts, topic, here):
     at = ("--hosts", hosts, "--topic", topic)
     job_id = run("enqueue", *at, "operator:add", "2", "3").stdout.strip()
     done = run("worker", *at, "--verbose", "--callback=good:other", "--max-messages=1", "--config=good.json", cwd=here)
-    assert 0 == done.returncode
+    assert done.returncode == 0
     for line in (
         f"[INFO] Starting Worker(hosts={hosts}, topic={topic}, group={topic}) ...",
         f"[INFO] Processing Message(topic={topic}, partition=0, offset=0) ...",
@@ -199,7 +197,7 @@ def test_a_verbose_worker_logs_in_the_words_of_kq(hosts, topic, here):
         "[INFO] Executing callback ...",
         "other success",
     ):
-        assert 1 == done.stderr.splitlines().count(line), done.stderr
+        assert done.stderr.splitlines().count(line) == 1, done.stderr
 
 
 def test_a_worker_stopped_by_ctrl_c_ends_well(hosts, topic):
@@ -214,7 +212,7 @@ def test_a_worker_stopped_by_ctrl_c_ends_well(hosts, topic):
         _, stderr = worker.communicate(timeout=PATIENCE)
     finally:
         worker.kill()
-    assert 0 == worker.returncode, stderr
+    assert worker.returncode == 0, stderr
     assert "Traceback" not in stderr
     assert "lag 0" in run("info", *at).stdout
 
@@ -224,14 +222,14 @@ def test_timeout_of_the_worker_wins(hosts, topic):
     at = ("--hosts", hosts, "--topic", topic)
     run("enqueue", *at, "time:sleep", "30")
     done = run("worker", *at, "--timeout", "0.3", "--max-messages", "1")
-    assert (0, True) == (done.returncode, "timed out" in done.stderr)
+    assert (done.returncode, "timed out" in done.stderr) == (0, True)
 
 
 def test_key_and_partition_reach_the_record(hosts, make_topic):
     """--partition says where a job goes; a partition that is not there is one line."""
     topic = make_topic(partitions=3)
     at = ("--hosts", hosts, "--topic", topic)
-    assert 0 == run("enqueue", *at, "--partition", 2, "--key", "k", "--timeout", 5, "math:sqrt", 4).returncode
+    assert run("enqueue", *at, "--partition", 2, "--key", "k", "--timeout", 5, "math:sqrt", 4).returncode == 0
     assert re.search(r"^ *2 +0 +1 +– +1 ", run("info", *at).stdout, re.MULTILINE)
     assert_one_line(run("enqueue", *at, "--partition", 9, "math:sqrt", 4), "9")
 
@@ -276,7 +274,7 @@ def test_a_worker_says_what_runs_where(hosts, topic, here, options, expected):
     first, second = done.stderr.splitlines()
     cores = len(os.sched_getaffinity(0))
     expected = expected or ("1 process runs" if cores == 1 else f"{cores} processes run")
-    assert f"{expected} jobs of topic {topic} for group {topic}, from {hosts}" == first
+    assert first == f"{expected} jobs of topic {topic} for group {topic}, from {hosts}"
     assert re.fullmatch(rf"success \(\d+, {'process' not in expected or expected == 'This process runs'}\)", second)
 
 
@@ -318,7 +316,7 @@ def test_a_worker_starts_again_when_its_source_changes(hosts, topic, here):
         run("enqueue", *at, "changing:value", cwd=here)
         wait_for_line(worker, "success the new one")
         worker.send_signal(signal.SIGINT)
-        assert 0 == worker.wait(PATIENCE)
+        assert worker.wait(PATIENCE) == 0
     finally:
         guard.cancel()
         worker.kill()
@@ -345,15 +343,15 @@ def test_a_broker_in_the_foreground_runs_until_it_is_told(number):
         ready = process.stdout.readline()
         found = re.fullmatch(r"Kafka 4\.\S+ is ready: --hosts (\S+)\n", ready)
         assert found, ready
-        assert 0 == run("enqueue", "--hosts", found[1], "math:sqrt", 4).returncode
+        assert run("enqueue", "--hosts", found[1], "math:sqrt", 4).returncode == 0
         process.send_signal(number)
-        assert 0 == process.wait(PATIENCE)
+        assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
         process.communicate()
     with socket.socket() as probe:
         host, port = found[1].split(":")
-        assert 0 != probe.connect_ex((host, int(port)))
+        assert probe.connect_ex((host, int(port))) != 0
 
 
 @pytest.mark.parametrize(
@@ -362,20 +360,4 @@ def test_a_broker_in_the_foreground_runs_until_it_is_told(number):
 )
 def test_a_size_may_have_a_unit(word, expected):
     """Of powers of 1024, as memory is counted."""
-    assert expected == cli._Size().convert(word, None, None)
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["1", "-2.5", "true", "null"], ([1, -2.5, True, None], {})),
-        (["word", "two words", "", "NaN", "1x"], (["word", "two words", "", "NaN", "1x"], {})),
-        (['"1"', '"a=b"', '"--x"'], (["1", "a=b", "--x"], {})),
-        (["a=1", 'b={"c": [2]}', "d=", "é=x=y"], ([], {"a": 1, "b": {"c": [2]}, "d": "", "é": "x=y"})),
-        (["1=2", "a-b=3"], (["1=2", "a-b=3"], {})),
-    ],
-    ids=json.dumps,
-)
-def test_words_are_json_or_strings(words, expected):
-    """Values are JSON literals; a word that is none is a string."""
-    assert expected == parse_arguments(words)
+    assert Size().convert(word, None, None) == expected

@@ -26,7 +26,7 @@ def validator() -> jsonschema.Draft7Validator:
 
 def test_the_compose_file_follows_the_compose_schema(compose, validator):
     """Every key and value is one that the Compose Specification knows."""
-    assert [] == [error.message for error in validator.iter_errors(compose)]
+    assert [error.message for error in validator.iter_errors(compose)] == []
 
 
 def test_the_schema_refuses_a_misspelt_key(compose, validator):
@@ -38,17 +38,17 @@ def test_the_schema_refuses_a_misspelt_key(compose, validator):
 def test_the_image_is_the_official_one_at_a_fixed_version(compose):
     """The file starts the same Kafka today and next year."""
     name, _, tag = compose["services"]["kafka"]["image"].partition(":")
-    assert "apache/kafka" == name
-    assert 3 == len([int(number) for number in tag.split(".")])
+    assert name == "apache/kafka"
+    assert len([int(number) for number in tag.split(".")]) == 3
 
 
 def test_the_broker_is_published_on_loopback_only(compose):
     """Nobody else on the network reaches a broker without a password."""
-    assert ["127.0.0.1:9092:9092"] == compose["services"]["kafka"]["ports"]
+    assert compose["services"]["kafka"]["ports"] == ["127.0.0.1:9092:9092"]
 
 
 def test_the_health_check_asks_the_broker_itself(compose):
     """A container is healthy when its broker answers at the address that clients use."""
     kafka = compose["services"]["kafka"]
     assert kafka["healthcheck"]["test"][-2:] == ["--bootstrap-server", "127.0.0.1:9092"]
-    assert "PLAINTEXT://127.0.0.1:9092" == kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"] == "PLAINTEXT://127.0.0.1:9092"

@@ -97,7 +97,7 @@ def test_every_file_is_listed_once(troublesome):
 
 def test_folders_can_be_left_out(folder):
     """A skipped folder is left out with all that is in it."""
-    assert 6 == len(demo.files_of(folder, {"below"}))
+    assert len(demo.files_of(folder, {"below"})) == 6
 
 
 def test_a_job_that_ran_twice_counts_once():
@@ -106,7 +106,7 @@ def test_a_job_that_ran_twice_counts_once():
     job = demo.kq.Job(args=("path",))
     report.collect("failure", job, None, OSError("no"))
     report.collect("success", job, demo.Figures(1, 1, 1, "0" * 64), None)
-    assert (1, 1, 0) == (report.done, len(report.figures), len(report.failed))
+    assert (report.done, len(report.figures), len(report.failed)) == (1, 1, 0)
 
 
 def test_jobs_succeed_fail_and_time_out_in_the_table(tmp_path):
@@ -118,16 +118,16 @@ def test_jobs_succeed_fail_and_time_out_in_the_table(tmp_path):
     report.collect(
         "failure", demo.kq.Job(args=(str(tmp_path / "bad"),)), None, PermissionError(13, "Permission denied")
     )
-    assert ["4", "2", "1", "1"] == [value for _, value in demo.summary(report)[:4]]
-    assert ["large", "small"] == [row[-1] for row in demo.largest(report, tmp_path)]
+    assert [value for _, value in demo.summary(report)[:4]] == ["4", "2", "1", "1"]
+    assert [row[-1] for row in demo.largest(report, tmp_path)] == ["large", "small"]
     expected = [("bad", "PermissionError: Permission denied"), ("slow", "timed out after 30 s")]
-    assert expected == demo.failures(report, tmp_path)
+    assert demo.failures(report, tmp_path) == expected
 
 
 def test_without_a_terminal_all_is_plain_lines(hosts, troublesome):
     """Files that cannot be read are rows of the table; no traceback, no escape code, and exit code 0."""
     done = kq_demo(str(troublesome), "--hosts", hosts)
-    assert (0, "") == (done.returncode, done.stderr)
+    assert (done.returncode, done.stderr) == (0, "")
     assert {"jobs": "16", "succeeded": "13", "failed": "3", "timed out": "0"}.items() <= rows(done.stdout).items()
     assert "jobs a second" in rows(done.stdout)
     assert "Working: 16 of 16" in done.stdout
@@ -150,7 +150,7 @@ def test_nothing_stays_on_the_broker(hosts, admin, wait_until, tmp_path, interru
     code, _, _ = started_and_signalled(
         many_files(tmp_path, 4000), "Working" if interrupted else None, signal.SIGINT, "--hosts", hosts
     )
-    assert (130 if interrupted else 0) == code
+    assert code == (130 if interrupted else 0)
     wait_until(lambda: ours() == before)
 
 
@@ -158,15 +158,15 @@ def test_a_demo_with_its_own_kafka_ends_without_a_trace(folder):
     """Kafka is started for the demo, and no process of it is left."""
     before = descendants()
     done = kq_demo(str(folder))
-    assert (0, "12") == (done.returncode, rows(done.stdout)["succeeded"])
-    assert [] == alive(descendants() - before)
+    assert (done.returncode, rows(done.stdout)["succeeded"]) == (0, "12")
+    assert alive(descendants() - before) == []
 
 
 def test_the_default_folder_is_the_standard_library():
     """The modules of this Python are there, those of others are not."""
     files = demo.files_of(demo.stdlib(), demo.NOT_STDLIB)
     assert str(Path(os.__file__).absolute()) in files
-    assert [] == [path for path in files if "site-packages" in Path(path).parts or "__pycache__" in Path(path).parts]
+    assert [path for path in files if "site-packages" in Path(path).parts or "__pycache__" in Path(path).parts] == []
 
 
 @pytest.mark.parametrize("text", ["Starting", "Enqueueing", "Working"])
@@ -175,7 +175,7 @@ def test_a_signal_at_any_moment_leaves_no_process(tmp_path, text, number, code):
     """Ctrl-C, and a polite kill, stop everything; Ctrl-C is answered with one line."""
     ended, stderr, children = started_and_signalled(many_files(tmp_path, 4000), text, number)
     assert ("Interrupted.\n" if number == signal.SIGINT else "", code) == (stderr, ended)
-    assert [] == alive(children)
+    assert alive(children) == []
 
 
 def many_files(folder: Path, count: int) -> Path:
@@ -211,7 +211,7 @@ def started_and_signalled(folder: Path, text: str | None, number: int, *args: st
 def test_on_a_terminal_there_is_a_bar(hosts, folder):
     """With a terminal the progress is a bar that is drawn again and again."""
     code, output = in_a_terminal([sys.executable, "-m", "kq", "demo", str(folder), "--hosts", hosts])
-    assert 0 == code
+    assert code == 0
     assert ESCAPE in output
     assert "━" in output
     assert "12/12" in output

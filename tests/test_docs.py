@@ -14,7 +14,7 @@ import click
 import docutils.core
 import pytest
 
-from kq.cli import main as cli
+from kq.cli.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The address in the examples; a test puts the one of its own Kafka there.
@@ -72,12 +72,12 @@ def assert_works(run, producer: str, worker: str, last: str) -> list[str]:
     """Run a producer to its end, then a worker until its last line; Ctrl-C ends it well."""
     produced = run("producer.py", producer)
     output, _ = produced.communicate(timeout=PATIENCE)
-    assert (0, True) == (produced.returncode, bool(output.strip())), output
+    assert (produced.returncode, bool(output.strip())) == (0, True), output
     working = run("worker.py", worker)
     lines = read_until(working, last)
     working.send_signal(signal.SIGINT)
     rest, _ = working.communicate(timeout=PATIENCE)
-    assert (0, "") == (working.returncode, rest)
+    assert (working.returncode, rest) == (0, "")
     return lines
 
 
@@ -107,11 +107,13 @@ def test_pages_outside_the_documentation_are_well_formed(name):
     docutils.core.publish_doctree(source, source_path=name, settings_overrides={"halt_level": 2})
 
 
-@pytest.mark.parametrize("command", cli.cli.commands.values(), ids=lambda command: command.name)
+@pytest.mark.parametrize("command", cli.commands.values(), ids=lambda command: command.name)
 def test_every_command_and_option_is_documented(command):
     """The page of the command line knows each command and each of its options."""
     page = (ROOT / "docs" / "command-line.rst").read_text(encoding="utf-8")
     sections = re.split(r"^kq (\w+)\n-+\n", page, flags=re.MULTILINE)
     section = dict(zip(sections[1::2], sections[2::2], strict=True))[command.name]
-    options = [name for option in command.params if isinstance(option, click.Option) for name in option.opts]
+    commands = [command, *getattr(command, "commands", {}).values()]
+    params = [param for one in commands for param in one.params if isinstance(param, click.Option)]
+    options = [name for option in params for name in option.opts]
     assert [name for name in options if f"{name}" not in section] == []

@@ -1,8 +1,7 @@
-"""Many jobs at once, functions that know their queue, forks and threads, topics: what the queue does beyond one job."""
+"""Many jobs at once, forks and threads, topics: what the queue does beyond one job."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import pickle
 import re
@@ -12,7 +11,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import dill
 import jobs
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -86,13 +84,6 @@ def work():
         print(queue.enqueue(operator.add, number, 0).id, flush=True)
 threading.Thread(target=work).start()
 """
-
-
-@pytest.fixture(scope="module")
-def client(hosts: str) -> Iterator[KafkaProducer]:
-    """Return the user's producer."""
-    with KafkaProducer(bootstrap_servers=hosts) as producer:
-        yield producer
 
 
 @pytest.fixture
@@ -346,102 +337,6 @@ def test_an_argument_that_cannot_be_serialized_is_named(queue: Queue) -> None:
         queue.enqueue(jobs.echo, it=[sys._getframe()])
     with pytest.raises(ArgumentError, match="a Queue cannot be serialized"):
         queue.enqueue(jobs.echo, queue)
-
-
-# -- functions that know their queue -----------------------------------------------------------------------------------
-
-
-def test_a_decorated_function_is_still_called(queue: Queue) -> None:
-    """And looks as it did."""
-
-    @queue.job(timeout=5)
-    def double(number: int) -> int:
-        """Double it."""
-        return number * 2
-
-    assert double(4) == 8
-    assert double.__doc__ == "Double it."
-    assert str(inspect.signature(double)) == "(number: 'int') -> 'int'"
-
-
-def test_a_decorated_function_enqueues_itself(queue: Queue, hosts: str) -> None:
-    """With the decorator's settings, those of ``using`` first; a worker's call of it is a plain call."""
-
-    @queue.job(timeout=5, key=b"k", headers=[("trace", b"1")])
-    def double(number: int) -> int:
-        return number * 2
-
-    found = [double.enqueue(4), double.using(timeout=1).enqueue(number=5), double.using(key=b"other").enqueue(6)]
-    assert [(job.timeout, job.key) for job in found] == [(5, b"k"), (1, b"k"), (5, b"other")]
-    records = on_topic(hosts, queue.topic)
-    assert [record.headers[-1] for record in records] == [("trace", b"1")] * 3
-    loaded = [kq.loads(record.value) for record in records]
-    assert [job.func(*job.args, **job.kwargs) for job in loaded] == [8, 10, 12]  # type: ignore[misc,arg-type]
-    assert len(on_topic(hosts, queue.topic)) == 3
-
-
-MODULE = """
-import kq
-queue = kq.Queue({topic!r}, hosts={hosts!r})
-
-@queue.job(timeout=9)
-def double(number):
-    return number * 2
-
-class Group:
-    @staticmethod
-    @queue.job()
-    def triple(number):
-        return number * 3
-"""
-
-
-@pytest.mark.parametrize("dumps", [kq.dumps, dill.dumps, pickle.dumps])
-def test_a_decorated_function_goes_by_name(dumps: Any, topic: str, hosts: str, tmp_path: Any, monkeypatch: Any) -> None:
-    """A worker imports its module, and runs the plain function; nothing is enqueued again."""
-    name = f"tasks_{uuid.uuid4().hex[:8]}"
-    (tmp_path / f"{name}.py").write_text(MODULE.format(topic=topic, hosts=hosts))
-    monkeypatch.syspath_prepend(tmp_path)
-    module = __import__(name)
-    for func, expected in ((module.double, 8), (module.Group.triple, 12)):
-        value = dumps(Job(func=func, args=(4,), kwargs={}))
-        assert len(value) < 250  # its name, not its code
-        program = f"import kq, sys; sys.path.insert(0, {str(tmp_path)!r}); job = kq.loads({value!r}); "
-        program += "print(job.func(*job.args))"
-        with jobs.Program(program) as there:
-            assert (there.end(), there.lines) == (0, [str(expected)])
-    assert module.double.enqueue(4).timeout == 9
-    module.queue.close()
-
-
-def test_a_decorated_function_that_goes_by_value_leaves_its_queue(queue: Queue) -> None:
-    """It computes the same, and says clearly that it cannot enqueue there."""
-    source = "import kq\n@queue.job()\ndef double(n):\n    return n * 2\n"
-    names: dict[str, Any] = {"__name__": "__main__", "queue": queue}
-    exec(source, names)
-    there = kq.loads(kq.dumps(Job(func=names["double"], args=(2,), kwargs={}))).func
-    assert there is not None
-    assert there(2) == 4
-    with pytest.raises(kq.KQError, match="came by value"):
-        there.enqueue(2)  # type: ignore[attr-defined]
-
-
-def test_a_bad_setting_of_the_decorator_is_told_at_once(queue: Queue) -> None:
-    """Not first when a job is enqueued."""
-    with pytest.raises(ArgumentError, match="timeout must be 0 or greater"):
-        queue.job(timeout=-1)
-    with pytest.raises(ArgumentError, match="first argument must be a callable"):
-        queue.job()(5)  # type: ignore[arg-type]
-
-
-def test_a_decorated_coroutine_function_stays_one(queue: Queue) -> None:
-    """An event loop can await it."""
-
-    @queue.job()
-    async def nothing() -> None:
-        pass
-
-    assert inspect.iscoroutinefunction(nothing)
 
 
 # -- forks, exits and topics -------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_what_came_before_a_pause_is_read_after_it(
         for tp, count in polled.items():
             left[tp] -= count
         left = {tp: count for tp, count in left.items() if count}
-    assert {} == left
+    assert left == {}
 
 
 def test_a_worker_comes_to_the_end_of_what_it_paused(

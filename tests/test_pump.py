@@ -88,8 +88,8 @@ def test_every_assignment_begins_where_the_last_commit_says(pump: Pump, consumer
     polled = {TP: [Record(12)]}
     pump._open_fresh(polled)
     take(pump, polled)
-    assert [7] == consumer.sought
-    assert [7] == consumer.commits
+    assert consumer.sought == [7]
+    assert consumer.commits == [7]
     assert [Assigned] == [type(event) for event in pump.events]
 
 
@@ -100,9 +100,9 @@ def test_a_cut_log_loses_nothing_that_is_undone_before_the_cut(pump: Pump, consu
     assert [Revoked, Assigned] == [type(event) for event in pump.events]
     assert pump.events[0].assignment is assignment  # type: ignore[union-attr]
     assert Progress(40) == pump.events[1].progress  # type: ignore[union-attr]
-    assert [40] == consumer.sought
+    assert consumer.sought == [40]
     take(pump, {TP: [Record(40)]})
-    assert [40] == [record.offset for event in pump.events if isinstance(event, Polled) for record in event.records]
+    assert [record.offset for event in pump.events if isinstance(event, Polled) for record in event.records] == [40]
 
 
 @pytest.mark.parametrize(("next_offset", "is_paused"), [(150, False), (200, True)])

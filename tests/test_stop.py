@@ -12,7 +12,7 @@ from typing import Any
 
 import jobs
 import pytest
-from helpers import wait_until
+from helpers import deliver, wait_until
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from kq import Queue, Worker
@@ -347,9 +347,9 @@ def test_the_third_signal_ends_the_process(signum: signal.Signals, hosts: str, q
     queue.enqueue(jobs.catch_everything, 60)
     with jobs.Program(ONCE, queue.topic, hosts, "inline") as program:
         program.wait_for("stubborn")
-        for _ in range(3):
-            program.process.send_signal(signum)
-            time.sleep(0.2)  # signals of one kind that come at once are one
+        for _ in range(2):
+            deliver(program.process.pid, signum)
+        program.process.send_signal(signum)
         begin = time.monotonic()
         assert program.end() == 128 + signum
         assert time.monotonic() - begin < 5
@@ -360,9 +360,8 @@ def test_the_third_signal_ends_a_process_whose_job_is_in_c_code(hosts: str, queu
     queue.enqueue(jobs.compute_in_c, 60)
     with jobs.Program(ONCE, queue.topic, hosts, "inline") as program:
         program.wait_for("begin")
-        program.process.terminate()
-        time.sleep(0.5)
-        program.process.terminate()
+        for _ in range(2):
+            deliver(program.process.pid, signal.SIGTERM)
         program.wait_for("The job of message 0 of partition 0 ignores the interrupt")
         begin = time.monotonic()
         program.process.terminate()

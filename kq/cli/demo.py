@@ -28,7 +28,7 @@ __all__ = ["Figures", "Report", "failures", "files_of", "largest", "measure", "p
 
 #: Partitions of the demo's topic: several, and few enough that each gets many of the files.
 PARTITIONS = 4
-#: How long the job of one file may take, in seconds. Beyond it lies no file that a tour needs to read to its end.
+#: How long the job of one file may take, in seconds. Nobody waits longer for one file of a tour.
 JOB_TIMEOUT = 30
 #: Bytes read at a time: a file of any size is measured in little memory.
 CHUNK = 1024 * 1024
@@ -37,8 +37,8 @@ LARGEST = 10
 #: Folders of the standard library that are not part of it.
 NOT_STDLIB = frozenset({"__pycache__", "dist-packages", "site-packages"})
 
-#: Shows how far a phase is: (what, how many in all) -> a context manager that gives what to call after each.
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+#: Shows how far a phase is: (what, how many in all) -> a context manager that gives what to tell how many are done.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Figures(NamedTuple):
@@ -117,7 +117,7 @@ class Report:
         return (self.done - 1) / span if self.done > 1 and span > 0 else None
 
     def collect(self, status: str, job: kq.Job | None, result: Any, exception: BaseException | None) -> None:
-        """Take down the outcome of one job; ``job`` is None where a message was no job at all."""
+        """Record the outcome of one job; ``job`` is None where a message was no job at all."""
         self._last = time.monotonic()
         self._first = self._first or self._last
         path = str(job.args[0]) if job and job.args else "(not a job)"
@@ -149,27 +149,27 @@ def run(files: list[str], hosts: str, progress: Progress, *, keep: bool = False)
     :raises kq.BrokerUnreachable: No broker answered.
     """
     with _topic(hosts, keep) as topic:
-        with kq.Queue(topic, hosts=hosts, timeout=JOB_TIMEOUT) as queue, progress("Enqueueing", len(files)) as advance:
-            for path in files:
+        with kq.Queue(topic, hosts=hosts, timeout=JOB_TIMEOUT) as queue, progress("Enqueueing", len(files)) as show:
+            for number, path in enumerate(files, 1):
                 queue.enqueue(measure, path)
-                advance()
+                show(number)
         report = Report(len(files))
-        with progress("Working", len(files)) as advance:
-            _work(topic, hosts, report, advance)
+        with progress("Working", len(files)) as show:
+            _work(topic, hosts, report, show)
     return report
 
 
-def _work(topic: str, hosts: str, report: Report, advance: Callable[[], None]) -> None:
+def _work(topic: str, hosts: str, report: Report, show: Callable[[int], None]) -> None:
     def callback(status: str, _message: Any, job: Any, result: Any, exception: Any, _stacktrace: Any) -> None:
         report.collect(status, job, result, exception)
-        advance()
+        show(report.done)
 
     # a file that cannot be read is a row of the table, not a traceback in the log
     silent = logging.Logger("kq.demo", logging.CRITICAL + 1)
     worker = kq.Worker(topic, hosts=hosts, callback=callback, logger=silent)
     left = report.total
     while left:
-        # cut short by a signal, it raises the signal's own exception when it is started again
+        # after a stop by a signal, the next start() raises the exception of that signal
         left -= worker.start(max_messages=left)
 
 

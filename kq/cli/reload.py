@@ -1,8 +1,8 @@
 """Restarting a worker when its source changes, for development.
 
 1. When each source file was written is noted: in the current folder, and of modules imported from elsewhere.
-2. A thread looks again and again; at the first change it says which file it was, and has the worker stop, warmly.
-3. The same command is run again, in the same process.
+2. A thread looks again and again. At the first change it notes the file and asks the worker for a warm stop.
+3. The same command is executed again, in the same process.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import NoReturn
 
 __all__ = ["Watcher", "restart"]
 
-#: Seconds between looks: a reader's glance from the editor to the terminal.
+#: Seconds between two looks: about as long as it takes to turn from the editor to the terminal.
 LOOK_EVERY = 0.5
-#: Folders in which nobody edits.
+#: Folders that hold no source of the user's own.
 _SKIPPED = {"__pycache__", "node_modules", "site-packages"}
 
 
@@ -31,24 +31,20 @@ class Watcher:
         #: The file that has changed, if one has.
         self.changed: str | None = None
 
-    def start(self, on_change: Callable[[], None]) -> None:
+    def start(self, on_change: Callable[[], object]) -> None:
         """Look in a thread, until the first change."""
-        threading.Thread(target=self._watch, args=(on_change,), name="kq-reload", daemon=True).start()
+        threading.Thread(target=lambda: self.wait() and on_change(), name="kq-reload", daemon=True).start()
 
-    def wait(self) -> None:
-        """Look until the first change."""
+    def wait(self) -> bool:
+        """Look until the first change, or until ``stop``; return whether there was a change."""
         while not self._look():
-            self._ended.wait(LOOK_EVERY)
+            if self._ended.wait(LOOK_EVERY):
+                return False
+        return True
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._ended.set()
-
-    def _watch(self, on_change: Callable[[], None]) -> None:
-        while not self._ended.wait(LOOK_EVERY):
-            if self._look():
-                on_change()
-                return
 
     def _look(self) -> bool:
         now = _snapshot()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import operator
 import os
@@ -45,7 +46,7 @@ def load_callback(target: str) -> Callable[..., Any]:
     if not where.endswith(".py") and os.sep not in where:
         return load_function(f"{where}:{name}")
     path = Path(where).absolute()
-    # a name of its own: a file called json.py must not stand in for the json of everybody else
+    # a name of its own: a file called json.py must not replace the module json
     unique = f"kq_callback_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_loader(unique, SourceFileLoader(unique, str(path)))
     assert spec is not None and spec.loader is not None
@@ -80,7 +81,7 @@ def _callable(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
 
 @contextmanager
 def _importing(where: str) -> Iterator[None]:
-    """Tell in one line whatever a user's module raises while it is imported."""
+    """Turn whatever a user's module raises at its import into an error of one line."""
     try:
         yield
     except (Exception, SystemExit) as error:  # a user's code: it becomes the error of the command
@@ -91,22 +92,41 @@ def _importing(where: str) -> Iterator[None]:
         raise click.UsageError(f"cannot import {where}: {type(error).__name__}: {error}{line}") from error
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+def parse_arguments(
+    function: Callable[..., Any], words: Sequence[str], literal: int = 0
+) -> tuple[list[Any], dict[str, Any]]:
     """Return the positional and keyword arguments that words of the command line stand for.
 
+    :param literal: How many of the words, the last, came after ``--``: they may look like options.
     :raises click.UsageError: A word is bad JSON, an unknown option, or names an argument for the second time.
     """
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if not (equals and name.isidentifier()):
-            args.append(_value(word))
-        elif name in kwargs:
-            raise click.UsageError(f"argument {name} is given twice")
-        else:
-            kwargs[name] = _value(value)
+    is_keyword = _keywords_of(function)
+    for number, word in enumerate(words):
+        name, equals, text = word.partition("=")
+        if equals and is_keyword(name, text):
+            if name in kwargs:
+                raise click.UsageError(f"argument {name} is given twice")
+            kwargs[name] = _value(text)
+            continue
+        args.append(_value(word))
+        if word.startswith("-") and args[-1] == word and number < len(words) - literal:
+            raise click.UsageError(f"no such option: {word} (an argument that looks so comes after --)")
     return args, kwargs
+
+
+def _keywords_of(function: Callable[..., Any]) -> Callable[[str, str], bool]:
+    """Return what tells whether a name and a text are a keyword argument of a function."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some functions of C; "aGVsbG8=" is more likely text than an empty argument
+        return lambda name, text: name.isidentifier() and text.strip("=") != ""
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return lambda name, _: name.isidentifier()
+    by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    names = {parameter.name for parameter in parameters if parameter.kind in by_name}
+    return lambda name, _: name in names
 
 
 def _value(word: str) -> Any:
@@ -116,8 +136,6 @@ def _value(word: str) -> Any:
     except ValueError as error:
         if word.startswith(("[", "{", '"')):
             raise click.UsageError(f"bad JSON: {word}: {error}") from None
-    if word.startswith("-"):  # a misspelt option must not become an argument
-        raise click.UsageError(f"no such option: {word} (as an argument write {json.dumps(json.dumps(word))})")
     return word
 
 

@@ -30,8 +30,8 @@ _Client = TypeVar("_Client")
 #: The topic where only hosts are given, as in KQ 1.x.
 DEFAULT_TOPIC = "default"
 #: ``bootstrap_timeout_ms``: the client's own 30 s are longer than people wait before they think that it hangs.
-#: ``reconnect_backoff_max_ms``: a broker is back some seconds after a restart; the client's own 30 s (M: 10 to 35 s
-#: until it was back) keep everybody waiting long after that.
+#: ``reconnect_backoff_max_ms``: a broker is back some seconds after a restart. With the client's own 30 s it took 10 to
+#: 35 s (measured) until clients were back.
 CLIENT_DEFAULTS: Mapping[str, Any] = {"bootstrap_timeout_ms": 8_000, "reconnect_backoff_max_ms": 1_000}
 #: Settings of a user's client that another one needs to get to the same brokers.
 _ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")

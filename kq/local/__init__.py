@@ -1,5 +1,5 @@
 """A real Apache Kafka on loopback, for development and tests."""
 
-from kq.local.broker import LocalKafka
+from kq.local.broker import LocalKafka, is_free
 
-__all__ = ["LocalKafka"]
+__all__ = ["LocalKafka", "is_free"]

@@ -2,8 +2,8 @@
 
 1. ``start`` finds a Java and Kafka's jars, starts the supervisor, and writes the folder of each node.
 2. The supervisor starts the nodes; ``start`` returns when all are registered and a group finds its coordinator.
-3. ``kill``, ``pause``, ``restart`` and the like are a question each to the supervisor.
-4. ``stop`` closes the supervisor's input, and so does the death of the owner, whatever killed it: all nodes end.
+3. ``kill``, ``pause``, ``restart`` and the like each send requests to the supervisor.
+4. ``stop`` closes the supervisor's input. The death of the owner closes it too, however it dies. Then all nodes end.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import struct
 import tempfile
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,31 +29,29 @@ from kq.errors import ArgumentError, LocalKafkaError
 from kq.local.install import JVM_FLAGS, VERSION, as_properties, cached, find_java
 from kq.local.supervisor import Supervisor
 
-__all__ = ["LocalKafka"]
+__all__ = ["LocalKafka", "is_free"]
 
 #: Seconds until a start counts as failed. An idle machine takes 3; a busy one, ten times as long.
 STARTUP_TIMEOUT = 60.0
 #: Enough for thousands of messages a second; Kafka's own default is twice as much.
 HEAP = "512m"
-#: Seconds between two looks at something that has no way to call us.
+#: Seconds between two checks of what cannot notify us.
 POLL = 0.02
-#: The smallest question to a broker: its length, ApiVersions in version 0, a number of ours, no name.
+#: The smallest request to a broker: length, ApiVersions version 0, correlation ID, no client ID.
 API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 #: Lines of log in an error: the cause of a failed start, with its Java stack.
 TAIL = 30
-#: Bytes read from the end of a log for those lines.
-TAIL_BYTES = 16_384
-#: Free ports are looked for here: systems do not hand these to outgoing connections, one of which could otherwise sit
-#: on the port of a node between its death and its restart.
+#: Free ports are taken from this range. Systems do not use it for outgoing connections, one of which could take the
+#: port of a node between its death and its restart.
 PORTS = range(20_000, 32_000)
 
-#: The same for every node; sizes are for little data, and files that are laid out in advance small.
+#: The same for every node. Sizes are for little data, and files that Kafka allocates in advance are small.
 PROPERTIES: Mapping[str, Any] = {
     "process.roles": "broker,controller",
     "controller.listener.names": "CONTROLLER",
     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "log.dirs": "data",
-    # After a kill, the restarted broker is kept out until the session of the dead one is over: 9 s by default.
+    # A broker that was killed can register again only when its old session has expired: 9 s by default.
     "broker.session.timeout.ms": 4_000,
     "broker.heartbeat.interval.ms": 500,
     "log.index.size.max.bytes": 1 << 20,
@@ -159,14 +158,14 @@ class LocalKafka:
         except OSError as error:
             self.stop()
             raise LocalKafkaError(f"cannot start a local Kafka: {error}") from error
-        except BaseException:  # an interrupted start leaves as little behind as a failed one
+        except BaseException:  # Ctrl-C during the start must leave no process behind either
             self.stop()
             raise
 
     def stop(self) -> None:
         """Stop all nodes and remove temporary data; where nothing runs, do nothing.
 
-        Where the data are temporary the nodes are killed: there is nothing to bring in order.
+        Where the data are temporary the nodes are killed: there is nothing to save.
         """
         supervisor, self._supervisor = self._supervisor, None
         self._pids.clear()
@@ -174,7 +173,7 @@ class LocalKafka:
             supervisor.close()
 
     def check(self) -> None:
-        """Raise :class:`kq.LocalKafkaError` if it does not run, or a node ended that nobody told to."""
+        """Raise :class:`kq.LocalKafkaError` if it is not running, or if a node ended by itself."""
         supervisor = self._running()
         for node in self._pids:
             code = supervisor.ask("poll", node)
@@ -186,8 +185,8 @@ class LocalKafka:
         self._end(node, "kill")
 
     def terminate(self, node: int = 0) -> None:
-        """Ask a node to shut down in order, and return when it is gone."""
-        if hasattr(signal, "SIGCONT"):  # a paused one would never hear
+        """Shut a node down cleanly, and return when it is gone."""
+        if hasattr(signal, "SIGCONT"):  # a paused process does not act on SIGTERM
             self.resume(node)
         self._end(node, "terminate")
 
@@ -196,13 +195,13 @@ class LocalKafka:
         self._signal(node, "SIGSTOP")
 
     def resume(self, node: int = 0) -> None:
-        """Let a paused node go on."""
+        """Resume a paused node."""
         self._signal(node, "SIGCONT")
 
     def restart(self, node: int = 0) -> None:
-        """Start a node again, on its port and its data, after ending it in order where it still runs.
+        """Start a node again, on its port and its data. One that still runs is shut down first.
 
-        Returns when clients can work, or at once while most of the nodes are down: nothing works before then.
+        Returns when clients can work. While most of the nodes are down, nothing can work, and it returns at once.
 
         :raises kq.LocalKafkaError: It did not start; the other nodes are as they were.
         """
@@ -358,18 +357,18 @@ def _free_ports(nodes: int, first: int | None) -> list[int]:
     ports = [] if first is None else list(range(first, first + nodes))
     while len(ports) < 2 * nodes:
         port = secrets.choice(PORTS)
-        if port not in ports and _is_free(port):
+        if port not in ports and is_free(port):
             ports.append(port)
     return ports
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+def is_free(port: int) -> bool:
+    """Return whether nobody listens at a port of the loopback interface."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers(port: int) -> bool:
@@ -385,9 +384,7 @@ def _answers(port: int) -> bool:
 def _tail(path: Path) -> str:
     """Return the last lines of a file."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return "".join(deque(file, TAIL)).rstrip("\n")
     except OSError:
         return ""
-    return "\n".join(lines[-TAIL:])

@@ -25,9 +25,9 @@ __all__ = ["JVM_FLAGS", "VERSION", "as_properties", "cached", "find_java"]
 
 #: The Kafka that KQ is tested with.
 VERSION = "4.3.1"
-#: What Kafka's classes of that version ask for.
+#: The oldest Java that this Kafka runs on.
 MINIMUM_JAVA = 17
-#: Seconds until a Java that is asked for its version counts as broken.
+#: Seconds for ``java -version``. A Java that takes longer is broken.
 JAVA_TIMEOUT = 60.0
 
 #: Serial collector and first compiler only: a start takes 3.1 s of CPU instead of 5.4.
@@ -38,7 +38,7 @@ JVM_FLAGS = (
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
     "-Dorg.slf4j.simpleLogger.showThreadName=false",
 )
-#: The little that Kafka wants to know of a node before it formats its folder.
+#: The settings that Kafka needs before it formats a node's folder.
 UNFORMATTED: Mapping[str, Any] = {
     "process.roles": "broker,controller",
     "node.id": 0,
@@ -82,7 +82,7 @@ def cached(version: str, java: str, tell: Callable[[str], None]) -> Path:
     _extra("jgo")
     tell(f"Fetching Apache Kafka {version} (44 MB, once) ...")
     cache.mkdir(parents=True, exist_ok=True)
-    # The folder appears whole or not at all: a death on the way, or another process that does the same, harms nobody.
+    # Renamed into place when complete: a crash half-way, or a process that fetches at the same time, does no harm.
     with tempfile.TemporaryDirectory(prefix="fetching-", dir=cache) as scratch:
         made = Path(scratch, "kafka")
         _fetch(version, Path(scratch, "repository"), made / "jars")
@@ -98,7 +98,7 @@ def cached(version: str, java: str, tell: Callable[[str], None]) -> Path:
 def _fetch(version: str, repository: Path, jars: Path) -> None:
     """Fetch Kafka, all that it needs, and a way for it to log."""
     maven, parse, config = _extra("jgo.maven"), _extra("jgo.parse"), _extra("jgo.config")
-    # Mirrors are a matter of jgo's own configuration file.
+    # Mirrors come from jgo's own configuration file.
     remote = {**maven.MavenContext().remote_repos, **config.GlobalSettings.load().repositories}
     context = maven.MavenContext(repo_cache=repository, remote_repos=remote)
 

@@ -1,9 +1,9 @@
-"""The process between a local Kafka and its owner, so that no Java outlives the one who wanted it.
+"""The process between a local Kafka and its owner, so that no Java outlives the program that started it.
 
 1. The owner makes a ``Supervisor``, which starts a small Python in a session of its own. That locks the folder.
-2. The owner asks, one line of JSON a question; the process starts, signals and polls the nodes, and answers in a line.
+2. The owner sends requests, one line of JSON each: start, signal or poll a node. The supervisor answers each in a line.
 3. When its input ends (the owner closed it, or is dead) it ends every node, removes the folder if it was temporary, and
-   is gone.
+   exits.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ else:
 
 __all__ = ["Supervisor"]
 
-#: Seconds between two looks of the supervisor after its owner.
+#: Seconds between two checks whether the owner is alive.
 WATCH = 0.5
-#: Seconds that a Java has between the polite and the other signal. It takes 0.3; more than 2 would be in the way.
+#: Seconds between SIGTERM and SIGKILL. A node shuts down in 0.3; nobody should wait for more than 2.
 GRACE = 1.5
-#: Seconds between two looks at a lock.
+#: Seconds between two tries to lock.
 POLL = 0.02
 
 
 class Supervisor:
-    """The owner's end of the process that is the parent of all nodes, and outlives its owner just long enough."""
+    """The owner's handle of the supervisor's process, which is the parent of all nodes."""
 
     def __init__(self, folder: Path, temporary: bool) -> None:
         home = str(Path(__file__).resolve().parents[2])
@@ -59,30 +59,30 @@ class Supervisor:
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
-        if not self._hear():
+        if not self._receive():
             self.close()
             raise LocalKafkaError(f"another local Kafka uses {folder}")
 
     def ask(self, verb: str, node: int, *args: Any) -> Any:
-        """Have one thing done, and return the answer."""
+        """Send a request and return the answer."""
         with self._lock:
             number = next(self._numbers)
-            self._say([number, verb, node, *args])
+            self._send([number, verb, node, *args])
             answered = None
-            while answered != number:  # a Ctrl-C may have left the answer to an earlier question
-                answered, value, problem = self._hear()
+            while answered != number:  # Ctrl-C may have left the answer to an earlier request unread
+                answered, value, problem = self._receive()
         if problem is not None:
             raise LocalKafkaError(problem)
         return value
 
-    def _say(self, words: list[Any]) -> None:
+    def _send(self, request: list[Any]) -> None:
         try:
-            _stream(self._process.stdin).write(json.dumps(words) + "\n")
+            _stream(self._process.stdin).write(json.dumps(request) + "\n")
             _stream(self._process.stdin).flush()
         except (OSError, ValueError) as error:
             raise LocalKafkaError("the process that keeps the local Kafka is gone") from error
 
-    def _hear(self) -> Any:
+    def _receive(self) -> Any:
         try:
             return json.loads(_stream(self._process.stdout).readline())
         except (OSError, ValueError) as error:
@@ -110,7 +110,7 @@ def _stream(stream: IO[str] | None) -> IO[str]:
 
 
 def _supervise(folder: str, kind: str) -> None:
-    """Guard a folder and run the nodes in it as the owner tells; when the owner falls silent, end them all."""
+    """Lock a folder and run its nodes for the owner; when the input ends, end them all."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     threading.Thread(target=_watch_owner, args=[os.getppid()], daemon=True).start()
     try:
@@ -119,20 +119,20 @@ def _supervise(folder: str, kind: str) -> None:
             locked = _try_to_lock(lock.fileno())
             print(json.dumps(locked), flush=True)  # noqa: T201
             if locked:
-                _run_nodes(polite=kind == "kept")
+                _run_nodes(clean=kind == "kept")
     finally:
         if kind == "temporary":
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_nodes(polite: bool) -> None:
+def _run_nodes(clean: bool) -> None:
     nodes: dict[int, subprocess.Popen[bytes]] = {}
     try:
         for line in sys.stdin:
-            print(json.dumps(_obey(nodes, *json.loads(line))), flush=True)  # noqa: T201
+            print(json.dumps(_carry_out(nodes, *json.loads(line))), flush=True)  # noqa: T201
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _end_all(nodes.values(), polite)
+        _end_all(nodes.values(), clean)
 
 
 def _try_to_lock(file: int) -> bool:
@@ -158,8 +158,8 @@ def _watch_owner(owner: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _obey(nodes: dict[int, subprocess.Popen[bytes]], number: int, verb: str, node: int, *args: Any) -> list[Any]:
-    """Return the number of the question, the answer, and what went wrong."""
+def _carry_out(nodes: dict[int, subprocess.Popen[bytes]], number: int, verb: str, node: int, *args: Any) -> list[Any]:
+    """Carry out a request. Return its number, the answer, and the error."""
     try:
         if verb == "start":
             nodes[node] = _start_java(*args)
@@ -177,11 +177,11 @@ def _start_java(command: list[str], folder: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def _end_all(processes: Collection[subprocess.Popen[bytes]], polite: bool) -> None:
-    """End these processes: at once where there is no data to keep, else politely first."""
-    deadline = time.monotonic() + (GRACE if polite else 0.0)
-    for process in processes if polite else ():
-        if hasattr(signal, "SIGCONT"):  # a paused one hears nothing else
+def _end_all(processes: Collection[subprocess.Popen[bytes]], clean: bool) -> None:
+    """End these processes: cleanly where there is data to keep, else at once."""
+    deadline = time.monotonic() + (GRACE if clean else 0.0)
+    for process in processes if clean else ():
+        if hasattr(signal, "SIGCONT"):  # a paused process acts on no other signal
             process.send_signal(signal.SIGCONT)
         process.terminate()
     for process in processes:

@@ -1,0 +1,80 @@
+"""Options that several commands have, and what their values mean."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kq import clients
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+__all__ = ["DEFAULT_PORT", "Config", "Size", "client_options", "config_option", "group_option", "hosts_option"]
+
+#: Kafka's own port: ``kq broker`` in one terminal and ``kq worker`` in another find each other without options.
+DEFAULT_PORT = 9092
+DEFAULT_HOSTS = f"127.0.0.1:{DEFAULT_PORT}"
+
+
+class Config(click.Path):
+    """A file of settings for kafka-python: TOML or, whatever its name, JSON."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, dict):
+            return value
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        try:
+            config = self._read(path)
+        except ValueError as error:
+            self.fail(f"{path}: {error}", param, ctx)
+        if not isinstance(config, dict):
+            self.fail(f'{path}: must hold an object, such as {{"client_id": "me"}}', param, ctx)
+        return config
+
+    def _read(self, path: Path) -> Any:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() != ".toml":
+            return json.loads(text)
+        if sys.version_info >= (3, 11):
+            return tomllib.loads(text)
+        raise ValueError("TOML needs Python 3.11 or later; use JSON")
+
+
+class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A number of bytes, with a unit or without."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:I?B)?", str(value).strip().upper())
+        size = 0 if found is None else int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+        if size < 1:
+            self.fail(f"{value!r} is not a size such as 512M or 2G", param, ctx)
+        return size
+
+
+hosts_option = click.option(
+    "--hosts", default=DEFAULT_HOSTS, show_default=True, envvar="KQ_HOSTS", help="Kafka brokers."
+)
+topic_option = click.option(
+    "--topic", default=clients.DEFAULT_TOPIC, show_default=True, help="Name of the Kafka topic."
+)
+config_option = click.option(
+    "--config", type=Config(exists=True, dir_okay=False), default={}, help="More client settings."
+)
+group_option = click.option("--group", help="Consumer group; by default named like the topic.")
+
+
+def client_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of every command that talks to Kafka."""
+    return hosts_option(topic_option(config_option(command)))

@@ -1,0 +1,100 @@
+"""``kq worker``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+import kq
+from kq.cli.options import Size, client_options, group_option
+from kq.cli.output import fail, to_stderr
+from kq.cli.reload import Watcher, restart
+from kq.cli.targets import import_from_here, load_callback
+from kq.cli.topics import open_admin, partitions_of
+from kq.executors import Executor
+
+__all__ = ["worker"]
+
+
+@click.command()
+@client_options
+@group_option
+@click.option("--callback", metavar="FILE.py|MODULE[:NAME]", help="Called with each outcome. NAME: callback.")
+@click.option("--timeout", type=float, help="How long a job may take, in seconds, whatever the job says.")
+@click.option("--max-messages", type=click.IntRange(min=0), help="Stop after so many messages.")
+@click.option("--processes", type=click.IntRange(min=1), help="Run so many jobs at once, by default one a core.")
+@click.option("--threads", type=click.IntRange(min=1), help="Run so many jobs at once in threads, not in processes.")
+@click.option("--inline", is_flag=True, help="Run one job at a time, in the process of the worker.")
+@click.option("--kill-grace", type=click.FloatRange(min=0), help="Seconds to clean up for a job whose time is up.")
+@click.option("--max-jobs", type=click.IntRange(min=1), help="Replace a process after so many jobs.")
+@click.option("--max-memory", type=Size(), help="Replace a process that is larger, between jobs: 512M, 2G.")
+@click.option("--preload", multiple=True, metavar="MODULE", help="Import a module once for all processes.")
+@click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
+@click.option("--verbose", is_flag=True, help="Log what the worker does.")
+def worker(reload: bool, verbose: bool, **options: Any) -> None:
+    """Run the jobs of a topic until Ctrl-C, which lets the running jobs end first."""
+    if verbose:
+        logging.getLogger("kq").setLevel(logging.INFO)
+        logging.getLogger("kafka").setLevel(logging.WARNING)
+    import_from_here()
+    if reload:
+        _work_and_reload(options)
+    else:
+        _work(options)
+
+
+def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
+    """Run a worker as the options say, and stop it when a source file changes."""
+    hosts, topic, config = (options[name] for name in ("hosts", "topic", "config"))
+    executor, concurrency, words = _executor(options)
+    callback = None if options["callback"] is None else load_callback(options["callback"])
+    made = kq.Worker(
+        topic, hosts=hosts, group=options["group"], config=config, callback=callback, timeout=options["timeout"],
+        executor=executor, concurrency=concurrency,
+    )  # fmt: skip
+    with open_admin(hosts, config) as admin:
+        partitions_of(admin, hosts, topic)
+    to_stderr(f"{words} jobs of topic {topic} for group {made.group}, from {hosts}")
+    if watcher is not None:
+        watcher.start(made.stop)
+    made.start(max_messages=options["max_messages"])
+
+
+def _work_and_reload(options: Mapping[str, Any]) -> None:
+    watcher = Watcher()
+    try:
+        _work(options, watcher)
+    except click.UsageError as error:  # source that cannot be imported will be corrected: wait for that
+        fail(error.format_message())
+        watcher.wait()
+    watcher.stop()
+    if watcher.changed is not None:
+        to_stderr(f"{watcher.changed} has changed: starting again")
+        restart()
+
+
+def _executor(options: Mapping[str, Any]) -> tuple[Executor, int, str]:
+    """Return where jobs run, how many at once, and that in words."""
+    chosen = [f"--{name}" for name in ("processes", "threads", "inline") if options[name]]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} exclude each other")
+    names = ("kill_grace", "max_jobs", "max_memory", "preload")
+    settings = {name: options[name] for name in names if options[name] not in (None, ())}
+    if options["inline"] or options["threads"] or not hasattr(os, "fork"):
+        if settings:
+            raise click.UsageError(f"--{min(settings).replace('_', '-')} is for jobs in processes")
+        if options["inline"]:
+            return kq.InlineExecutor(), 1, "This process runs"
+        count = options["threads"] or _cores()
+        return kq.ThreadExecutor(), count, f"{count} threads run" if count > 1 else "1 thread runs"
+    count = options["processes"] or _cores()
+    return kq.ProcessExecutor(**settings), count, f"{count} processes run" if count > 1 else "1 process runs"
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
