@@ -70,8 +70,8 @@ MUTANTS = [
     ),
     Mutant(
         "auto-commit left on",
-        "kq/worker.py",
-        'coordinator.config["enable_auto_commit"] = False',
+        "kq/clients/kafka_python.py",
+        'consumer.config["enable_auto_commit"] = config["enable_auto_commit"] = False',
         "pass",
         "test_auto_commit_never_commits_a_job_that_runs test_a_consumer_with_auto_commit_commits_no_job_that_runs",
     ),
@@ -102,8 +102,8 @@ MUTANTS = [
     ),
     Mutant(
         "no seek on assignment",
-        "kq/consuming/pump.py",
-        "self._consumer.seek(tp, committed.offset)",
+        "kq/consuming/positions.py",
+        "kafka_python.seek(self.consumer, tp, offset, leader_epoch)",
         "pass",
         "test_pump.py",
         is_short=True,
@@ -149,25 +149,25 @@ MUTANTS = [
     Mutant(
         "the last of one key overtakes",
         "kq/working/backlog.py",
-        "            item = waiting.popleft()\n",
-        "            item = waiting.pop()\n",
+        "heappush(self._freed, waiting.popleft())",
+        "heappush(self._freed, waiting.pop())",
         "test_one_key_runs_one_at_a_time_in_order",
         is_short=True,
     ),
     Mutant(
         "a suspect starts beside others",
-        "kq/working/backlog.py",
-        "        if self._running:\n            return None\n",
-        "",
-        "test_a_suspect_runs_alone",
+        "kq/working/loop.py",
+        "return self._suspect if is_first and not self._running else None",
+        "return self._suspect if is_first else None",
+        "test_a_suspect_waits_for_what_runs_and_all_wait_for_it",
         is_short=True,
     ),
     Mutant(
         "others start beside a suspect",
-        "kq/working/backlog.py",
-        "        if self._alone is not None:\n            return None\n",
-        "",
-        "test_a_suspect_runs_alone",
+        "kq/working/loop.py",
+        "        if self._suspect is None:\n            message = self._backlog.take()\n",
+        "        if self._suspect is None or self._running:\n            message = self._backlog.take()\n",
+        "test_a_suspect_waits_for_what_runs_and_all_wait_for_it",
         is_short=True,
     ),
     Mutant(
@@ -185,6 +185,52 @@ MUTANTS = [
         "    _put(head, 0)\n",
         "test_tracker.py test_tracker_model.py",
         is_short=True,
+    ),
+    # -- after every wait the news is read before anything starts
+    Mutant(
+        "a callback's time is forgotten",
+        "kq/working/loop.py",
+        "        self._take_in()  # callbacks and commits took their time: partitions may have moved meanwhile\n",
+        "",
+        "test_what_a_callback_waited_through_is_news_before_anything_starts",
+        is_short=True,
+    ),
+    Mutant(
+        "a commit's time is forgotten",
+        "kq/working/loop.py",
+        "        if is_careful:\n            batch = self._still_ours(batch)\n",
+        "",
+        "test_what_a_commit_waited_through_is_news_before_anything_starts",
+        is_short=True,
+    ),
+    # -- publish, acknowledge, then complete
+    Mutant(
+        "done before its records are published",
+        "kq/working/settle.py",
+        "            self._publisher.publish(message, records)\n            return False\n",
+        "            self._publisher.publish(message, records)\n",
+        "test_a_refused_record_keeps_its_own_message_undone_and_no_other",
+    ),
+    Mutant(
+        "a refused record counts as acknowledged",
+        "kq/working/publisher.py",
+        "                self._try_again(entry, error, now)\n                continue\n",
+        "                pass\n",
+        "test_a_refused_record_keeps_its_own_message_undone_and_no_other",
+    ),
+    Mutant(
+        "a refused record is forgotten",
+        "kq/working/publisher.py",
+        "        heappush(self._refused, (now + wait, self._count, entry))\n",
+        "",
+        "test_a_refused_record_keeps_its_own_message_undone_and_no_other",
+    ),
+    Mutant(
+        "the failure of a companion is no reason to wait",
+        "kq/working/settle.py",
+        "            heappush(self._unanswered, (now + wait, id(message), wait, message))\n            return False\n",
+        "            return True\n",
+        "test_a_companion_that_fails_loses_no_message",
     ),
     # -- every message that was started ends in exactly one outcome
     Mutant(
@@ -234,7 +280,15 @@ MUTANTS = [
         "test_nearly_full_metadata_pauses_what_would_add_to_it",
         is_short=True,
     ),
-    # A rule that gets a test gets a mutant here, below the line that names its kind: signals in forks, and so on.
+    # -- a fork of the worker's process is not the worker
+    Mutant(
+        "forks keep the worker's signal handlers",
+        "kq/working/stop.py",
+        "    while _present:\n        _present.pop().end()\n",
+        "",
+        "test_a_fork_has_the_handlers_of_before",
+    ),
+    # A rule that gets a test gets a mutant here, below the line that names its kind.
 ]
 
 
