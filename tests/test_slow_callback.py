@@ -1,0 +1,53 @@
+"""A callback that takes long: what moved meanwhile is another worker's, and starts nowhere twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import jobs
+import pytest
+from helpers import wait_until
+from journal import QUICK, Journal, work
+
+import kq
+
+WORKER = f"""
+import os, pathlib, sys, time
+import kq
+topic, hosts, executor, gate = sys.argv[1:]
+gate = pathlib.Path(gate)
+def callback(*args):
+    if not gate.exists():
+        print("waits", flush=True)
+        while not gate.exists():
+            time.sleep(0.01)
+kq.Worker(topic, hosts=hosts, executor=executor, callback=callback, config={QUICK}).start()
+"""
+
+
+@pytest.mark.parametrize("executor", ["inline", "thread", "process"])
+def test_what_moved_during_a_callback_does_not_start(
+    executor: str, hosts: str, make_topic: Callable[..., str], journal: Journal, tmp_path: Path
+) -> None:
+    """Another worker has run it by then. At most what had started before, or was told, runs again."""
+    topic, gate, opened = make_topic(partitions=2), tmp_path / "gate", tmp_path / "opened"
+    opened.touch()
+    with kq.Queue(topic, hosts=hosts) as queue:
+        for partition in (0, 1):
+            spec = queue.using(partition=partition)
+            spec.enqueue_many((work, (str(journal.path), f"{partition}:{number}")) for number in range(50))
+    with jobs.Program(WORKER, topic, hosts, executor, str(gate)) as slow:
+        slow.wait_for("waits")
+        with jobs.Program(WORKER, topic, hosts, executor, str(opened)) as quick:
+            wait_until(lambda: max(Counter(name[0] for name in journal.names("end")).values()) == 50, timeout=40)
+            gate.touch()
+            wait_until(lambda: len(journal.names("end")) == 100, timeout=40)
+            slow.process.terminate()
+            quick.process.terminate()
+            assert (slow.end(), quick.end()) == (0, 0)
+    starts = Counter(entry.name for entry in journal.entries() if entry.word == "start")
+    again = sorted(name for name, count in starts.items() if count > 1)
+    assert len(starts) == 100
+    assert len(again) <= (1 if executor != "process" else 2), again
