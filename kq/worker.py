@@ -106,23 +106,9 @@ class Worker:
         shutdown_timeout: float = 30.0,
         max_deliveries: int = 3,
     ) -> None:
-        self._settings = Settings.checked(
-            topic=topic,
-            consumer=consumer,
-            hosts=hosts,
-            group=group,
-            config=config,
-            callback=callback,
-            deserializer=deserializer,
-            logger=logger,
-            timeout=timeout,
-            executor=executor,
-            concurrency=concurrency,
-            ordering=ordering,
-            commit_interval=commit_interval,
-            shutdown_timeout=shutdown_timeout,
-            max_deliveries=max_deliveries,
-        )
+        arguments = dict(locals())
+        del arguments["self"]
+        self._settings = Settings.checked(arguments)
         self._consumer = consumer
         #: Held while ``start`` runs.
         self._started = threading.Lock()
@@ -156,7 +142,7 @@ class Worker:
     @property
     def deserializer(self) -> Callable[[bytes], Any]:
         """The function that turns bytes into a job."""
-        return self._settings.deserialize
+        return self._settings.deserializer
 
     @property
     def callback(self) -> Callback | None:

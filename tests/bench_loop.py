@@ -125,7 +125,7 @@ def loop_between(pump: FakePump, executor: FakeExecutor, callback: Any = None) -
     """Give a loop that is open, whose turns the test takes."""
     settings = Settings(
         topic="t", consumer=None, hosts="h:1", group="g", config={}, callback=callback, takes_message=True,
-        deserialize=kq.loads, logger=logging.getLogger("kq.worker"), timeout=None, executor=executor, concurrency=10,
+        deserializer=kq.loads, logger=logging.getLogger("kq.worker"), timeout=None, executor=executor, concurrency=10,
         ordering="key", commit_interval=0.1, shutdown_timeout=1.0, max_deliveries=3,
     )  # fmt: skip
     plan = Plan(False, FOREVER, FOREVER, Companions(), Context("t", "g", "h:1", {}))

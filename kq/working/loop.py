@@ -131,7 +131,7 @@ class Loop:
         self._plan.companions.open(self._plan.context)
         wants_outcome = settings.callback is not None
         setting = Setting(
-            settings.deserialize,
+            settings.deserializer,
             settings.timeout,
             settings.logger,
             wants_outcome,

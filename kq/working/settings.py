@@ -29,27 +29,22 @@ _RESERVED = (
     "consumer_timeout_ms",
 )
 #: What an executor object must have.
-_EXECUTOR_PARTS = (
-    *("open", "room", "start", "flush", "finished", "patience"),
-    *("watch", "kill", "close", "release"),
-)
+_PARTS = ("open", "room", "start", "flush", "finished", "patience", "watch", "kill", "close", "release")
 
 
 class Settings(NamedTuple):
-    """What ``Worker(…)`` was given; ``checked`` makes one."""
+    """The arguments of ``Worker(…)`` by their names, checked, and what follows from them."""
 
     topic: str
     #: The user's consumer; None where the worker makes one.
     consumer: KafkaConsumer | None
+    callback: Callable[..., Any] | None
+    deserializer: Callable[[bytes], Any]
+    logger: logging.Logger
     hosts: str
     group: str
     #: More settings for clients that the worker makes.
     config: Mapping[str, Any]
-    callback: Callable[..., Any] | None
-    #: Whether the callback is KQ 2.x's, with six arguments.
-    takes_message: bool
-    deserialize: Callable[[bytes], Any]
-    logger: logging.Logger
     timeout: float | int | None
     executor: Executor
     concurrency: int
@@ -57,52 +52,28 @@ class Settings(NamedTuple):
     commit_interval: float
     shutdown_timeout: float
     max_deliveries: int
+    #: Whether the callback is KQ 2.x's, with six arguments.
+    takes_message: bool
 
     @classmethod
-    def checked(
-        cls,
-        *,
-        topic: Any,
-        consumer: Any,
-        hosts: Any,
-        group: Any,
-        config: Any,
-        callback: Any,
-        deserializer: Any,
-        logger: Any,
-        timeout: Any,
-        executor: Any,
-        concurrency: Any,
-        ordering: Any,
-        **numbers: Any,
-    ) -> Settings:
+    def checked(cls, given: Mapping[str, Any]) -> Settings:
         """Return the settings; raise :class:`kq.ArgumentError` where an argument is of the wrong type or value."""
+        topic, consumer, hosts = given["topic"], given["consumer"], given["hosts"]
         topic = DEFAULT_TOPIC if topic is None and hosts is not None else topic
         _require(isinstance(topic, str), "topic must be a str")
-        _check_source(consumer, hosts, group, config)
-        for name, value in {"callback": callback, "deserializer": deserializer}.items():
-            _require(value is None or callable(value), f"{name} must be a callable")
-        _require(logger is None or isinstance(logger, logging.Logger), "bad logger instance")
-        _require(timeout is None or isinstance(timeout, (int, float)), "timeout must be an int or float")
-        _require(timeout is None or timeout >= 0, "timeout must be 0 or greater")
-        _require(ordering in ("key", "partition", "none"), 'ordering must be "key", "partition" or "none"')
-        _check_numbers(concurrency=concurrency, **numbers)
-        return cls(
-            topic=topic,
-            consumer=consumer,
-            hosts=hosts_of(consumer) if hosts is None else check_hosts(hosts),
-            group=consumer.config["group_id"] if consumer is not None else group or topic,
-            config=check_config(config, KafkaConsumer.DEFAULT_CONFIG, _RESERVED),
-            callback=callback,
-            takes_message=callback is None or takes_message(callback),
-            deserialize=deserializer or loads,
-            logger=logger or _logger,
-            timeout=timeout,
-            executor=_executor(executor, concurrency),
-            concurrency=concurrency,
-            ordering=ordering,
-            **numbers,
-        )
+        _check_source(consumer, hosts, given["group"], given["config"])
+        _check_kinds(given)
+        made = {
+            "topic": topic,
+            "hosts": hosts_of(consumer) if hosts is None else check_hosts(hosts),
+            "group": given["group"] or topic if consumer is None else consumer.config["group_id"],
+            "config": check_config(given["config"], KafkaConsumer.DEFAULT_CONFIG, _RESERVED),
+            "takes_message": given["callback"] is None or takes_message(given["callback"]),
+            "deserializer": given["deserializer"] or loads,
+            "logger": given["logger"] or _logger,
+            "executor": _executor(given["executor"], given["concurrency"]),
+        }
+        return cls(**{**given, **made})
 
 
 def _require(condition: bool, message: str) -> None:
@@ -128,10 +99,19 @@ def _check_consumer(consumer: Any) -> None:
         _require(is_free, f"consumer must not have a {name}; pass deserializer to the worker instead")
 
 
-def _check_numbers(concurrency: Any, commit_interval: Any, shutdown_timeout: Any, max_deliveries: Any) -> None:
-    for name, value in (("concurrency", concurrency), ("max_deliveries", max_deliveries)):
+def _check_kinds(given: Mapping[str, Any]) -> None:
+    for name in ("callback", "deserializer"):
+        _require(given[name] is None or callable(given[name]), f"{name} must be a callable")
+    _require(given["logger"] is None or isinstance(given["logger"], logging.Logger), "bad logger instance")
+    timeout = given["timeout"]
+    _require(timeout is None or isinstance(timeout, (int, float)), "timeout must be an int or float")
+    _require(timeout is None or timeout >= 0, "timeout must be 0 or greater")
+    _require(given["ordering"] in ("key", "partition", "none"), 'ordering must be "key", "partition" or "none"')
+    for name in ("concurrency", "max_deliveries"):
+        value = given[name]
         _require(isinstance(value, int) and value >= 1, f"{name} must be an int of 1 or greater")
-    for name, value in (("commit_interval", commit_interval), ("shutdown_timeout", shutdown_timeout)):
+    for name in ("commit_interval", "shutdown_timeout"):
+        value = given[name]
         _require(isinstance(value, (int, float)) and value >= 0, f"{name} must be an int or float of 0 or greater")
 
 
@@ -144,6 +124,6 @@ def _executor(executor: Any, concurrency: int) -> Executor:
         raise ArgumentError(
             'an inline executor runs one job at a time: pass executor="process" or "thread" with concurrency above 1'
         )
-    has_all = all(callable(getattr(executor, part, None)) for part in _EXECUTOR_PARTS)
+    has_all = all(callable(getattr(executor, part, None)) for part in _PARTS)
     _require(has_all, 'executor must be "inline", "thread", "process" or an executor object')
     return executor  # type: ignore[no-any-return]
