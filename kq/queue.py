@@ -25,12 +25,10 @@ from collections.abc import (
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka import KafkaAdminClient, KafkaProducer
 
-from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
-from kq.errors import ArgumentError, KQError
+from kq.clients import DEFAULT_TOPIC, access_of, check_config, check_hosts, connect, hosts_of, topics
+from kq.errors import ArgumentError
 from kq.job import Job
 from kq.message import Record, job_headers
 from kq.producing import (
@@ -63,10 +61,6 @@ Progress = Callable[[int, "int | None"], None]
 _RESERVED = ("bootstrap_servers", "key_serializer", "value_serializer", "transactional_id")
 #: How many IDs are made at once where many jobs are enqueued.
 _IDS_AHEAD = 256
-#: Settings of a user's producer that another client needs to get to the same brokers.
-_ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")
-#: Settings that another client is not to share: they would say in its name what the producer does.
-_OF_ITS_OWN = ("client_id", "metrics_enabled", "metric_reporters")
 
 
 class EnqueueSpec:
@@ -354,6 +348,8 @@ class Queue:
     def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
         """Make the topic, unless there is one of its name, which is left as it is.
 
+        Its records have the broker's time (``message.timestamp.type=LogAppendTime``).
+
         :param partitions: How many partitions it gets.
         :param replication: How many brokers keep each of them.
         :returns: Whether it was made.
@@ -363,13 +359,7 @@ class Queue:
             if not (isinstance(value, int) and value >= 1):
                 raise ArgumentError(f"{name} must be an int of 1 or greater")
         with connect(KafkaAdminClient, self._hosts, self._access(KafkaAdminClient.DEFAULT_CONFIG)) as admin:
-            try:
-                admin.create_topics([NewTopic(self._topic, partitions, replication)])
-            except TopicAlreadyExistsError:
-                return False
-            except (KafkaError, ValueError) as error:
-                raise KQError(f"topic {self._topic} could not be made: {error}") from error
-        return True
+            return topics.ensure(admin, self._topic, partitions, topics.JOBS, replication=replication)
 
     def close(self, timeout: float | None = None) -> None:
         """Close the producer if the queue made it; what was enqueued is delivered first. Closing twice is fine.
@@ -390,10 +380,8 @@ class Queue:
 
     def _access(self, known: Collection[str]) -> dict[str, Any]:
         """Return what another client needs to get to the brokers, of the settings that it knows."""
-        if self._delivery.is_owner:
-            return {name: value for name, value in self._config.items() if name in known and name not in _OF_ITS_OWN}
-        config = self._delivery.producer.config
-        return {name: value for name, value in config.items() if name in known and name.startswith(_ACCESS)}
+        is_whole = not self._delivery.is_owner
+        return access_of(self._delivery.producer.config if is_whole else self._config, known, is_whole=is_whole)
 
 
 def _raise_failure(window: Window) -> None:

@@ -14,9 +14,20 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kafka import KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer
+from kafka.errors import KafkaError
 
-from kq.clients import DEFAULT_TOPIC, BusyFirstAssignor, check_config, check_hosts, connect, hosts_of, kafka_python
+from kq.clients import (
+    DEFAULT_TOPIC,
+    BusyFirstAssignor,
+    access_of,
+    check_config,
+    check_hosts,
+    connect,
+    hosts_of,
+    kafka_python,
+    topics,
+)
 from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
@@ -142,7 +153,7 @@ class Worker:
         self._started = threading.Lock()
         self._stop = Stop()
         self._loop: Loop | None = None
-        self._warned = False
+        self._warned = self._has_looked = False
 
     def __repr__(self) -> str:
         return f"Worker(hosts={self._hosts}, topic={self._topic}, group={self._group})"
@@ -231,6 +242,7 @@ class Worker:
 
     def _run(self, max_messages: int | None, commit_offsets: bool) -> int:
         consumer = self._open_consumer()
+        self._look_at_clocks(consumer)
         interval = self._interval(consumer)
         waker = Waker()
         make = self._make_consumer if self._is_owner else None
@@ -287,6 +299,20 @@ class Worker:
                 self._group,
             )
         return self._consumer
+
+    def _look_at_clocks(self, consumer: KafkaConsumer) -> None:
+        """Say once where a producer's wrong clock may have jobs deleted unread; that it cannot be told is no matter."""
+        if self._has_looked:
+            return
+        self._has_looked = True
+        config = self._config if self._is_owner else consumer.config
+        access = access_of(config, KafkaAdminClient.DEFAULT_CONFIG, is_whole=not self._is_owner)
+        try:
+            with connect(KafkaAdminClient, self._hosts, access) as admin:
+                if warning := topics.clock_warning(admin, self._topic):
+                    _pump_logger.warning("%s", warning)
+        except (KafkaError, KQError) as error:
+            _pump_logger.debug("The settings of topic %s are not known: %s", self._topic, error)
 
     def _make_consumer(self) -> KafkaConsumer:
         strategy = {"partition_assignment_strategy": (BusyFirstAssignor(),)}

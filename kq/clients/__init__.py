@@ -1,17 +1,21 @@
 """Kafka clients: the only rooms that know a client from inside."""
 
-from kq.clients import kafka_python
+from kq.clients import kafka_python, topics
 from kq.clients.assignor import BusyFirstAssignor
-from kq.clients.connect import DEFAULT_TOPIC, check_config, check_hosts, connect, hosts_of
+from kq.clients.connect import DEFAULT_TOPIC, access_of, check_config, check_hosts, connect, hosts_of
 from kq.clients.kafka_python import Fault
+from kq.clients.reader import TableReader
 
 __all__ = [
     "DEFAULT_TOPIC",
     "BusyFirstAssignor",
     "Fault",
+    "TableReader",
+    "access_of",
     "check_config",
     "check_hosts",
     "connect",
     "hosts_of",
     "kafka_python",
+    "topics",
 ]

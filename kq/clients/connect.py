@@ -14,7 +14,7 @@ from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 from kq.clients import kafka_python
 from kq.errors import ArgumentError, BrokerUnreachable
 
-__all__ = ["CLIENT_DEFAULTS", "DEFAULT_TOPIC", "check_config", "check_hosts", "connect", "hosts_of"]
+__all__ = ["CLIENT_DEFAULTS", "DEFAULT_TOPIC", "access_of", "check_config", "check_hosts", "connect", "hosts_of"]
 
 _Client = TypeVar("_Client")
 
@@ -24,6 +24,21 @@ DEFAULT_TOPIC = "default"
 #: ``reconnect_backoff_max_ms``: a broker is back some seconds after a restart; the client's own 30 s (M: 10 to 35 s
 #: until it was back) keep everybody waiting long after that.
 CLIENT_DEFAULTS: Mapping[str, Any] = {"bootstrap_timeout_ms": 8_000, "reconnect_backoff_max_ms": 1_000}
+
+#: Settings of a user's client that another client needs to get to the same brokers.
+_ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")
+#: Settings that another client is not to share: they would say in its name what the first one does.
+_OF_ITS_OWN = ("client_id", "metrics_enabled", "metric_reporters")
+
+
+def access_of(config: Mapping[str, Any], known: Collection[str], *, is_whole: bool) -> dict[str, Any]:
+    """Return what another client needs to get to the brokers, of the settings that it knows.
+
+    :param is_whole: These are the settings of a user's client, all of them; otherwise those that a user chose.
+    """
+    if is_whole:
+        return {name: value for name, value in config.items() if name in known and name.startswith(_ACCESS)}
+    return {name: value for name, value in config.items() if name in known and name not in _OF_ITS_OWN}
 
 
 def hosts_of(client: Any) -> str:

@@ -44,6 +44,7 @@ __all__ = [
     "knows_topic",
     "last_heartbeat",
     "mend",
+    "partitions",
     "replace_listener",
     "seek",
     "switch_off_auto_commit",
@@ -253,6 +254,12 @@ def has_leader(consumer: KafkaConsumer, tp: TopicPartition) -> bool:
     """Return whether somebody can be asked about a partition's log; True where that is unknown."""
     lookup = getattr(getattr(consumer, "_cluster", None), "leader_for_partition", None)
     return lookup is None or lookup(tp) not in (None, -1)
+
+
+def partitions(consumer: KafkaConsumer, topic: str) -> set[int] | None:
+    """Return the partitions of a topic as far as they are known, without asking; None if nothing is known of it."""
+    lookup = getattr(getattr(consumer, "_cluster", None), "partitions_for_topic", None)
+    return None if lookup is None else lookup(topic)
 
 
 def topic_id(consumer: KafkaConsumer, topic: str) -> UUID | None:
