@@ -196,7 +196,7 @@ def test_a_closed_client_is_made_anew(table: Callable[..., Table], compacted: st
     put(client, compacted, a="1")
     reads = table(compacted)
     assert reads.reader.wait_loaded(20)
-    reads.reader._consumer.close()  # type: ignore[union-attr]
+    reads.reader._consumer.close()
     put(client, compacted, b="2")
     wait_until(lambda: b"b" in reads.entries, timeout=20)
     assert reads.records == [(b"a", b"1"), (b"b", b"2")]

@@ -11,9 +11,6 @@ from kq import clients, consuming
 
 __all__ = ["command"]
 
-#: What a consumer that only reads and commits needs, besides the user's settings.
-_SETTINGS = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "allow_auto_create_topics": False}
-
 
 def command(config_type: Any, default_hosts: str) -> click.Command:
     """Return the command, to be added to the others."""
@@ -29,7 +26,7 @@ def command(config_type: Any, default_hosts: str) -> click.Command:
         """Have a stopped group go on after the message at OFFSET; if its batch cannot be read, after the batch."""
         group = group or topic
         known = {name: value for name, value in config.items() if name in KafkaConsumer.DEFAULT_CONFIG}
-        settings = {**known, **_SETTINGS, "group_id": group}
+        settings = {**known, "enable_auto_commit": False, "auto_offset_reset": "earliest", "group_id": group}
         consumer = clients.connect(KafkaConsumer, clients.check_hosts(hosts), settings)
         try:
             after = consuming.skip(consumer, topic, partition, offset)

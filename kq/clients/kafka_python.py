@@ -17,13 +17,13 @@ that take a consumer.
 from __future__ import annotations
 
 import logging
-import struct
 import time
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import Cancelled, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.errors import Cancelled, KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.record import MemoryRecords
 from kafka.structs import MemberState, OffsetAndMetadata
 
 __all__ = [
@@ -40,8 +40,6 @@ __all__ = [
     "is_closed",
     "is_own_answer",
     "is_silent",
-    "join_sender",
-    "knows_topic",
     "last_heartbeat",
     "mend",
     "partitions",
@@ -58,20 +56,14 @@ __all__ = [
 _MAKING = 5.0
 #: Seconds without a word about a topic after which what was said before is forgotten.
 _FORGOTTEN = 60.0
-#: Bytes of a batch before its records, and where in them its length and the number of its last record stand.
-_BATCH_HEADER = struct.Struct(">qi11xi")
 
 
 class Fault(NamedTuple):
-    """A record, or a batch of them, that cannot be read."""
+    """A record, or a batch of them, that cannot be read: its offset, the one after it, and why."""
 
     offset: int
-    #: The offset after what cannot be read.
     next: int
     error: Exception
-
-
-# -- what is no error --------------------------------------------------------------------------------------------------
 
 
 def hush() -> None:
@@ -107,12 +99,10 @@ def mend(consumer: KafkaConsumer) -> None:
     """Mend a consumer for good, once."""
     coordinator: Any = getattr(consumer, "_coordinator", None)
     fetcher: Any = getattr(consumer, "_fetcher", None)
-    if hasattr(coordinator, "heartbeat") and not hasattr(coordinator, "kq_mended"):
-        coordinator.kq_mended = True
-        _date_by_question(coordinator)
     if hasattr(fetcher, "_append") and not hasattr(fetcher, "kq_faults"):
         fetcher.kq_faults = {}
         _contain_faults(fetcher)
+        _date_by_question(coordinator)
 
 
 def _date_by_question(coordinator: Any) -> None:
@@ -123,15 +113,14 @@ def _date_by_question(coordinator: Any) -> None:
     heartbeat, process = coordinator.heartbeat, coordinator._process_sync_group_response
 
     def received_heartbeat() -> None:
-        heartbeat.last_receive = max(heartbeat.last_receive, heartbeat.last_send)
+        heartbeat.last_receive = heartbeat.last_send
 
-    def process_sync_group_response(response: Any, send_time: float) -> Any:
+    def process_sync(response: Any, send_time: float) -> Any:
         answer = process(response, send_time)
-        heartbeat.last_receive = max(heartbeat.last_receive, send_time)
+        heartbeat.last_receive = send_time
         return answer
 
-    heartbeat.received_heartbeat = received_heartbeat
-    coordinator._process_sync_group_response = process_sync_group_response
+    heartbeat.received_heartbeat, coordinator._process_sync_group_response = received_heartbeat, process_sync
 
 
 def last_heartbeat(consumer: KafkaConsumer) -> float | None:
@@ -176,19 +165,14 @@ def _contain_faults(fetcher: Any) -> None:
 
 
 def _fault(offset: int, data: Any, error: Exception) -> Fault:
-    """Return the fault at an offset, with the end of its batch: as that says itself, or as the next one begins."""
-    at = 0
-    while data is not None and at + _BATCH_HEADER.size <= len(data):
-        base, length, last = _BATCH_HEADER.unpack_from(data, at)
-        at += length + 12
-        if length <= 0:
-            break
-        ends = (
-            [base + last + 1, *_BATCH_HEADER.unpack_from(data, at)[:1]] if at + 27 <= len(data) else [base + last + 1]
-        )
-        if after := min((end for end in ends if end > offset >= base), default=0):
-            return Fault(offset, after, error)
-    return Fault(offset, offset + 1, error)
+    """Return the fault at an offset; it ends where the next batch begins, or else where its own batch says."""
+    try:
+        batches = list(MemoryRecords(data))
+        ends = [batch.base_offset for batch in batches[1:]] + [batches[-1].next_offset]
+        after = next(end for batch, end in zip(batches, ends, strict=True) if batch.base_offset <= offset < end)
+    except (AttributeError, IndexError, KafkaError, StopIteration, TypeError):  # not even that can be read
+        after = offset + 1
+    return Fault(offset, after, error)
 
 
 def take_faults(consumer: KafkaConsumer) -> dict[TopicPartition, Fault]:
@@ -252,20 +236,24 @@ def is_silent(consumer: KafkaConsumer) -> bool:
 
 def has_leader(consumer: KafkaConsumer, tp: TopicPartition) -> bool:
     """Return whether somebody can be asked about a partition's log; True where that is unknown."""
-    lookup = getattr(getattr(consumer, "_cluster", None), "leader_for_partition", None)
-    return lookup is None or lookup(tp) not in (None, -1)
+    cluster = _cluster(consumer)
+    return cluster is None or cluster.leader_for_partition(tp) not in (None, -1)
 
 
-def partitions(consumer: KafkaConsumer, topic: str) -> set[int] | None:
-    """Return the partitions of a topic as far as they are known, without asking; None if nothing is known of it."""
-    lookup = getattr(getattr(consumer, "_cluster", None), "partitions_for_topic", None)
-    return None if lookup is None else lookup(topic)
+def partitions(client: Any, topic: str) -> set[int] | None:
+    """Return the partitions of a topic as far as a client knows, without asking; None if it knows nothing of it."""
+    cluster = _cluster(client)
+    return None if cluster is None else cluster.partitions_for_topic(topic)
+
+
+def _cluster(client: Any) -> Any:
+    return getattr(client, "_cluster", None) or getattr(client, "_metadata", None)
 
 
 def topic_id(consumer: KafkaConsumer, topic: str) -> UUID | None:
     """Return the ID of a topic, by which one that was made anew is told from the old one; None while it is unknown."""
-    lookup = getattr(getattr(consumer, "_cluster", None), "topic_id", None)
-    return None if lookup is None else lookup(topic)
+    cluster = _cluster(consumer)
+    return None if cluster is None else cluster.topic_id(topic)
 
 
 def replace_listener(consumer: KafkaConsumer, listener: AsyncConsumerRebalanceListener) -> bool:
@@ -279,7 +267,7 @@ def replace_listener(consumer: KafkaConsumer, listener: AsyncConsumerRebalanceLi
 
 def forbid_auto_create(consumer: KafkaConsumer) -> None:
     """Hand ``allow_auto_create_topics=False`` on, which the client does not: it would make a deleted topic anew."""
-    config = getattr(getattr(consumer, "_cluster", None), "config", None)
+    config = getattr(_cluster(consumer), "config", None)
     if isinstance(config, dict):
         config["allow_auto_create_topics"] = False
 
@@ -299,12 +287,6 @@ def is_closed(client: Any) -> bool:
 
 
 # -- producers ---------------------------------------------------------------------------------------------------------
-
-
-def knows_topic(producer: KafkaProducer, topic: str) -> bool:
-    """Return whether a producer would send to a topic without asking for its partitions first."""
-    metadata = getattr(producer, "_metadata", None)
-    return metadata is not None and metadata.partitions_for_topic(topic) is not None
 
 
 def future_of_batch(future: Any) -> Any:
@@ -346,15 +328,11 @@ def has_no_thread(producer: KafkaProducer) -> bool:
     return thread is not None and not thread.is_alive() and not getattr(producer, "_closed", True)
 
 
-def force_close(producer: KafkaProducer) -> None:
-    """Have a producer fail all that it has, and end."""
+def force_close(producer: KafkaProducer, timeout: float = 0.0) -> None:
+    """Have a producer fail all that it has, and end; wait so many seconds for that."""
     producer._sender.force_close()
     producer._unregister_cleanup()
     producer._closed = True
-
-
-def join_sender(producer: KafkaProducer, timeout: float) -> None:
-    """Wait until a producer that was closed by force has failed all that it had."""
     producer._sender.join(timeout)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
@@ -41,12 +40,10 @@ SETTINGS: Mapping[str, Any] = {
 }
 #: Milliseconds of a poll: it returns as soon as there is data, so this only bounds how long ``close`` takes.
 POLL_MS = 250
-#: Seconds until the broker has told where a log begins and ends.
-ASK_TIMEOUT = 5.0
+#: Milliseconds until the broker has told where a log begins and ends, and until the client is closed.
+ASK_MS, CLOSE_MS = 5_000, 1_000
 #: Seconds between looks for a topic that is not there, and before a client is made anew: the first and the longest.
 PAUSES = 0.1, 5.0
-#: Seconds that ``close`` waits, by default, and that the client has of these.
-CLOSE_TIMEOUT = 2.0
 
 
 class TableReader:
@@ -76,12 +73,12 @@ class TableReader:
         self._reset = reset
         self._since = since
         self._config = {**SETTINGS, **(config or {}), "group_id": None}
-        self._consumer: KafkaConsumer | None = None
+        self._consumer: Any = None
         self._topic_id: UUID | None = None
         #: Partition -> the offset that is read next, and the one that was the end when it was first seen.
         self._next: dict[int, int] = {}
         self._ends: dict[int, int] = {}
-        #: The partitions that this consumer has.
+        #: The partitions that this client has.
         self._followed: set[int] = set()
         self._pause = PAUSES[0]
         self._loaded = threading.Event()
@@ -102,7 +99,7 @@ class TableReader:
         self._check_process()
         return self._loaded.wait(timeout)
 
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> bool:
+    def close(self, timeout: float = 2.0) -> bool:
         """End the reader; return whether that was over within so many seconds. In a forked process it does nothing."""
         self._closing.set()
         if os.getpid() != self._pid or self._thread.ident is None:
@@ -118,14 +115,11 @@ class TableReader:
 
     def _run(self) -> None:
         while not self._closing.is_set():
-            began = time.monotonic()
             try:
                 self._open()
                 while not self._closing.is_set():
                     self._turn()
             except Exception as error:  # the door of the thread: whatever it is, another client may do  # noqa: BLE001
-                if time.monotonic() - began > PAUSES[1]:
-                    self._pause = PAUSES[0]
                 _logger.warning("Topic %s cannot be read, in %.1f s again: %s", self._topic, self._pause, error)
                 self._wait()
             finally:
@@ -146,13 +140,12 @@ class TableReader:
         if consumer is None:
             return
         try:
-            consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT * 500)
+            consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
         except Exception as error:  # it is thrown away: how it ends matters to nobody  # noqa: BLE001
             _logger.debug("The consumer did not close: %s", error)
 
     def _turn(self) -> None:
         consumer = self._consumer
-        assert consumer is not None
         self._follow(consumer)
         if not self._followed:
             self._wait()
@@ -162,36 +155,35 @@ class TableReader:
             return
         for tp, polled in records.items():
             for record in polled:
-                self._apply_one(record)
+                self._call(self._apply, record)
             self._next[tp.partition] = polled[-1].offset + 1
-        self._pass_faults(consumer)
-        if not self._loaded.is_set() and self._has_reached_ends(consumer):
             self._pause = PAUSES[0]
+        self._pass_faults(consumer)
+        if not self._loaded.is_set() and all(
+            (consumer.position(tp, timeout_ms=0) or 0) >= self._ends[tp.partition] for tp in self._tps(self._followed)
+        ):
             self._loaded.set()
 
     def _follow(self, consumer: KafkaConsumer) -> None:
         """Take up the partitions that are new, or all of them with a new client."""
-        known = kafka_python.partitions(consumer, self._topic) if self._followed else None
-        found = consumer.partitions_for_topic(self._topic) if known is None and not self._followed else known
-        new = (found or set()) - self._followed
-        if not new or self._is_made_anew(consumer):
+        if self._followed:
+            found = kafka_python.partitions(consumer, self._topic) or set()
+        else:
+            found = consumer.partitions_for_topic(self._topic)
+        if found <= self._followed or self._is_made_anew(consumer):
             return
-        tps = self._tps(new)
-        consumer.assign(self._tps(self._followed | new))
-        ends = consumer.end_offsets(tps, timeout_ms=ASK_TIMEOUT * 1000)  # first: what comes now must not be passed over
-        starts = self._starts(consumer, tps)
+        tps = self._tps(found - self._followed)
+        consumer.assign(self._tps(self._followed | found))
+        ends = consumer.end_offsets(tps, timeout_ms=ASK_MS)  # first: what comes from now on is not to be passed over
+        if self._since is None:
+            begins = consumer.beginning_offsets(tps, timeout_ms=ASK_MS)
+        else:
+            times = consumer.offsets_for_times(dict.fromkeys(tps, self._since), timeout_ms=ASK_MS)
+            begins = {tp: ends[tp] if time is None else time.offset for tp, time in times.items()}
         for tp in tps:
             self._ends.setdefault(tp.partition, ends[tp])
-            consumer.seek(tp, self._next.setdefault(tp.partition, starts.get(tp, ends[tp])))
-        self._followed |= new
-
-    def _starts(self, consumer: KafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return where the first record stands that is wanted; nothing where there is none yet."""
-        if self._since is None:
-            starts: dict[TopicPartition, int] = consumer.beginning_offsets(tps, timeout_ms=ASK_TIMEOUT * 1000)
-            return starts
-        found = consumer.offsets_for_times(dict.fromkeys(tps, self._since), timeout_ms=ASK_TIMEOUT * 1000)
-        return {tp: start.offset for tp, start in found.items() if start is not None}
+            consumer.seek(tp, self._next.setdefault(tp.partition, begins[tp]))
+        self._followed |= found
 
     def _is_made_anew(self, consumer: KafkaConsumer) -> bool:
         """Notice another topic of the same name, and begin anew with that."""
@@ -204,9 +196,6 @@ class TableReader:
         self._next, self._ends, self._followed, self._since = {}, {}, set(), None
         self._call(self._reset)
         return True
-
-    def _apply_one(self, record: Any) -> None:
-        self._call(self._apply, record)
 
     def _call(self, function: Callable[..., object], *args: Any) -> None:
         try:
@@ -223,10 +212,6 @@ class TableReader:
             )
             self._next[tp.partition] = fault.next
             consumer.seek(tp, fault.next)
-
-    def _has_reached_ends(self, consumer: KafkaConsumer) -> bool:
-        positions = {tp.partition: consumer.position(tp, timeout_ms=0) for tp in self._tps(self._followed)}
-        return all((positions[partition] or 0) >= self._ends[partition] for partition in positions)
 
     def _tps(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition) for partition in sorted(partitions)]

@@ -23,6 +23,7 @@ from kafka.errors import (
     for_code,
 )
 
+from kq.clients.connect import hosts_of
 from kq.errors import KQError
 
 __all__ = ["JOBS", "clock_warning", "companion", "ensure"]
@@ -54,9 +55,13 @@ def ensure(
     except _NOT_ALLOWED as error:
         if name in admin.list_topics():  # who may not make a topic is not told first that there is one
             return False
-        command = _command(admin, name, partitions, settings, replication)
-        reason = type(error).__name__
-        raise KQError(f"topic {name} could not be made: {reason}; who may, makes it by: {command}") from error
+        extras = [("replication-factor", replication)] if replication > 0 else []
+        extras += [("config", f"{key}={value}") for key, value in settings.items()]
+        raise KQError(
+            f"topic {name} could not be made: {type(error).__name__}; who may, makes it by: "
+            f"kafka-topics.sh --bootstrap-server {hosts_of(admin)} --create --topic {name} --partitions {partitions}"
+            + "".join(f" --{option} {value}" for option, value in extras)
+        ) from error
     except (KafkaError, ValueError) as error:
         raise KQError(f"topic {name} could not be made: {error}") from error
     return True
@@ -117,12 +122,3 @@ def _settings(admin: KafkaAdminClient, topic: str, *names: str) -> dict[str, Any
     resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names))
     found = admin.describe_configs([resource], config_filter="all")["topic"].get(topic, {})
     return {name: found.get(name, {}).get("value") for name in names}
-
-
-def _command(admin: KafkaAdminClient, name: str, partitions: int, settings: Mapping[str, str], replication: int) -> str:
-    """Return the command that makes a topic, in one line."""
-    hosts = admin.config["bootstrap_servers"]
-    words = ["kafka-topics.sh", "--bootstrap-server", hosts if isinstance(hosts, str) else ",".join(hosts)]
-    words += ["--create", "--topic", name, "--partitions", str(partitions)]
-    words += ["--replication-factor", str(replication)] if replication > 0 else []
-    return " ".join([*words, *(f"--config {key}={value}" for key, value in settings.items())])
