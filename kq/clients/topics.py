@@ -55,7 +55,7 @@ def ensure(
     except _NOT_ALLOWED as error:
         if name in admin.list_topics():  # who may not make a topic is not told first that there is one
             return False
-        extras = [("replication-factor", replication)] if replication > 0 else []
+        extras = [("replication-factor", str(replication))] if replication > 0 else []
         extras += [("config", f"{key}={value}") for key, value in settings.items()]
         raise KQError(
             f"topic {name} could not be made: {type(error).__name__}; who may, makes it by: "
