@@ -38,8 +38,8 @@ MUTANTS = [
     ),
     Mutant(
         "no seek on assignment",
-        "kq/consuming/pump.py",
-        "self._consumer.seek(tp, committed.offset)",
+        "kq/consuming/feed.py",
+        "kafka_python.seek(self.consumer, tp, offset, leader_epoch)",
         "pass",
         "tests/test_pump.py",
     ),
@@ -52,9 +52,9 @@ MUTANTS = [
     ),
     Mutant(
         "auto-commit left on",
-        "kq/worker.py",
-        'coordinator.config["enable_auto_commit"] = False',
-        "pass",
+        "kq/clients/kafka_python.py",
+        'consumer.config["enable_auto_commit"] = config["enable_auto_commit"] = False',
+        'consumer.config["enable_auto_commit"] = False',
         "tests/test_offsets.py tests/test_worker.py",
     ),
     Mutant(

@@ -29,7 +29,7 @@ HOUSE = {
     "what enqueues": "queue",
     "executors": "coroutine interrupt base inline thread process",
     "executors.process": "child handle forkserver spawner executor",
-    "consuming": "metadata tracker assignment committer feed pump skip",
+    "consuming": "metadata tracker assignment committer feed pump skipping",
     "working": "callback backlog stop loop",
     "what works": "worker",
     "local": "install supervisor broker",
