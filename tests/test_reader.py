@@ -217,6 +217,22 @@ def test_a_failing_owner_is_told_of_and_the_table_goes_on(
     wait_until(lambda: reads.entries == {b"a": b"3"})
 
 
+def test_a_codec_that_is_missing_leaves_no_gap(
+    table: Callable[..., Table], make_topic: Callable[..., str], client: KafkaProducer,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The table is not loaded before it can be read, and says why."""
+    monkeypatch.setattr("kafka.codec.has_gzip", lambda: False)
+    topic = make_topic(cleanup_policy="compact", compression_type="gzip")
+    put(client, topic, a="1")
+    reads = table(topic)
+    wait_until(lambda: any("Libraries for gzip" in text for text in caplog.messages))
+    assert not reads.reader.wait_loaded(0)
+    monkeypatch.setattr("kafka.codec.has_gzip", lambda: True)
+    assert reads.reader.wait_loaded(20)
+    assert reads.entries == {b"a": b"1"}
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_is_told_to_make_its_own(table: Callable[..., Table], compacted: str) -> None:
     """There it has no thread; closing it there is at once over, and the parent's goes on."""

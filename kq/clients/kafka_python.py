@@ -54,8 +54,8 @@ __all__ = [
 
 #: Seconds that a topic may take to be made by its first record: until then it is no error that it is not there.
 _MAKING = 5.0
-#: Seconds without a word about a topic after which what was said before is forgotten.
-_FORGOTTEN = 60.0
+#: Topic -> when it was first said not to be there.
+_missing: dict[str, float] = {}
 
 
 class Fault(NamedTuple):
@@ -74,22 +74,12 @@ def hush() -> None:
     logging.getLogger("kafka.cluster").addFilter(_is_error)
 
 
-#: Topic -> when it was first, and last, said not to be there.
-_missing: dict[str, tuple[float, float]] = {}
-
-
 def _is_error(record: logging.LogRecord) -> bool:
     args = record.args if isinstance(record.args, tuple) else ()
-    if any(isinstance(arg, Cancelled) for arg in args):
-        return False
-    if not (args and record.msg == "Topic %s not found in cluster metadata"):
-        return True
-    now, topic = time.monotonic(), str(args[0])
-    first, last = _missing.get(topic, (now, now))
-    if now - last > _FORGOTTEN:
-        first = now
-    _missing[topic] = first, now
-    return now - first > _MAKING
+    if args and record.msg == "Topic %s not found in cluster metadata":
+        now = time.monotonic()
+        return now - _missing.setdefault(str(args[0]), now) > _MAKING
+    return not any(isinstance(arg, Cancelled) for arg in args)
 
 
 # -- consumers ---------------------------------------------------------------------------------------------------------
@@ -124,10 +114,7 @@ def _date_by_question(coordinator: Any) -> None:
 
 
 def last_heartbeat(consumer: KafkaConsumer) -> float | None:
-    """Return when the coordinator was last asked something that it answered as to a member, by the monotonic clock.
-
-    None where nobody knows.
-    """
+    """Return when the coordinator was last asked what it answered as to a member; None where nobody knows."""
     heartbeat = getattr(getattr(consumer, "_coordinator", None), "heartbeat", None)
     return getattr(heartbeat, "last_receive", None)
 

@@ -19,6 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import UnsupportedCodecError
 
 from kq.clients import kafka_python
 from kq.clients.connect import connect
@@ -101,8 +102,10 @@ class TableReader:
 
     def close(self, timeout: float = 2.0) -> bool:
         """End the reader; return whether that was over within so many seconds. In a forked process it does nothing."""
+        if os.getpid() != self._pid:
+            return True
         self._closing.set()
-        if os.getpid() != self._pid or self._thread.ident is None:
+        if self._thread.ident is None:
             return True
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -204,8 +207,10 @@ class TableReader:
             _logger.exception("Topic %s: a record was not applied", self._topic)
 
     def _pass_faults(self, consumer: KafkaConsumer) -> None:
-        """Pass over what cannot be read, loudly: a table with a gap is better than one that stands still."""
+        """Pass over what is damaged, loudly: a table with a gap is better than one that stands still for good."""
         for tp, fault in kafka_python.take_faults(consumer).items():
+            if isinstance(fault.error, UnsupportedCodecError):  # once the library is here there is no gap
+                raise fault.error
             _logger.error(
                 "Topic %s, partition %s: offsets %s to %s cannot be read and are passed over: %s",
                 *(*tp, fault.offset, fault.next - 1, fault.error),
