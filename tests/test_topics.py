@@ -22,6 +22,7 @@ from kafka.admin import (
 )
 
 import kq
+from kq.cli.main import main
 from kq.clients import topics
 
 COMPACTED = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
@@ -120,9 +121,10 @@ def test_a_job_from_a_clock_of_2006_has_the_brokers_time(hosts: str, monkeypatch
 
 
 @pytest.mark.parametrize("age", [0, 20 * 365 * 86400], ids=["right", "2006"])
-def test_a_worker_warns_once_of_producers_clocks(
-    hosts: str, make_topic: Callable[..., str], client: KafkaProducer, caplog: pytest.LogCaptureFixture, age: int
-) -> None:
+def test_a_worker_warns_once_and_kq_info_each_time_of_producers_clocks(
+    hosts: str, make_topic: Callable[..., str], client: KafkaProducer, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str], age: int,
+) -> None:  # fmt: skip
     """Where retention goes by them, and all that is there seems to be too old to be kept."""
     topic = make_topic(partitions=2, message_timestamp_type="CreateTime", retention_ms=86400_000)
     stamp = int((time.time() - age) * 1000)
@@ -137,4 +139,6 @@ def test_a_worker_warns_once_of_producers_clocks(
     texts = [text for text in caplog.messages if "CreateTime" in text]
     assert len(texts) == (1 if age else 0)
     assert not age or f"Topic {topic} has message.timestamp.type=CreateTime and keeps records for 86400 s" in texts[0]
+    assert main(["info", "--hosts", hosts, "--topic", topic]) == 0
+    assert ("Warning: Topic" in capsys.readouterr().err) is bool(age)
     assert not age or "all that partitions 1 hold is older" in texts[0]

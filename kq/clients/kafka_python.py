@@ -33,6 +33,7 @@ __all__ = [
     "forbid_auto_create",
     "force_close",
     "future_of_batch",
+    "give_back",
     "has_fatal_error",
     "has_leader",
     "has_no_thread",
@@ -86,13 +87,19 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 def mend(consumer: KafkaConsumer) -> None:
-    """Mend a consumer for good, once."""
+    """Mend a consumer."""
     coordinator: Any = getattr(consumer, "_coordinator", None)
     fetcher: Any = getattr(consumer, "_fetcher", None)
     if hasattr(fetcher, "_append") and not hasattr(fetcher, "kq_faults"):
         fetcher.kq_faults = {}
         _contain_faults(fetcher)
         _date_by_question(coordinator)
+
+
+def give_back(consumer: KafkaConsumer) -> None:
+    """Have the polls of a user's consumer raise what they cannot read, as before it was mended."""
+    for name in ("_append", "_parse_fetched_data", "kq_faults"):
+        vars(getattr(consumer, "_fetcher", consumer)).pop(name, None)
 
 
 def _date_by_question(coordinator: Any) -> None:

@@ -110,6 +110,7 @@ class Feed:
 
     def give_back(self, partitions: Collection[int]) -> None:
         """Leave the user's consumer where the next start goes on."""
+        kafka_python.give_back(self.consumer)
         owned = self.consumer.assignment()
         for partition in partitions:
             tp, origin = self.tp(partition), self.origins.get(partition)
