@@ -93,6 +93,7 @@ def mend(consumer: KafkaConsumer) -> None:
     if hasattr(fetcher, "_append") and not hasattr(fetcher, "kq_faults"):
         fetcher.kq_faults = {}
         _contain_faults(fetcher)
+    if hasattr(coordinator, "heartbeat") and "received_heartbeat" not in vars(coordinator.heartbeat):
         _date_by_question(coordinator)
 
 
