@@ -308,7 +308,7 @@ class Worker:
         config = self._config if self._is_owner else consumer.config
         access = access_of(config, KafkaAdminClient.DEFAULT_CONFIG, is_whole=not self._is_owner)
         try:
-            with connect(KafkaAdminClient, self._hosts, access) as admin:
+            with connect(KafkaAdminClient, self._hosts, {**access, "request_timeout_ms": topics.ASK_MS}) as admin:
                 if warning := topics.clock_warning(admin, self._topic):
                     _pump_logger.warning("%s", warning)
         except (KafkaError, KQError) as error:

@@ -59,7 +59,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             spec = queue.using(partition=0)
             for number in range(5):
                 spec.enqueue(abs, number)
-            spec.enqueue_many([abs] * 3)
+            with kq.Queue("damaged", hosts=kafka.hosts, config={"linger_ms": 1000}) as slow:  # one batch
+                slow.using(partition=0).enqueue_many([abs] * 3)
             spec.enqueue(abs, -8)
         kafka.terminate()
         damage(data, "damaged", batch=5)

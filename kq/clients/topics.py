@@ -26,7 +26,7 @@ from kafka.errors import (
 from kq.clients.connect import hosts_of
 from kq.errors import KQError
 
-__all__ = ["JOBS", "clock_warning", "companion", "ensure"]
+__all__ = ["ASK_MS", "JOBS", "clock_warning", "companion", "ensure"]
 
 _logger = logging.getLogger("kq.topics")
 
@@ -35,6 +35,8 @@ _logger = logging.getLogger("kq.topics")
 JOBS: Mapping[str, str] = {"message.timestamp.type": "LogAppendTime"}
 #: The broker knows the topic, and this client may not make it.
 _NOT_ALLOWED = (ClusterAuthorizationFailedError, PolicyViolationError, TopicAuthorizationFailedError)
+#: Milliseconds until the broker has told: nothing is to wait long for a warning.
+ASK_MS = 2_000
 #: What was said once in this process.
 _told: set[str] = set()
 
@@ -97,15 +99,12 @@ def clock_warning(admin: KafkaAdminClient, topic: str) -> str | None:
     """
     settings = _settings(admin, topic, "message.timestamp.type", "retention.ms", "cleanup.policy")
     retention = int(settings["retention.ms"] or -1)
-    if (
-        settings["message.timestamp.type"] != "CreateTime"
-        or retention < 0
-        or "delete" not in settings["cleanup.policy"]
-    ):
+    is_by_age = retention >= 0 and "delete" in (settings["cleanup.policy"] or "")
+    if settings["message.timestamp.type"] != "CreateTime" or not is_by_age:
         return None
     (described,) = admin.describe_topics([topic])
     tps = [TopicPartition(topic, partition["partition_index"]) for partition in described["partitions"]]
-    newest = admin.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.MAX_TIMESTAMP))
+    newest = admin.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.MAX_TIMESTAMP), timeout_ms=ASK_MS)
     old = [tp.partition for tp, found in newest.items() if 0 <= found.timestamp < time.time() * 1000 - retention]
     if not old:
         return None

@@ -169,10 +169,10 @@ class Pump:
         busy = not self._is_idle()
         kafka_python.unpark(self._consumer)
         records = self._consumer.poll(timeout_ms=0 if busy else IDLE_POLL_MS)
+        self._feed.note_faults(self._held())  # before more are open: those are sought anew
         self._check_membership()
         self._check_topic_id()
         self._open_fresh(records)
-        self._feed.note_faults(self._held())
         self._begin_anew(self._feed.deliver(self._held(), records))
         if not (records or busy):
             self._begin_anew(self._feed.tell_positions(self._held()))
