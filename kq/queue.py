@@ -25,12 +25,10 @@ from collections.abc import (
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from kafka import KafkaProducer
-from kafka.admin import KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka import KafkaAdminClient, KafkaProducer
 
-from kq.clients import DEFAULT_TOPIC, access_of, check_config, check_hosts, connect, hosts_of, settings_for
-from kq.errors import ArgumentError, KQError
+from kq.clients import DEFAULT_TOPIC, access_of, check_config, check_hosts, connect, hosts_of, settings_for, topics
+from kq.errors import ArgumentError
 from kq.job import Job
 from kq.message import Record, job_headers
 from kq.producing import (
@@ -350,6 +348,8 @@ class Queue:
     def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
         """Make the topic, unless there is one of its name, which is left as it is.
 
+        Its records have the broker's time (``message.timestamp.type=LogAppendTime``).
+
         :param partitions: How many partitions it gets.
         :param replication: How many brokers keep each of them.
         :returns: Whether it was made.
@@ -359,13 +359,7 @@ class Queue:
             if not (isinstance(value, int) and value >= 1):
                 raise ArgumentError(f"{name} must be an int of 1 or greater")
         with connect(KafkaAdminClient, self._hosts, self._access(KafkaAdminClient.DEFAULT_CONFIG)) as admin:
-            try:
-                admin.create_topics([NewTopic(self._topic, partitions, replication)])
-            except TopicAlreadyExistsError:
-                return False
-            except (KafkaError, ValueError) as error:
-                raise KQError(f"topic {self._topic} could not be made: {error}") from error
-        return True
+            return topics.ensure(admin, self._topic, partitions, topics.JOBS, replication=replication)
 
     def close(self, timeout: float | None = None) -> None:
         """Close the producer if the queue made it; what was enqueued is delivered first. Closing twice is fine.

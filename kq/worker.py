@@ -15,9 +15,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kafka import KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer
+from kafka.errors import KafkaError
 
-from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python
+from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python, settings_for, topics
 from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor
@@ -114,7 +115,7 @@ class Worker:
         self._started = threading.Lock()
         self._stop = Stop()
         self._loop: Loop | None = None
-        self._warned = False
+        self._warned = self._has_looked = False
 
     def __repr__(self) -> str:
         return f"Worker(hosts={self.hosts}, topic={self.topic}, group={self.group})"
@@ -204,6 +205,7 @@ class Worker:
 
     def _run(self, max_messages: int | None, commit_offsets: bool) -> int:
         consumer = self._open_consumer()
+        self._look_at_clocks(consumer)
         interval = self._interval(consumer)
         waker = Waker()
         make = self._make_consumer if self._is_owner else None
@@ -264,6 +266,19 @@ class Worker:
                 self.group,
             )
         return self._consumer
+
+    def _look_at_clocks(self, consumer: KafkaConsumer) -> None:
+        """Say once where a producer's wrong clock may have jobs deleted unread; that it cannot be told is no matter."""
+        if self._has_looked:
+            return
+        self._has_looked = True
+        access = settings_for(KafkaAdminClient.DEFAULT_CONFIG, self._context(consumer).config)
+        try:
+            with connect(KafkaAdminClient, self.hosts, {**access, "request_timeout_ms": topics.ASK_MS}) as admin:
+                if warning := topics.clock_warning(admin, self.topic):
+                    _pump_logger.warning("%s", warning)
+        except (KafkaError, KQError) as error:
+            _pump_logger.debug("The settings of topic %s are not known: %s", self.topic, error)
 
     def _make_consumer(self) -> KafkaConsumer:
         strategy = {"partition_assignment_strategy": (BusyFirstAssignor(),)}

@@ -11,7 +11,6 @@ from typing import Any
 import kq
 from kq.consuming import Assigned, Assignment, Event, Polled, Revoked
 from kq.consuming.metadata import Progress
-from kq.consuming.tracker import reopen
 from kq.executors import Finished
 from kq.job import SUCCESS, Outcome
 from kq.message import Message
@@ -34,7 +33,8 @@ class FakePump:
         self.assignments: dict[int, Assignment] = {}
 
     def assign(self, partition: int, progress: Progress, epoch: int = 1) -> None:
-        assignment = self.assignments[partition] = Assignment(partition, epoch, None, reopen(progress, epoch))
+        assignment = self.assignments[partition] = Assignment(partition, epoch)
+        assignment.open(None, progress, -1)
         self.events.append(Assigned(assignment, progress))
 
     def revoke(self, partition: int) -> None:

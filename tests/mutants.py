@@ -102,7 +102,7 @@ MUTANTS = [
     ),
     Mutant(
         "no seek on assignment",
-        "kq/consuming/positions.py",
+        "kq/consuming/feed.py",
         "kafka_python.seek(self.consumer, tp, offset, leader_epoch)",
         "pass",
         "test_pump.py",

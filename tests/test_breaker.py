@@ -15,9 +15,9 @@ import jobs
 import pytest
 from helpers import wait_until
 from journal import Journal, WorkerProcess, work
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import NewPartitions, NewTopic
-from kafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAlreadyExistsError, UnsupportedCodecError
+from kafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAlreadyExistsError
 from kafka.future import Future
 
 import kq
@@ -300,20 +300,6 @@ def test_a_static_member_that_is_fenced_by_its_twin_says_so(hosts: str, topic: s
         assert isinstance(first.raised, kq.WorkerError)
         enqueue(hosts, topic, 1)
         wait_until(lambda: calls.results == [0])
-
-
-def test_messages_that_cannot_be_uncompressed_end_the_worker(
-    hosts: str, topic: str, producer: Callable[..., KafkaProducer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A library is missing: to make the consumer anew, again and again, does not bring it."""
-    client = producer(compression_type="gzip")
-    value = kq.dumps(kq.Job("id", 0, topic, jobs.echo, ("long " * 10_000,), {}))  # a short one is not compressed
-    client.send(topic, value).get(10)
-    monkeypatch.setattr("kafka.codec.has_gzip", lambda: False)
-    runner = Runner(kq.Worker(topic, hosts=hosts))
-    runner.end()
-    assert isinstance(runner.raised, kq.WorkerError)
-    assert isinstance(runner.raised.__cause__, UnsupportedCodecError)
 
 
 def test_a_pump_that_stands_still_is_loud(caplog: pytest.LogCaptureFixture) -> None:

@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 #: another department only the door: the package itself. Rooms of no department stand under the name of their floor.
 HOUSE = {
     "words": "errors utils job message",
-    "clients": "kafka_python assignor connect",
+    "clients": "kafka_python assignor connect topics reader",
     "serializers": "byvalue default",
     "producing": "calls delivery window aio decorator",
     "what enqueues": "queue",
     "executors": "coroutine interrupt base inline thread process",
     "executors.process": "child handle forkserver spawner executor",
-    "consuming": "metadata tracker assignment committer positions feed pump skip",
+    "consuming": "metadata tracker assignment committer feed pump skipping",
     "working": "callback waker stop state backlog companions publisher settings settle watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
@@ -167,6 +167,64 @@ def is_at_the_door(target: str) -> bool:
     return room in importlib.import_module(department).__all__
 
 
+def private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.startswith("__")
+
+
+def defined_in(path: Path) -> set[str]:
+    """Return the names that a file defines: functions, classes, variables, parameters, attributes of its objects."""
+    names: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_self(node.value):
+            names.add(node.attr)
+    return names
+
+
+def is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in {"self", "cls"}
+
+
+def foreign_privates(path: Path) -> Iterator[str]:
+    """Yield what a file reads of others' private parts: attributes, also by ``getattr``, and modules of a client."""
+    own = defined_in(path)
+    modules_here = {name.split(".")[0] for name in imports_of(path)} - {"kafka"}
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in own:
+            if not (isinstance(node.value, ast.Name) and node.value.id in modules_here):  # os._exit
+                yield node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"getattr", "hasattr", "setattr", "attrgetter"}:
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and private(arg.value))
+    faces = {"kafka", "kafka.admin", "kafka.errors", "kafka.structs"}
+    yield from (name for name in imports_of(path) if name.split(".")[0] == "kafka" and name not in faces)
+
+
+#: What is no client's: of a queue, for ``kq.testing``, and of every namedtuple.
+NO_CLIENTS = {"_access", "_replace"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in modules() if not name.startswith(("kq.clients", "kq.serializers"))],  # these see dill's
+)
+def test_only_clients_look_inside_a_kafka_client(name):
+    """Another client, or another release, concerns one department: the others know the public face only."""
+    assert set(foreign_privates(modules()[name])) - NO_CLIENTS == set()
+
+
+@pytest.mark.parametrize(
+    "line", ["consumer._fetcher", "getattr(consumer, '_closed', False)", "from kafka.consumer.fetcher import Fetcher"]
+)
+def test_a_look_inside_is_seen(line, tmp_path):
+    """As an attribute, by its name, and as a module."""
+    path = tmp_path / "room.py"
+    path.write_text(line)
+    assert len(list(foreign_privates(path))) == 1
+
+
 def test_no_circle_of_any_kind():
     """Imports in functions and under TYPE_CHECKING counted, each module can be removed after those that need it."""
     left = {name: set(targets) for name, targets in edges().items()}
@@ -289,3 +347,8 @@ def test_the_commands_of_the_readme_are_the_ones_that_ci_runs():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert commands[:2] == ['pip install ".[all]" && kq demo', 'pip install ".[dev]" && pytest']
     assert [command for command in commands[:2] if f"'{command}'" not in script] == []
+
+
+def test_checksums_are_not_made_in_python():
+    """They would cost more than half of everything: the library that makes them comes with the dependency."""
+    assert '"kafka-python[crc32c]>=' in (ROOT / "setup.py").read_text(encoding="utf-8")

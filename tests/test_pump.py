@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from kafka import TopicPartition
-from kafka.structs import OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
+from kq.clients import Fault
 from kq.consuming.assignment import Assigned, Assignment, Polled, Revoked
 from kq.consuming.metadata import Progress, View
 from kq.consuming.pump import Pump
@@ -25,7 +26,7 @@ class Consumer:
     """Remembers where it was sent, and what was paused."""
 
     def __init__(self) -> None:
-        self.config = {"session_timeout_ms": 45_000}
+        self.config = {"session_timeout_ms": 45_000, "group_id": "group", "group_instance_id": None}
         self.sought: list[int] = []
         self.is_paused = False
         self.commits: list[int] = []
@@ -50,6 +51,12 @@ class Consumer:
 
     def assignment(self) -> set[TopicPartition]:
         return {TP}
+
+    def group_metadata(self) -> ConsumerGroupMetadata:
+        return ConsumerGroupMetadata(group_id="group", state=MemberState.STABLE)
+
+    def poll(self, timeout_ms: float) -> dict[TopicPartition, list[Record]]:
+        return {}
 
     def pause(self, tp: TopicPartition) -> None:
         self.is_paused = True
@@ -114,3 +121,17 @@ def test_nearly_full_metadata_pauses_what_would_add_to_it(
     assignment.crowded = True
     pump._feed.pause_and_resume(pump._held())
     assert is_paused is consumer.is_paused
+
+
+def test_a_fault_from_before_the_assignment_does_not_stop_it(
+    pump: Pump, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be read beyond a position that nobody vouches for is met again where it counts."""
+    faults = {TP: Fault(9, 10, ValueError())}
+    monkeypatch.setattr(
+        "kq.clients.kafka_python.take_faults", lambda consumer: dict([faults.popitem()] if faults else [])
+    )
+    pump.assigned([TP])
+    pump._step()
+    assert [Assigned] == [type(event) for event in pump.events]
+    assert not consumer.is_paused

@@ -59,7 +59,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             spec = queue.using(partition=0)
             for number in range(5):
                 spec.enqueue(abs, number)
-            spec.enqueue_many([abs] * 3)
+            with kq.Queue("damaged", hosts=kafka.hosts, config={"linger_ms": 1000}) as slow:  # one batch
+                slow.using(partition=0).enqueue_many([abs] * 3)
             spec.enqueue(abs, -8)
         kafka.terminate()
         damage(data, "damaged", batch=5)
@@ -86,13 +87,16 @@ def test_kq_skip_goes_past_a_damaged_batch(broker: str, capsys: pytest.CaptureFi
     with working(broker, "damaged", group) as seen:
         wait_until(lambda: (0, 4) in seen, timeout=30)
     assert main(["skip", "--hosts", broker, "--group", group, "damaged", "0", "6"]) == 1
-    assert "Error: up to 1 messages before offset 6 are not done: the group is at 5" in capsys.readouterr().err
+    assert (
+        "Error: group skips is at offset 5 of partition 0: it can skip only what it stands at"
+        in capsys.readouterr().err
+    )
     assert main(["skip", "--hosts", broker, "--group", group, "damaged", "0", "5"]) == 0
     assert capsys.readouterr().out.startswith("offsets 5 to 7 are skipped: group skips goes on at 8 of partition 0")
     with working(broker, "damaged", group) as seen:
         wait_until(lambda: (0, 8) in seen, timeout=30)
     assert main(["skip", "--hosts", broker, "--group", group, "damaged", "0", "5"]) == 1
-    assert "Error: offset 5 is done: the group goes on at 9" in capsys.readouterr().err
+    assert "Error: group skips is at offset 9 of partition 0" in capsys.readouterr().err
 
 
 def test_kq_skip_refuses_while_workers_run(hosts: str, topic: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from kq.cli.options import config_option, group_option, hosts_option
 __all__ = ["skip"]
 
 #: What a consumer that only reads and commits needs, besides the user's settings.
-_SETTINGS = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "allow_auto_create_topics": False}
+_SETTINGS = {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
 
 
 @click.command()

@@ -58,6 +58,7 @@ def info(hosts: str, topic: str, config: dict[str, Any], group: str | None) -> N
         end = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
         committed = _patiently(lambda: admin.list_group_offsets({group: partitions})[group])
         members = _patiently(lambda: admin.describe_groups([group])[group]["members"])
+        warning = clients.topics.clock_warning(admin, topic)
     owners = {partition: member["member_id"] for member in members for partition in _assigned(member)}
     rows, total = [], 0
     for partition in partitions:
@@ -71,6 +72,8 @@ def info(hosts: str, topic: str, config: dict[str, Any], group: str | None) -> N
     for member in members:
         console.print(Text(f"member {member['member_id']} at {member['client_host'].lstrip('/')}"))
     console.print(Text(f"topic {topic}, group {group}: lag {total}, members {len(members)}"))
+    if warning:
+        click.echo(f"Warning: {warning}", err=True)
 
 
 def _assigned(member: Mapping[str, Any]) -> Iterator[TopicPartition]:

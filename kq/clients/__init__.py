@@ -1,6 +1,6 @@
 """Kafka clients: the only rooms that know a client from inside."""
 
-from kq.clients import kafka_python
+from kq.clients import kafka_python, topics
 from kq.clients.assignor import BusyFirstAssignor
 from kq.clients.connect import (
     DEFAULT_TOPIC,
@@ -12,11 +12,13 @@ from kq.clients.connect import (
     settings_for,
 )
 from kq.clients.kafka_python import Fault
+from kq.clients.reader import TableReader
 
 __all__ = [
     "DEFAULT_TOPIC",
     "BusyFirstAssignor",
     "Fault",
+    "TableReader",
     "access_of",
     "check_config",
     "check_hosts",
@@ -24,4 +26,5 @@ __all__ = [
     "hosts_of",
     "kafka_python",
     "settings_for",
+    "topics",
 ]

@@ -17,13 +17,13 @@ that take a consumer.
 from __future__ import annotations
 
 import logging
-import struct
 import time
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import Cancelled, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.errors import Cancelled, KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.record import MemoryRecords
 from kafka.structs import MemberState, OffsetAndMetadata
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "forbid_auto_create",
     "force_close",
     "future_of_batch",
+    "give_back",
     "has_fatal_error",
     "has_leader",
     "has_no_thread",
@@ -40,10 +41,9 @@ __all__ = [
     "is_closed",
     "is_own_answer",
     "is_silent",
-    "join_sender",
-    "knows_topic",
     "last_heartbeat",
     "mend",
+    "partitions",
     "replace_listener",
     "seek",
     "switch_off_auto_commit",
@@ -55,22 +55,16 @@ __all__ = [
 
 #: Seconds that a topic may take to be made by its first record: until then it is no error that it is not there.
 _MAKING = 5.0
-#: Seconds without a word about a topic after which what was said before is forgotten.
-_FORGOTTEN = 60.0
-#: Bytes of a batch before its records, and where in them its length and the number of its last record stand.
-_BATCH_HEADER = struct.Struct(">qi11xi")
+#: Topic -> when it was first said not to be there.
+_missing: dict[str, float] = {}
 
 
 class Fault(NamedTuple):
-    """A record, or a batch of them, that cannot be read."""
+    """A record, or a batch of them, that cannot be read: its offset, the one after it, and why."""
 
     offset: int
-    #: The offset after what cannot be read.
     next: int
     error: Exception
-
-
-# -- what is no error --------------------------------------------------------------------------------------------------
 
 
 def hush() -> None:
@@ -81,37 +75,32 @@ def hush() -> None:
     logging.getLogger("kafka.cluster").addFilter(_is_error)
 
 
-#: Topic -> when it was first, and last, said not to be there.
-_missing: dict[str, tuple[float, float]] = {}
-
-
 def _is_error(record: logging.LogRecord) -> bool:
     args = record.args if isinstance(record.args, tuple) else ()
-    if any(isinstance(arg, Cancelled) for arg in args):
-        return False
-    if not (args and record.msg == "Topic %s not found in cluster metadata"):
-        return True
-    now, topic = time.monotonic(), str(args[0])
-    first, last = _missing.get(topic, (now, now))
-    if now - last > _FORGOTTEN:
-        first = now
-    _missing[topic] = first, now
-    return now - first > _MAKING
+    if args and record.msg == "Topic %s not found in cluster metadata":
+        now = time.monotonic()
+        return now - _missing.setdefault(str(args[0]), now) > _MAKING
+    return not any(isinstance(arg, Cancelled) for arg in args)
 
 
 # -- consumers ---------------------------------------------------------------------------------------------------------
 
 
 def mend(consumer: KafkaConsumer) -> None:
-    """Mend a consumer for good, once."""
+    """Mend a consumer."""
     coordinator: Any = getattr(consumer, "_coordinator", None)
     fetcher: Any = getattr(consumer, "_fetcher", None)
-    if hasattr(coordinator, "heartbeat") and not hasattr(coordinator, "kq_mended"):
-        coordinator.kq_mended = True
-        _date_by_question(coordinator)
     if hasattr(fetcher, "_append") and not hasattr(fetcher, "kq_faults"):
         fetcher.kq_faults = {}
         _contain_faults(fetcher)
+    if hasattr(coordinator, "heartbeat") and "received_heartbeat" not in vars(coordinator.heartbeat):
+        _date_by_question(coordinator)
+
+
+def give_back(consumer: KafkaConsumer) -> None:
+    """Have the polls of a user's consumer raise what they cannot read, as before it was mended."""
+    for name in ("_append", "_parse_fetched_data", "kq_faults"):
+        vars(getattr(consumer, "_fetcher", consumer)).pop(name, None)
 
 
 def _date_by_question(coordinator: Any) -> None:
@@ -122,22 +111,18 @@ def _date_by_question(coordinator: Any) -> None:
     heartbeat, process = coordinator.heartbeat, coordinator._process_sync_group_response
 
     def received_heartbeat() -> None:
-        heartbeat.last_receive = max(heartbeat.last_receive, heartbeat.last_send)
+        heartbeat.last_receive = heartbeat.last_send
 
-    def process_sync_group_response(response: Any, send_time: float) -> Any:
+    def process_sync(response: Any, send_time: float) -> Any:
         answer = process(response, send_time)
-        heartbeat.last_receive = max(heartbeat.last_receive, send_time)
+        heartbeat.last_receive = send_time
         return answer
 
-    heartbeat.received_heartbeat = received_heartbeat
-    coordinator._process_sync_group_response = process_sync_group_response
+    heartbeat.received_heartbeat, coordinator._process_sync_group_response = received_heartbeat, process_sync
 
 
 def last_heartbeat(consumer: KafkaConsumer) -> float | None:
-    """Return when the coordinator was last asked something that it answered as to a member, by the monotonic clock.
-
-    None where nobody knows.
-    """
+    """Return when the coordinator was last asked what it answered as to a member; None where nobody knows."""
     heartbeat = getattr(getattr(consumer, "_coordinator", None), "heartbeat", None)
     return getattr(heartbeat, "last_receive", None)
 
@@ -175,19 +160,14 @@ def _contain_faults(fetcher: Any) -> None:
 
 
 def _fault(offset: int, data: Any, error: Exception) -> Fault:
-    """Return the fault at an offset, with the end of its batch: as that says itself, or as the next one begins."""
-    at = 0
-    while data is not None and at + _BATCH_HEADER.size <= len(data):
-        base, length, last = _BATCH_HEADER.unpack_from(data, at)
-        at += length + 12
-        if length <= 0:
-            break
-        ends = (
-            [base + last + 1, *_BATCH_HEADER.unpack_from(data, at)[:1]] if at + 27 <= len(data) else [base + last + 1]
-        )
-        if after := min((end for end in ends if end > offset >= base), default=0):
-            return Fault(offset, after, error)
-    return Fault(offset, offset + 1, error)
+    """Return the fault at an offset; it ends where the next batch begins, or else where its own batch says."""
+    try:
+        batches = list(MemoryRecords(data))
+        ends = [batch.base_offset for batch in batches[1:]] + [batches[-1].next_offset]
+        after = next(end for batch, end in zip(batches, ends, strict=True) if batch.base_offset <= offset < end)
+    except (AttributeError, IndexError, KafkaError, StopIteration, TypeError):  # not even that can be read
+        after = offset + 1
+    return Fault(offset, after, error)
 
 
 def take_faults(consumer: KafkaConsumer) -> dict[TopicPartition, Fault]:
@@ -251,14 +231,24 @@ def is_silent(consumer: KafkaConsumer) -> bool:
 
 def has_leader(consumer: KafkaConsumer, tp: TopicPartition) -> bool:
     """Return whether somebody can be asked about a partition's log; True where that is unknown."""
-    lookup = getattr(getattr(consumer, "_cluster", None), "leader_for_partition", None)
-    return lookup is None or lookup(tp) not in (None, -1)
+    cluster = _cluster(consumer)
+    return cluster is None or cluster.leader_for_partition(tp) not in (None, -1)
+
+
+def partitions(client: Any, topic: str) -> set[int] | None:
+    """Return the partitions of a topic as far as a client knows, without asking; None if it knows nothing of it."""
+    cluster = _cluster(client)
+    return None if cluster is None else cluster.partitions_for_topic(topic)
+
+
+def _cluster(client: Any) -> Any:
+    return getattr(client, "_cluster", None) or getattr(client, "_metadata", None)
 
 
 def topic_id(consumer: KafkaConsumer, topic: str) -> UUID | None:
     """Return the ID of a topic, by which one that was made anew is told from the old one; None while it is unknown."""
-    lookup = getattr(getattr(consumer, "_cluster", None), "topic_id", None)
-    return None if lookup is None else lookup(topic)
+    cluster = _cluster(consumer)
+    return None if cluster is None else cluster.topic_id(topic)
 
 
 def replace_listener(consumer: KafkaConsumer, listener: AsyncConsumerRebalanceListener) -> bool:
@@ -272,8 +262,7 @@ def replace_listener(consumer: KafkaConsumer, listener: AsyncConsumerRebalanceLi
 
 def forbid_auto_create(client: Any) -> None:
     """Hand ``allow_auto_create_topics=False`` on, which the client does not: it would make a deleted topic anew."""
-    cluster = getattr(client, "_cluster", None) or getattr(client, "_metadata", None)  # a consumer's, a producer's
-    config = getattr(cluster, "config", None)
+    config = getattr(_cluster(client), "config", None)
     if isinstance(config, dict):
         config["allow_auto_create_topics"] = False
 
@@ -293,12 +282,6 @@ def is_closed(client: Any) -> bool:
 
 
 # -- producers ---------------------------------------------------------------------------------------------------------
-
-
-def knows_topic(producer: KafkaProducer, topic: str) -> bool:
-    """Return whether a producer would send to a topic without asking for its partitions first."""
-    metadata = getattr(producer, "_metadata", None)
-    return metadata is not None and metadata.partitions_for_topic(topic) is not None
 
 
 def future_of_batch(future: Any) -> Any:
@@ -340,15 +323,11 @@ def has_no_thread(producer: KafkaProducer) -> bool:
     return thread is not None and not thread.is_alive() and not getattr(producer, "_closed", True)
 
 
-def force_close(producer: KafkaProducer) -> None:
-    """Have a producer fail all that it has, and end."""
+def force_close(producer: KafkaProducer, timeout: float = 0.0) -> None:
+    """Have a producer fail all that it has, and end; wait so many seconds for that."""
     producer._sender.force_close()
     producer._unregister_cleanup()
     producer._closed = True
-
-
-def join_sender(producer: KafkaProducer, timeout: float) -> None:
-    """Wait until a producer that was closed by force has failed all that it had."""
     producer._sender.join(timeout)
 
 

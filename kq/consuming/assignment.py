@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from kq.clients import Fault
 from kq.consuming.metadata import Progress, View
 from kq.consuming.tracker import reopen
 
@@ -49,7 +48,7 @@ class Assignment:
         "delivered",
         "delivered_bytes",
         "epoch",
-        "fault",
+        "fault_at",
         "fault_told",
         "is_open",
         "leader_epoch",
@@ -84,8 +83,8 @@ class Assignment:
         self.leader_epoch = -1
         self.paused = False
         self.crowded = False
-        #: What cannot be read, when that was said last, and until when it is not tried again.
-        self.fault: Fault | None = None
+        #: The offset that cannot be read, when that was said last, and until when it is not tried again.
+        self.fault_at = -1
         self.fault_told = self.still_until = 0.0
 
     def open(self, topic_id: UUID | None, progress: Progress, leader_epoch: int) -> None:

@@ -44,6 +44,7 @@ FATAL = (
     kafka_errors.InvalidGroupIdError,
     kafka_errors.InvalidSessionTimeoutError,
     kafka_errors.KafkaConfigurationError,
+    kafka_errors.LogTruncationError,  # comes where auto_offset_reset is "none" only
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.UnsupportedVersionError,
 )

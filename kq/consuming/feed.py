@@ -1,171 +1,277 @@
-"""The feed: what polls give goes to the worker.
+"""The feed: where each partition begins, and what polls give to the worker.
 
-1. Records go to the worker as events, in order, and are counted as in hand until the worker has taken them.
-2. Where an offset jumps, the log is asked why: what was removed before it was read is said; a log that lost its end
-   begins anew; compaction and transaction markers only leave gaps.
-3. A partition whose next record cannot be read stands still, loudly, and is tried again now and then; others go on.
-4. A partition of which the worker has enough in hand is paused.
+1. An epoch begins where the last commit says. Where nothing is committed it begins where this worker was before, by its
+   ``Origin``, or where the client says.
+2. Records go to the worker as events, in order, and are in hand until the worker has taken them. A partition of which
+   there is enough in hand is paused.
+3. Records below the begin of the log were removed before they were read: it goes on at the begin. A log that lost its
+   end goes on where it was cut, and where nobody can tell that, at its end. Both are said.
+4. A partition whose next record cannot be read stands still, loudly, and is tried again now and then; others go on.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
+from uuid import UUID
 
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from kq.clients import Fault, kafka_python
 from kq.consuming.assignment import TOTAL_BYTES, TOTAL_COUNT, Assignment, Event, Moved, Polled
-from kq.consuming.positions import Positions
+from kq.consuming.committer import SYNC_COMMIT_TIMEOUT
+from kq.consuming.metadata import Progress, decode
 from kq.message import bytes_of
 
-__all__ = ["Feed"]
+__all__ = ["Feed", "differ"]
 
 _logger = logging.getLogger("kq.pump")
 
+#: Milliseconds until a broker's answer about a log or a commit counts as missing.
+ASK_MS = SYNC_COMMIT_TIMEOUT * 1000
 #: Seconds between tries to read what could not be read, and between two words about it.
 STILL_WAIT, STILL_TOLD = 10.0, 60.0
 
 
-class Feed:
-    """The way from the polls of one pump to its worker. For the pump's thread."""
+class Origin(NamedTuple):
+    """Where a partition begins of which nothing is committed, if it is still the same topic's."""
 
-    def __init__(self, topic: str, positions: Positions, post: Callable[[Event], None]) -> None:
+    topic_id: UUID | None
+    #: None for the begin of the log.
+    offset: int | None
+
+
+class Feed:
+    """The way from one consumer's partitions to the worker. For the pump's thread."""
+
+    def __init__(self, topic: str, consumer: KafkaConsumer, post: Callable[[Event], None]) -> None:
         self._topic = topic
-        self._positions = positions
+        self.consumer = consumer
         self._post = post
+        self.origins: dict[int, Origin] = {}
+
+    def tp(self, partition: int) -> TopicPartition:
+        """Return the client's word for a partition."""
+        return TopicPartition(self._topic, partition)
+
+    def topic_id(self) -> UUID | None:
+        """Return the topic's ID, by which one that was made anew is told; None while it is unknown."""
+        return kafka_python.topic_id(self.consumer, self._topic)
+
+    # -- where a partition begins --------------------------------------------------------------------------------------
+
+    def begin(self, partition: int, topic_id: UUID | None) -> tuple[Progress, int]:
+        """Seek to where an epoch begins; return what is known of it, and the leader's epoch of the commit.
+
+        :raises KafkaError: It is not known yet.
+        """
+        tp, origin = self.tp(partition), self.origins.get(partition)
+        committed = self.consumer.committed(tp, metadata=True, timeout_ms=ASK_MS)
+        progress = None if committed is None else decode(committed.metadata, committed.offset, topic_id)
+        if progress is not None and not progress.foreign_topic:
+            return self._go_on(tp, progress, committed.leader_epoch)
+        is_made_anew = progress is not None or (origin is not None and differ(origin.topic_id, topic_id))
+        if is_made_anew:
+            _logger.warning("Topic %s was made anew since the last commit: partition %s begins anew", *tp)
+        if is_made_anew or (origin is not None and origin.offset is None):
+            self.consumer.seek_to_beginning(tp)
+        elif origin is not None:
+            self.consumer.seek(tp, origin.offset)
+        self.consumer.resume(tp)
+        position = self.consumer.position(tp, timeout_ms=ASK_MS)
+        if position is None:
+            raise KafkaError(f"no position for {tp}")
+        self.origins[partition] = Origin(topic_id, position)
+        return Progress(position), -1
+
+    def _go_on(self, tp: TopicPartition, progress: Progress, leader_epoch: int) -> tuple[Progress, int]:
+        """Seek to what was committed, or beside it where the log does not have that any more."""
+        offset = progress.watermark
+        if not kafka_python.has_leader(self.consumer, tp):  # to ask would be to wait for one, and others with it
+            raise KafkaError(f"{tp} has no leader")
+        begin, end = self._begins([tp])[tp], self._end(tp)
+        kafka_python.seek(self.consumer, tp, offset, leader_epoch)
+        self.consumer.resume(tp)
+        if offset < begin:
+            self._tell_removed(tp, offset, begin)
+            self.consumer.seek(tp, begin)
+            return progress.beyond(begin), leader_epoch
+        # the client asks, by the leader's epoch, where the log was cut if there was another leader since
+        position = self.consumer.position(tp, timeout_ms=ASK_MS)
+        cut = min(end, offset if position is None else position)
+        if cut < offset:
+            self._tell_cut(tp, cut, offset, is_guess=position is None or leader_epoch < 0)
+            self.consumer.seek(tp, cut)
+            return Progress(cut), -1
+        return progress, leader_epoch
+
+    def give_back(self, partitions: Collection[int]) -> None:
+        """Leave the user's consumer where the next start goes on."""
+        kafka_python.give_back(self.consumer)
+        owned = self.consumer.assignment()
+        for partition in partitions:
+            tp, origin = self.tp(partition), self.origins.get(partition)
+            if tp in owned and origin is not None and origin.offset is not None:
+                self.consumer.seek(tp, origin.offset)
+                self.consumer.resume(tp)
+
+    def _begins(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        begins: dict[TopicPartition, int] = self.consumer.beginning_offsets(tps, timeout_ms=ASK_MS) if tps else {}
+        return begins
+
+    def _end(self, tp: TopicPartition) -> int:
+        return int(self.consumer.end_offsets([tp], timeout_ms=ASK_MS)[tp])
+
+    # -- what polls give -----------------------------------------------------------------------------------------------
 
     def deliver(
         self, assignments: list[Assignment], records: dict[TopicPartition, list[Any]]
     ) -> Iterator[tuple[Assignment, int]]:
         """Give the worker what was polled; yield assignments whose logs were cut, and where they begin anew."""
-        held = {self._tp(assignment): assignment for assignment in assignments}
-        jumps = {held[tp]: polled[0].offset for tp, polled in records.items() if tp in held}
-        jumped = self._find_removed(jumps)
+        held = {self.tp(assignment.partition): assignment for assignment in assignments}
+        again = self._find_removed({held[tp]: polled[0].offset for tp, polled in records.items() if tp in held})
         for tp, polled in records.items():
             assignment = held.get(tp)
-            if assignment is None or assignment in jumped:
+            if assignment is None or assignment in again:
                 continue
             if polled[0].offset < assignment.next:
-                # a record of a later leader stands at the cut, an older one at the begin of the log
-                is_guess = not polled[0].leader_epoch > assignment.leader_epoch >= 0
-                yield from self._cut(assignment, polled[0].offset, is_guess=is_guess)
+                yield from self._find_cut(assignment, polled[0].offset, polled[0].leader_epoch)
                 continue
-            self._deliver(assignment, polled)
-
-    def _cut(self, assignment: Assignment, offset: int, *, is_guess: bool) -> Iterator[tuple[Assignment, int]]:
-        try:
-            yield assignment, self._positions.cut_of(assignment, offset, is_guess=is_guess)
-        except (KafkaError, ValueError) as error:  # it is not known yet, or was revoked: it jumps once more
-            _logger.debug("Partition %s: %s", assignment.partition, error)
-
-    def _deliver(self, assignment: Assignment, polled: list[Any]) -> None:
-        assignment.next = polled[-1].offset + 1
-        assignment.leader_epoch = polled[-1].leader_epoch
-        assignment.delivered += len(polled)
-        assignment.delivered_bytes += bytes_of(polled)
-        self._post(Polled(assignment, polled))
-
-    def _find_removed(self, positions: dict[Assignment, int]) -> set[Assignment]:
-        """Say what was removed before it was polled, where positions jumped forward; go on at the begin of the log.
-
-        Not every gap is a loss: compaction and transaction markers leave some, above the begin of the log.
-
-        :returns: What is polled again.
-        """
-        jumps = {assignment for assignment, position in positions.items() if position > assignment.next}
-        try:
-            begins = self._positions.begins([assignment.partition for assignment in jumps])
-        except KafkaError:  # it is not known yet: they jump once more
-            begins = None
-        again = set()
-        for assignment in jumps:
-            begin = assignment.next if begins is None else begins[assignment.partition]
-            if begins is not None and begin <= assignment.next:
-                continue
-            again.add(assignment)
-            self._seek(assignment, begin)
-            if begin > assignment.next:
-                self._positions.tell_removed(assignment.partition, assignment.next, begin, begin - assignment.next)
-                assignment.next = begin
-                self._post(Moved(assignment, begin))
-        return again
-
-    def _seek(self, assignment: Assignment, offset: int) -> None:
-        try:
-            self._positions.consumer.seek(self._tp(assignment), offset)
-        except ValueError as error:  # it was revoked this moment
-            _logger.debug("Partition %s: %s", assignment.partition, error)
+            assignment.next = polled[-1].offset + 1
+            assignment.leader_epoch = polled[-1].leader_epoch
+            assignment.delivered += len(polled)
+            assignment.delivered_bytes += bytes_of(polled)
+            self._post(Polled(assignment, polled))
 
     def tell_positions(self, assignments: list[Assignment]) -> Iterator[tuple[Assignment, int]]:
-        """Tell the worker where the log ends in records that are not messages, such as transaction markers.
-
-        Yields assignments whose logs lost their ends, as ``deliver`` does.
-        """
+        """Tell the worker where the log ends in what is no message (transaction markers, say); yield as ``deliver``."""
         positions = {}
         for assignment in assignments:
-            position = None if assignment.in_hand() else self._position(assignment)
+            if assignment.in_hand():
+                continue
+            try:
+                position = self.consumer.position(self.tp(assignment.partition), timeout_ms=0)
+            except KafkaError:
+                continue
             if position is not None and position > assignment.next:
                 positions[assignment] = position
-            elif position is not None and position < assignment.next:  # records come from there, or it is the end
-                yield from self._cut(assignment, position, is_guess=True)
-        jumped = self._find_removed(positions)
+            elif position is not None and position < assignment.next:
+                yield from self._find_cut(assignment, position, None)
+        again = self._find_removed(positions)
         for assignment, position in positions.items():
-            if assignment not in jumped:
-                assignment.next = position
-                self._post(Moved(assignment, position))
+            if assignment not in again:
+                self._move(assignment, position)
 
-    def _position(self, assignment: Assignment) -> int | None:
+    def _move(self, assignment: Assignment, position: int) -> None:
+        assignment.next = position
+        self._post(Moved(assignment, position))
+
+    def _find_removed(self, positions: dict[Assignment, int]) -> set[Assignment]:
+        """Say what was removed before it was polled, where positions jumped; return what is polled again.
+
+        Not every gap is a loss: compaction and transaction markers leave some, above the begin of the log.
+        """
+        jumps = {self.tp(a.partition): a for a, position in positions.items() if position > a.next}
         try:
-            position: int | None = self._positions.consumer.position(self._tp(assignment), timeout_ms=0)
-        except KafkaError:
-            return None
-        return position
+            begins = self._begins(list(jumps))
+        except KafkaError:  # it is not known yet: they jump once more
+            begins = {}
+        again = set()
+        for tp, assignment in jumps.items():
+            begin = begins.get(tp)
+            if begin is not None and begin <= assignment.next:
+                continue
+            if begin is not None:
+                self._tell_removed(tp, assignment.next, begin)
+                self._move(assignment, begin)
+            again.add(assignment)
+            self.consumer.seek(tp, assignment.next)
+        return again
+
+    def _find_cut(
+        self, assignment: Assignment, offset: int, leader_epoch: int | None
+    ) -> Iterator[tuple[Assignment, int]]:
+        """Seek to where the log was cut under an assignment, and yield where it begins anew: at what is undone.
+
+        :param offset: Where the client went: to the cut, or, if it could not ask for that, to the begin of the log.
+        :param leader_epoch: Of the record there: a later one than before stands at the cut. None if none has come.
+        """
+        tp = self.tp(assignment.partition)
+        is_guess = leader_epoch is not None and not leader_epoch > assignment.leader_epoch >= 0
+        try:
+            end = self._end(tp)
+        except KafkaError:  # it is not known yet: it jumps once more
+            self.consumer.seek(tp, assignment.next)
+            return
+        if leader_epoch is None and end > offset:  # a record will come
+            return
+        cut = min(end, assignment.next) if is_guess else offset
+        begin = min(cut, assignment.view.watermark)
+        self._tell_cut(tp, cut, assignment.next, is_guess=is_guess)
+        self.consumer.seek(tp, begin)
+        yield assignment, begin
+
+    def _tell_removed(self, tp: TopicPartition, offset: int, begin: int) -> None:
+        _logger.warning(
+            "Topic %s, partition %s: the records at offsets %s to %s were removed from the log (retention, "
+            "DeleteRecords) before a worker came to them: up to %s jobs never ran",
+            *(*tp, offset, begin - 1, begin - offset),
+        )
+
+    def _tell_cut(self, tp: TopicPartition, cut: int, offset: int, *, is_guess: bool) -> None:
+        _logger.error(
+            "Topic %s, partition %s: the log was cut at offset %s, and the group had come to %s: a broker lost its "
+            "last records. Jobs that stood at %s and later and had not run are missing%s",
+            *(*tp, cut, offset, cut),
+            "; where exactly it was cut is not known, so jobs enqueued since then may be passed over" * is_guess,
+        )
+
+    # -- what is not polled --------------------------------------------------------------------------------------------
 
     def note_faults(self, assignments: list[Assignment]) -> None:
         """Have partitions stand still whose next record cannot be read, and say so."""
-        held, now = {self._tp(assignment): assignment for assignment in assignments}, time.monotonic()
-        for tp, fault in kafka_python.take_faults(self._positions.consumer).items():
-            if (assignment := held.get(tp)) is None:  # it is sought anew, and met again
+        held, now = {assignment.partition: assignment for assignment in assignments}, time.monotonic()
+        for tp, fault in kafka_python.take_faults(self.consumer).items():
+            assignment = held.get(tp.partition)
+            if tp.topic != self._topic or assignment is None:  # it is sought anew, and met again
                 continue
-            before, assignment.fault = assignment.fault, fault
             assignment.still_until = now + STILL_WAIT
-            if before is None or before.offset != fault.offset or now - assignment.fault_told > STILL_TOLD:
-                assignment.fault_told = now
-                group = self._positions.consumer.config["group_id"]
-                _logger.error("%s", _words(self._topic, group, tp.partition, fault))
+            if assignment.fault_at != fault.offset or now - assignment.fault_told > STILL_TOLD:
+                assignment.fault_at, assignment.fault_told = fault.offset, now
+                _logger.error("%s", _words(tp, fault, self.consumer.config["group_id"]))
 
     def pause_and_resume(self, assignments: list[Assignment]) -> bool:
         """Pause what is full, resume what is not; return whether anything was resumed."""
         has_resumed = False
         count = sum(assignment.in_hand() for assignment in assignments)
         size = sum(assignment.in_hand_bytes() for assignment in assignments)
-        owned, now = self._positions.consumer.assignment(), time.monotonic()
+        owned, now = self.consumer.assignment(), time.monotonic()
         for assignment in assignments:
             part = assignment.part()
             full = assignment.is_full() or count >= TOTAL_COUNT * part or size >= TOTAL_BYTES * part
             full = full or now < assignment.still_until
-            tp = self._tp(assignment)
+            tp = self.tp(assignment.partition)
             if full != assignment.paused and tp in owned:
-                (self._positions.consumer.pause if full else self._positions.consumer.resume)(tp)
+                (self.consumer.pause if full else self.consumer.resume)(tp)
                 assignment.paused = full
                 has_resumed = has_resumed or not full
         return has_resumed
 
-    def _tp(self, assignment: Assignment) -> TopicPartition:
-        return TopicPartition(self._topic, assignment.partition)
+
+def differ(topic_id: UUID | None, other: UUID | None) -> bool:
+    """Return whether two topics of the same name are known to be different ones."""
+    return topic_id is not None and other is not None and topic_id != other
 
 
-def _words(topic: str, group: str, partition: int, fault: Fault) -> str:
+def _words(tp: TopicPartition, fault: Fault, group: str) -> str:
     """Return what to say of a partition that stands still: what is wrong, and what to do."""
-    error = fault.error
-    missing = next((codec for codec in ("snappy", "lz4", "zstd") if f" {codec} " in str(error)), None)
+    missing = next((codec for codec in ("snappy", "lz4", "zstd") if f" {codec} " in str(fault.error)), None)
     install = f"run pip install 'kafka-python[{missing}]' and restart the worker, or " if missing else ""
     return (
-        f"Topic {topic}, partition {partition} stands still at offset {fault.offset}, which cannot be read: "
-        f"{type(error).__name__}: {error}. It is tried again every {STILL_WAIT:g} s. To go on, {install}stop "
-        f"the workers of the group and skip it: kq skip --group {group} {topic} {partition} {fault.offset}"
+        f"Topic {tp.topic}, partition {tp.partition} stands still at offset {fault.offset}, which cannot be read: "
+        f"{type(fault.error).__name__}: {fault.error}. It is tried again every {STILL_WAIT:g} s. To go on, {install}"
+        f"stop the workers of the group and skip it: kq skip --group {group} {tp.topic} {tp.partition} {fault.offset}"
     )

@@ -70,11 +70,6 @@ class Progress(NamedTuple):
             deliveries=tuple(counted for counted in self.deliveries if counted[0] >= offset),
         )
 
-    def undone_below(self, offset: int) -> int:
-        """Return how many messages below an offset were not done."""
-        beyond_top = offset - max(self.top, self.watermark)
-        return max(0, beyond_top) + sum(undone < offset for undone in self.incomplete)
-
 
 def encode(view: View, topic_id: UUID | None, *, alive: bool, limit: int = METADATA_LIMIT) -> str:
     """Return the commit metadata for a view.

@@ -1,9 +1,8 @@
 """The pump: the only user of the Kafka consumer.
 
 1. Its thread polls always, also while jobs run, so that a long job is never the end of a membership.
-2. A partition is assigned: an ``Assignment`` is made, and opened once ``Positions`` has sought where the last commit
-   says.
-3. Records go to the worker as events, by ``Feed``; how much the worker has in hand decides what is paused.
+2. A partition is assigned: an ``Assignment`` is made, opened once the ``Feed`` has sought where the last commit says.
+3. Records go to the worker as events, by the feed; how much the worker has in hand decides what is paused.
 4. What the worker publishes as done, a ``View`` an assignment, is committed, by ``Committer``.
 5. A partition is revoked: what is published of it is committed, and the assignment is closed.
 6. ``stop`` commits the rest, says in the metadata that this was no accident, and gives the consumer back or closes it.
@@ -28,9 +27,8 @@ from kafka.structs import MemberState, OffsetAndMetadata
 from kq.clients import BusyFirstAssignor, kafka_python
 from kq.consuming.assignment import Assigned, Assignment, Event, Failed, Revoked
 from kq.consuming.committer import FATAL, SYNC_COMMIT_TIMEOUT, Committer, Flush
-from kq.consuming.feed import Feed
+from kq.consuming.feed import Feed, Origin, differ
 from kq.consuming.metadata import Progress
-from kq.consuming.positions import Positions, differ
 from kq.errors import BrokerUnreachable
 
 __all__ = ["Pump"]
@@ -81,8 +79,7 @@ class Pump:
         self._assignments: dict[int, Assignment] = {}
         self._epoch = 0
         self._committer = Committer(topic, consumer, commit_interval, self.poke)
-        self._positions = Positions(topic, consumer)
-        self._feed = Feed(topic, self._positions, self._post)
+        self._feed = Feed(topic, consumer, self._post)
         self._wait = BUSY_WAIT[0]
         self._session = consumer.config["session_timeout_ms"] / 1000
         self._stopping = False
@@ -173,10 +170,10 @@ class Pump:
         busy = not self._is_idle()
         kafka_python.unpark(self._consumer)
         records = self._consumer.poll(timeout_ms=0 if busy else IDLE_POLL_MS)
+        self._feed.note_faults(self._held())  # before more are open: those are sought anew
         self._check_membership()
         self._check_topic_id()
         self._open_fresh(records)
-        self._feed.note_faults(self._held())
         self._begin_anew(self._feed.deliver(self._held(), records))
         if not (records or busy):
             self._begin_anew(self._feed.tell_positions(self._held()))
@@ -252,7 +249,7 @@ class Pump:
         if consumer.config["auto_offset_reset"] == "earliest":
             # what the user's consumer had before: it may be behind messages that nobody processed
             for tp in consumer.assignment():
-                self._positions.note(tp.partition, None, None)
+                self._feed.origins[tp.partition] = Origin(None, None)
         self.assigned(consumer.assignment())  # a consumer that was here before has no news to tell
 
     def _busy_partitions(self) -> list[int]:
@@ -301,12 +298,11 @@ class Pump:
 
     def _note_origin(self, assignment: Assignment) -> None:
         offset = assignment.view.watermark if self._committer.is_on else assignment.begin
-        self._positions.note(assignment.partition, assignment.topic_id, offset)
+        self._feed.origins[assignment.partition] = Origin(assignment.topic_id, offset)
 
     def _open_fresh(self, records: dict[TopicPartition, list[Any]]) -> None:
         """Begin the epochs of new partitions."""
-        fresh = [assignment for assignment in list(self._assignments.values()) if not assignment.is_open]
-        self._set_aside(fresh, records)
+        fresh = self._set_aside(records)
         until = time.monotonic() + SYNC_COMMIT_TIMEOUT
         opened = []
         for assignment in fresh:
@@ -317,19 +313,21 @@ class Pump:
         if opened and self._committer.is_on:
             self._committer.commit_now(opened)
 
-    def _set_aside(self, fresh: list[Assignment], records: dict[TopicPartition, list[Any]]) -> None:
+    def _set_aside(self, records: dict[TopicPartition, list[Any]]) -> list[Assignment]:
         """Take out what was polled of new partitions: it came from a position that nobody vouches for."""
+        fresh = [assignment for assignment in list(self._assignments.values()) if not assignment.is_open]
         for assignment in fresh:
-            if polled := records.pop(self._tp(assignment.partition), None):
-                topic_id = self._positions.topic_id()
-                self._positions.note(assignment.partition, topic_id, polled[0].offset, is_guess=True)
+            if polled := records.pop(self._feed.tp(assignment.partition), None):
+                origin = Origin(self._feed.topic_id(), polled[0].offset)
+                self._feed.origins.setdefault(assignment.partition, origin)
+        return fresh
 
     def _open(self, assignment: Assignment) -> bool:
-        partition, topic_id = assignment.partition, self._positions.topic_id()
-        if self._tp(partition) not in self._consumer.assignment():
+        partition, topic_id = assignment.partition, self._feed.topic_id()
+        if self._feed.tp(partition) not in self._consumer.assignment():
             return False
         try:
-            progress, leader_epoch = self._positions.begin(partition, topic_id)
+            progress, leader_epoch = self._feed.begin(partition, topic_id)
         except FATAL:
             raise
         except (KafkaError, ValueError) as error:  # tried again after the next poll, or revoked meanwhile
@@ -351,7 +349,7 @@ class Pump:
 
     def _check_topic_id(self) -> None:
         """Begin anew where the topic was deleted and made anew: the offsets in hand are another topic's."""
-        topic_id = self._positions.topic_id()
+        topic_id = self._feed.topic_id()
         with self._lock:
             for assignment in self._held():
                 if differ(assignment.topic_id, topic_id):
@@ -366,9 +364,6 @@ class Pump:
             # nothing is said until the next commit: an idle worker would wait for ever
             raise FencedInstanceIdError("another member has this one's group_instance_id")
 
-    def _tp(self, partition: int) -> TopicPartition:
-        return TopicPartition(self._topic, partition)
-
     # -- ends ----------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
@@ -381,7 +376,7 @@ class Pump:
                 break
             if any(self._committer.is_dirty(assignment) for assignment in dirty):
                 # a rebalance must end before a commit can succeed
-                self._consumer.poll(timeout_ms=IDLE_POLL_MS)
+                self._set_aside(self._consumer.poll(timeout_ms=IDLE_POLL_MS))
         self._committer.release()
         self._let_go()
 
@@ -393,7 +388,7 @@ class Pump:
                     self._note_origin(assignment)
         self._close_own()
         if self._make is None:
-            self._positions.give_back(held)
+            self._feed.give_back(held)
 
     def _close_own(self) -> None:
         if self._make is None:
@@ -405,15 +400,14 @@ class Pump:
 
     def _rebuild(self) -> None:
         assert self._make is not None
-        self.revoked([self._tp(partition) for partition in list(self._assignments)])
+        self.revoked([self._feed.tp(partition) for partition in list(self._assignments)])
         self._close_own()
         while not self._stopping:
             self.heartbeat = time.monotonic()
             self._read_inbox(REBUILD_WAIT)
             try:
-                self._consumer = self._make()
+                self._consumer = self._feed.consumer = self._make()
                 self._committer.go_on_with(self._consumer)
-                self._positions.consumer = self._consumer
                 self._subscribe()
                 return
             except BrokerUnreachable as error:

@@ -146,9 +146,7 @@ class Delivery:
     def is_ready(self) -> bool:
         """Return whether ``send`` would neither connect nor wait for the topic's partitions."""
         producer = self._producer
-        if producer is None:
-            return False
-        return kafka_python.knows_topic(producer, self._topic)
+        return producer is not None and kafka_python.partitions(producer, self._topic) is not None
 
     def prepare(self) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
@@ -240,8 +238,7 @@ class Delivery:
             if not self.is_owner or self._producer is None:
                 return
             producer, self._producer = self._producer, None
-        kafka_python.force_close(producer)
-        kafka_python.join_sender(producer, _FORCE_TIMEOUT)
+        kafka_python.force_close(producer, _FORCE_TIMEOUT)
 
     def _make_producer(self) -> KafkaProducer:
         if self.is_closed:

@@ -1,0 +1,123 @@
+"""Topics: made with their settings before anything is produced to them, and looked at for a clock that is wrong.
+
+1. ``ensure`` makes a topic. Where the broker does not allow it, the error names the exact command that makes it.
+2. ``companion`` makes a topic beside another one, named after it, with as many partitions.
+3. ``clock_warning`` says where records are kept by their producers' clocks, and one of those may be wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kafka import KafkaAdminClient, OffsetSpec, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import (
+    ClusterAuthorizationFailedError,
+    KafkaError,
+    PolicyViolationError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+
+from kq.clients.connect import hosts_of
+from kq.errors import KQError
+
+__all__ = ["ASK_MS", "JOBS", "clock_warning", "companion", "ensure"]
+
+_logger = logging.getLogger("kq.topics")
+
+#: Settings of a topic of jobs. By the time that a job's producer gives, a clock that is years behind would have the
+#: broker delete the job at once: retention goes by that time.
+JOBS: Mapping[str, str] = {"message.timestamp.type": "LogAppendTime"}
+#: The broker knows the topic, and this client may not make it.
+_NOT_ALLOWED = (ClusterAuthorizationFailedError, PolicyViolationError, TopicAuthorizationFailedError)
+#: Milliseconds until the broker has told: nothing is to wait long for a warning.
+ASK_MS = 2_000
+#: What was said once in this process.
+_told: set[str] = set()
+
+
+def ensure(
+    admin: KafkaAdminClient, name: str, partitions: int, settings: Mapping[str, str], *, replication: int = -1
+) -> bool:
+    """Make a topic, unless there is one of its name, which is left as it is; return whether it was made.
+
+    :param replication: How many brokers keep each partition; -1 for what the broker likes.
+    :raises kq.KQError: It could not be made.
+    """
+    topic = {"num_partitions": partitions, "replication_factor": replication, "configs": dict(settings)}
+    try:
+        admin.create_topics({name: topic})
+    except TopicAlreadyExistsError:
+        return False
+    except _NOT_ALLOWED as error:
+        if name in admin.list_topics():  # who may not make a topic is not told first that there is one
+            return False
+        extras = [("replication-factor", str(replication))] if replication > 0 else []
+        extras += [("config", f"{key}={value}") for key, value in settings.items()]
+        raise KQError(
+            f"topic {name} could not be made: {type(error).__name__}; who may, makes it by: "
+            f"kafka-topics.sh --bootstrap-server {hosts_of(admin)} --create --topic {name} --partitions {partitions}"
+            + "".join(f" --{option} {value}" for option, value in extras)
+        ) from error
+    except (KafkaError, ValueError) as error:
+        raise KQError(f"topic {name} could not be made: {error}") from error
+    return True
+
+
+def companion(admin: KafkaAdminClient, topic: str, suffix: str, settings: Mapping[str, str]) -> str:
+    """Have a companion of a topic, with as many partitions, and return its name.
+
+    One that exists is left as it is; that its ``cleanup.policy`` is another is said once.
+
+    :raises kq.KQError: It could not be made, or there is no such topic.
+    """
+    name = f"{topic}.{suffix}"
+    (described,) = admin.describe_topics([topic])
+    if not described["partitions"]:
+        reason = for_code(described["error_code"]).__name__
+        raise KQError(f"topic {name} could not be made: of topic {topic} the broker says {reason}")
+    if not ensure(admin, name, len(described["partitions"]), settings) and name not in _told:
+        _told.add(name)
+        wanted, found = settings.get("cleanup.policy"), _settings(admin, name, "cleanup.policy")["cleanup.policy"]
+        if wanted is not None and found not in (wanted, None):
+            _logger.warning("Topic %s has cleanup.policy=%s, and should have %s", name, found, wanted)
+    return name
+
+
+def clock_warning(admin: KafkaAdminClient, topic: str) -> str | None:
+    """Return what to say where retention goes by a producer's clock that seems to be wrong; None if all is well.
+
+    Seems: all that a partition holds is older, by its own time, than the topic keeps records. So is what has lain there
+    unread for as long.
+
+    :raises KafkaError: The broker does not tell.
+    """
+    settings = _settings(admin, topic, "message.timestamp.type", "retention.ms", "cleanup.policy")
+    retention = int(settings["retention.ms"] or -1)
+    is_by_age = retention >= 0 and "delete" in (settings["cleanup.policy"] or "")
+    if settings["message.timestamp.type"] != "CreateTime" or not is_by_age:
+        return None
+    (described,) = admin.describe_topics([topic])
+    tps = [TopicPartition(topic, partition["partition_index"]) for partition in described["partitions"]]
+    newest = admin.list_partition_offsets(dict.fromkeys(tps, OffsetSpec.MAX_TIMESTAMP), timeout_ms=ASK_MS)
+    old = [tp.partition for tp, found in newest.items() if 0 <= found.timestamp < time.time() * 1000 - retention]
+    if not old:
+        return None
+    partitions = ", ".join(map(str, sorted(old)))
+    return (
+        f"Topic {topic} has message.timestamp.type=CreateTime and keeps records for {retention / 1000:g} s by their "
+        f"producers' clocks, and by those all that partitions {partitions} hold is older: it may be deleted unread. If "
+        f"a producer's clock is wrong, set message.timestamp.type=LogAppendTime"
+    )
+
+
+def _settings(admin: KafkaAdminClient, topic: str, *names: str) -> dict[str, Any]:
+    """Return settings of a topic; None for what the broker does not tell."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names))
+    found = admin.describe_configs([resource], config_filter="all")["topic"].get(topic, {})
+    return {name: found.get(name, {}).get("value") for name in names}
