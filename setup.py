@@ -57,8 +57,8 @@ setup(
     install_requires=[
         # Reads values that KQ 1.x and 2.x wrote; 0.3.8 is the first for Python 3.11 and later.
         "dill>=0.3.8",
-        # Before 3.0.9 a partition could stay stuck after a rebalance with a listener. Checksums in pure Python cost more
-        # than half of everything.
+        # Before 3.0.9 a partition could stay stuck after a rebalance with a listener. Checksums in pure
+        # Python cost more than half of everything.
         "kafka-python[crc32c]>=3.0.9",
     ],
     extras_require={
