@@ -341,7 +341,7 @@ def test_a_call_computes_the_same_elsewhere(case: str, here: Talk, there: Talk) 
     """By ``kq.loads`` and by plain dill, and neither Kafka nor the queue is loaded there."""
     expected, value = here.ask("", *CASES[case])
     assert expected is not None, value
-    for module in ("kq.serializer", "dill"):
+    for module in ("kq.serializers", "dill"):
         assert there.ask(value, module) == [expected, []]
 
 
@@ -422,7 +422,7 @@ def test_any_callable_computes_the_same_elsewhere(here: Talk, there: Talk, made:
     """Functions, closures, partials, bound methods and nested classes of ``__main__``, one within another."""
     expected, value = here.ask(*made, f"({number},)")
     assert expected is not None, value
-    assert there.ask(value, "kq.serializer") == [expected, []]
+    assert there.ask(value, "kq.serializers") == [expected, []]
 
 
 # -- what goes by name, and what must not ------------------------------------------------------------------------------
