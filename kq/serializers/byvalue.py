@@ -1,9 +1,8 @@
 """Pickling by value: functions and classes that a worker cannot import go with all that they need.
 
-1. ``is_importable`` says whether a function or class is what its module has under its name. Then the name will do.
-2. ``ByValue`` is dill's pickler. What cannot be imported it takes apart: first an empty function or class, which from
+1. ``ByValue`` is dill's pickler. What cannot be imported it takes apart: first an empty function or class, which from
    then on is known, then what is in it, which may lead back to it. So no circle is too tight.
-3. A function takes along the global names that its code uses, and no others. Functions of one module share them.
+2. A function takes along the global names that its code uses, and no others. Functions of one module share them.
 
 The result is read by plain ``dill.loads``: whatever it calls is dill's or Python's own.
 """
@@ -14,7 +13,6 @@ import _abc  # type: ignore[import-not-found,unused-ignore]
 import dis
 import enum
 import functools
-import importlib
 import pickle
 import sys
 import types
@@ -24,10 +22,11 @@ from typing import Any, ClassVar, NewType, ParamSpec, TypeVar
 import dill
 from dill import _dill
 
-__all__ = ["MAIN", "ByValue", "is_importable"]
+from kq.serializers.handles import Reducing
+from kq.serializers.names import MAIN, by_name, is_importable, module_by_name
 
-#: Names of the module that each process has of its own: the second is what multiprocessing calls the parent's.
-MAIN = ("__main__", "__mp_main__")
+__all__ = ["ByValue"]
+
 #: Instructions that use a global name; LOAD_NAME does so in the body of a class.
 _GLOBAL_OPS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 #: Globals that every function takes along: the second is what relative imports in it need.
@@ -38,26 +37,10 @@ _BEGIN = ("__module__", "__slots__", "__orig_bases__")
 _OF_EVERY_CLASS = {"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__orig_bases__", "_abc_impl"}
 #: What an Enum makes of its members, beside names such as ``_member_map_``.
 _OF_EVERY_ENUM = {"__new__", "__new_member__"}
+#: Types of which no object is ever looked up.
+_PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None), types.CellType, types.ModuleType})
 #: Set in classes whose instances the heap holds: they were written in Python, or could have been.
 _HEAP_TYPE = 1 << 9
-
-
-def is_importable(obj: Any) -> bool:
-    """Return whether importing a function's or class's module anywhere gives the very same."""
-    name, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "<locals>")
-    module: Any = sys.modules.get(name) if isinstance(name, str) else None
-    # a module without a spec was not imported but made up, or is being run
-    if module is None or name in MAIN or module is sys.modules.get("__main__") or not getattr(module, "__spec__", None):
-        return False
-    found = getattr(module, qualname, None)
-    return found is obj or ("." in qualname and _find(module, qualname) is obj)
-
-
-def _find(module: types.ModuleType, qualname: str) -> Any:
-    found: Any = module
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found
 
 
 class _Dispatch(dict[Any, Any]):
@@ -68,16 +51,27 @@ class _Dispatch(dict[Any, Any]):
         return found or (ByValue.save_class if issubclass(key, type) else default)
 
 
-class ByValue(dill.Pickler):  # type: ignore[misc]  # dill has no types
+class ByValue(Reducing, dill.Pickler):  # type: ignore[misc]  # dill has no types
     """Pickles anything that dill can, and does not rely on the worker's ``__main__``."""
 
     dispatch: ClassVar[Any] = _Dispatch(_dill.Pickler.dispatch)
+    #: Code and classes that are made anew may fail as well.
+    has_objects = True
 
     def __init__(self, file: Any, protocol: int) -> None:
         super().__init__(file, protocol, byref=False, recurse=True)
         #: For each module's globals the part that goes along, by the identity of the whole.
         self._parts: dict[int, dict[str, Any]] = {}
         self._taken: set[tuple[int, str]] = set()
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how an object is looked up; what is to go by value is left to the methods below, and to dill."""
+        kind: Any = type(obj)
+        if kind in _PLAIN:
+            return NotImplemented
+        if kind is types.FunctionType or issubclass(kind, type):
+            return NotImplemented if is_importable(obj) else by_name(obj) or NotImplemented
+        return self.reduce_object(obj)
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         """Save a name, unless it is one of ``__main__``."""
@@ -91,10 +85,10 @@ class ByValue(dill.Pickler):  # type: ignore[misc]  # dill has no types
 
     def save_module(self, module: types.ModuleType) -> None:
         """Save a module as an import of it."""
-        name = module.__name__
-        if name in MAIN or sys.modules.get(name) is not module:
-            raise pickle.PicklingError(f"module {name} exists in this process only")
-        self.save_reduce(importlib.import_module, (name,), obj=module)
+        found = module_by_name(module)
+        if found is None:
+            raise pickle.PicklingError(f"module {module.__name__} exists in this process only")
+        self.save_reduce(*found, obj=module)
 
     def save_dict(self, obj: dict[Any, Any]) -> None:
         """Save a dict; that of a module is the module's."""

@@ -1,0 +1,99 @@
+"""Names: what a worker can import goes as its name, and the worker looks the name up.
+
+1. ``is_importable`` says whether a function or class is what its module has under the name that it gives itself.
+2. ``by_name`` finds any callable that a module has under some name: bound methods of a module's hidden object such as
+   ``random.random``, partials, commands, instances. What such an object holds, a state for instance, stays at home.
+
+Nothing is imported here, and nothing of the user's is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import operator
+import sys
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+__all__ = ["MAIN", "by_name", "is_importable", "module_by_name"]
+
+#: Names of the module that each process has of its own: the second is what multiprocessing calls the parent's.
+MAIN = ("__main__", "__mp_main__")
+
+
+def is_importable(obj: Any) -> bool:
+    """Return whether importing a function's or class's module anywhere gives the very same."""
+    module, qualname = _module(getattr(obj, "__module__", None)), getattr(obj, "__qualname__", "<locals>")
+    if module is None:
+        return False
+    found = getattr(module, qualname, None)
+    return found is obj or ("." in qualname and _find(module, qualname) is obj)
+
+
+def by_name(obj: Any) -> tuple[Any, ...] | None:
+    """Return how a pickle looks up a callable that a module has under a name; None if it is not found under one.
+
+    Looked through are the modules that the callable itself leads to: its own, its class's, that of the object to which
+    it is bound, and those of the functions that it holds.
+    """
+    found = _place(obj)
+    if found is None and type(obj) in (MethodType, BuiltinFunctionType) and _is_kept(owner := obj.__self__):
+        home = _place(owner)
+        if home is not None and getattr(owner, obj.__name__, None) == obj:
+            found = home[0], f"{home[1]}.{obj.__name__}"
+    return None if found is None else (operator.attrgetter(found[1]), found[:1])
+
+
+def module_by_name(module: ModuleType) -> tuple[Any, ...] | None:
+    """Return how a pickle looks up a module; None if only this process has it."""
+    if module.__name__ in MAIN or sys.modules.get(module.__name__) is not module:
+        return None
+    return importlib.import_module, (module.__name__,)
+
+
+def _is_kept(owner: Any) -> bool:
+    """Return whether a method's owner may be an object that a module keeps, and not a class, a module or plain data."""
+    return not isinstance(owner, (type, ModuleType)) and type(owner).__module__ != "builtins"
+
+
+def _place(obj: Any) -> tuple[Any, str] | None:
+    for module in filter(None, map(_module, dict.fromkeys(_homes(obj)))):
+        for name, value in list(vars(module).items()):
+            if value is obj:
+                return module, name
+    return None
+
+
+def _homes(obj: Any) -> Iterator[str]:
+    """Yield names of modules that may have an object."""
+    bound_to = obj.__self__ if type(obj) in (MethodType, BuiltinFunctionType) else obj
+    for part in (obj, type(bound_to), *_functions_in(obj)):
+        name = getattr(part, "__module__", None)
+        if type(name) is str:
+            yield name
+
+
+def _functions_in(obj: Any) -> Iterator[Any]:
+    """Yield functions that an object holds: of a wrapper, of a partial, of a command."""
+    held = [] if isinstance(obj, type) else [*getattr(obj, "__dict__", {}).values(), getattr(obj, "func", None)]
+    for cell in (type(obj) is FunctionType and obj.__closure__) or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # it is empty
+            pass
+    return (one for one in held if type(one) is FunctionType)
+
+
+def _module(name: Any) -> Any:
+    """Return the loaded module of a name if other processes can import it, too."""
+    module: Any = sys.modules.get(name) if isinstance(name, str) else None
+    # a module without a spec was not imported but made up, or is being run
+    if module is None or name in MAIN or module is sys.modules.get("__main__") or not getattr(module, "__spec__", None):
+        return None
+    return module
+
+
+def _find(module: Any, qualname: str) -> Any:
+    return functools.reduce(lambda found, part: getattr(found, part, None), qualname.split("."), module)
