@@ -25,7 +25,7 @@ HOUSE = {
     "words": "errors utils job message",
     "clients": "kafka_python assignor connect",
     "serializers": "names handles byvalue legacy default",
-    "producing": "calls delivery window aio spec decorator",
+    "producing": "binding calls delivery window aio spec decorator",
     "what enqueues": "queue",
     "executors": "coroutine interrupt base inline thread process",
     "executors.process": "child handle forkserver spawner executor",
@@ -40,7 +40,7 @@ HOUSE = {
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
-    *("producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
+    *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog"),
 ]

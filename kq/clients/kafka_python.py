@@ -6,7 +6,8 @@ Each release of the client is to be compared with this, and each mend can go wit
 2. ``hush_closes``: that a client was closed in the middle of something is no error.
 3. ``take_up_join``: a join that a poll ended in the middle of is taken up again.
 4. ``unpark``: records that were set aside while their partition was paused are given out after it was resumed.
-5. ``last_heartbeat``, ``is_silent``, ``topic_id``, ``replace_listener``: what it knows, and does not tell.
+5. ``ask_again``: what a producer knows of its topics' partitions is brought up to date.
+6. ``last_heartbeat``, ``is_silent``, ``topic_id``, ``replace_listener``: what it knows, and does not tell.
 
 Where a consumer of other make has no such parts, they do nothing and know nothing. The thread that polls calls them.
 """
@@ -14,15 +15,17 @@ Where a consumer of other make has no such parts, they do nothing and know nothi
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 from uuid import UUID
 
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, KafkaProducer
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.errors import Cancelled
 from kafka.structs import MemberState
 
 __all__ = [
+    "ask_again",
     "hush_closes",
     "is_silent",
     "last_heartbeat",
@@ -40,6 +43,15 @@ def hush_closes() -> None:
 
 def _is_no_close(record: logging.LogRecord) -> bool:
     return not (isinstance(record.args, tuple) and any(isinstance(arg, Cancelled) for arg in record.args))
+
+
+def ask_again(producer: KafkaProducer, timeout: float) -> None:
+    """Have a producer ask the brokers which partitions its topics have, and return when it knows, or after a time."""
+    answered = threading.Event()
+    metadata: Any = getattr(producer, "_metadata", None)
+    if metadata is not None:
+        metadata.request_update().add_both(lambda _: answered.set())
+        answered.wait(timeout)
 
 
 def take_up_join(consumer: KafkaConsumer) -> bool:

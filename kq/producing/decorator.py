@@ -3,15 +3,19 @@
 1. The decorator gives back a function that calls the user's, so ``f(…)`` stays a plain call, here and in the worker:
    a worker imports the module and finds, under the function's name, what it is to call.
 2. Beside that, the function has ``enqueue``, ``aenqueue`` and ``using``.
-3. Where it goes by value, as from ``__main__``, the queue does not go with it.
+3. Of a method it makes a ``JobMethod``: the ``enqueue`` of a plain function does not learn of which object it is.
+4. Where it goes by value, as from ``__main__``, the queue does not go with it.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import operator
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from kq.errors import ArgumentError, KQError
 from kq.job import Job
@@ -19,6 +23,7 @@ from kq.job import Job
 __all__ = ["JobFunction", "JobSpec", "job_function"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
 
 
@@ -39,7 +44,7 @@ class JobSpec(Generic[P]):
         self._terms = terms
         self._spec = using(**terms)
 
-    def __reduce__(self) -> tuple[type[_LeftBehind], tuple[()]]:
+    def __reduce__(self) -> Any:
         return _LeftBehind, ()
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
@@ -64,6 +69,56 @@ class JobSpec(Generic[P]):
         return JobSpec(self._func, self._using, {**self._terms, **changed})
 
 
+class JobMethod(JobSpec[P]):
+    """A decorated method: it binds as a plain one does, and then keeps its object where it is enqueued.
+
+    :param plain: The function that :func:`job_function` makes.
+    :param is_of_class: Whether it was a class method.
+    """
+
+    def __init__(self, plain: Any, using: Callable[..., Spec], terms: dict[str, Any], is_of_class: bool) -> None:
+        super().__init__(self, using, terms)
+        functools.update_wrapper(self, plain, updated=())
+        self.__wrapped__ = plain.__wrapped__
+        self._plain = plain
+        self._is_of_class = is_of_class
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the function, here and now."""
+        return self.__wrapped__(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> JobSpec[Any]:
+        bound_to = owner if self._is_of_class else instance
+        return self if bound_to is None else BoundJob(MethodType(self, bound_to), self._using, self._terms)
+
+    def __reduce__(self) -> Any:
+        path, _, name = self.__qualname__.rpartition(".")  # type: ignore[attr-defined]  # update_wrapper sets it
+        home: Any = sys.modules.get(self.__module__)
+        for part in path.split("."):
+            home = getattr(home, part, None)
+        found = getattr(home, name, None)
+        if self.__module__ != "__main__" and (found is self or getattr(found, "__func__", None) is self):
+            return operator.attrgetter(name if found is self else f"{name}.__func__"), (home,)
+        # the class itself goes by value, with what it had without KQ
+        return (classmethod, (self._plain,)) if self._is_of_class else (operator.itemgetter(0), ((self._plain,),))
+
+
+class BoundJob(JobSpec[P]):
+    """A method of one object, which can be called and enqueued."""
+
+    def __init__(self, method: Any, using: Callable[..., Spec], terms: dict[str, Any]) -> None:
+        super().__init__(method, using, terms)
+        functools.update_wrapper(self, method, updated=())
+        self.__self__, self.__func__ = method.__self__, method.__func__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the method, here and now."""
+        return self._func(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.__self__, self._func.__name__)
+
+
 class JobFunction(Protocol[P, R]):
     """A function decorated with :meth:`kq.Queue.job`: still a plain function, which can also be enqueued."""
 
@@ -72,6 +127,12 @@ class JobFunction(Protocol[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, here and now."""
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> JobFunction[P, R]: ...
+
+    @overload
+    def __get__(self: JobFunction[Concatenate[Any, Q], R], instance: object, owner: type, /) -> JobFunction[Q, R]: ...
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Enqueue a call; see :meth:`kq.Queue.enqueue`."""
@@ -92,12 +153,18 @@ class JobFunction(Protocol[P, R]):
 
 def job_function(func: Callable[P, R], using: Callable[..., Spec], terms: dict[str, Any]) -> JobFunction[P, R]:
     """Return a function that calls another, and that can be enqueued."""
-    if not callable(func):
+    if isinstance(func, staticmethod):
+        return cast("JobFunction[P, R]", staticmethod(job_function(func.__func__, using, terms)))
+    is_of_class = isinstance(func, classmethod)
+    plain: Any = getattr(func, "__func__", func) if is_of_class else func
+    if not callable(plain):
         raise ArgumentError("first argument must be a callable")
-    wrapper: Any = _calling_async(func) if inspect.iscoroutinefunction(func) else _calling(func)
+    wrapper: Any = _calling_async(plain) if inspect.iscoroutinefunction(plain) else _calling(plain)
     spec = JobSpec(wrapper, using, terms)
     wrapper.enqueue, wrapper.aenqueue, wrapper.using = spec.enqueue, spec.aenqueue, spec.using
-    return cast("JobFunction[P, R]", wrapper)
+    within = getattr(plain, "__qualname__", "").rpartition(".")[0]
+    is_method = within != "" and not within.endswith("<locals>")
+    return cast("JobFunction[P, R]", JobMethod(wrapper, using, terms, is_of_class) if is_method else wrapper)
 
 
 def _calling(func: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,7 +31,7 @@ from kafka.errors import (
     UnknownError,
 )
 
-from kq.clients import connect
+from kq.clients import connect, kafka_python
 from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
@@ -51,6 +51,9 @@ PRODUCER_DEFAULTS: Mapping[str, Any] = {
 }
 #: How much longer than its own delivery timeout the producer may take to say so.
 _ANSWER_SLACK = 5.0
+#: Seconds within which the brokers are not asked twice for an unknown partition. A client takes 0.1 s for a question, so
+#: many jobs for a partition that does not exist would take minutes.
+_LOOK_EVERY = 0.25
 #: What the producer may take at interpreter exit. What was acknowledged is safe; exit must only not hang.
 _EXIT_TIMEOUT = 2.0
 #: What the producer's thread may take to fail what it has: it may be waiting for a connection, for 10 s at most.
@@ -109,6 +112,8 @@ class Delivery:
         settings = {**PRODUCER_DEFAULTS, **config} if producer is None else producer.config
         #: Seconds after which the producer must have told of a record.
         self.patience = float(settings["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
+        #: When the brokers were last asked for a partition that was not known, by the monotonic clock.
+        self._looked = -_LOOK_EVERY
         #: The future of the batch that the last record went into, and the batch: the next one mostly goes there, too.
         self._last: tuple[Any, Any] = (None, None)
         #: Whether the user's producer belongs to a parent process.
@@ -149,10 +154,23 @@ class Delivery:
         metadata = getattr(producer, "_metadata", None)
         return metadata is not None and metadata.partitions_for_topic(self._topic) is not None
 
-    def prepare(self) -> None:
+    def prepare(self, partition: int | None = None) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
         self._check_process()
         self.producer.partitions_for(self._topic)
+        if self.must_look(partition):
+            self.look()
+
+    def must_look(self, partition: int | None) -> bool:
+        """Return whether a partition is unknown, and the brokers were not asked just now: it may have been added."""
+        if partition is None or partition in self.producer.partitions_for(self._topic):
+            return False
+        return time.monotonic() > self._looked + _LOOK_EVERY
+
+    def look(self) -> None:
+        """Ask the brokers again which partitions the topic has."""
+        kafka_python.ask_again(self.producer, self.producer.config["max_block_ms"] / 1000)
+        self._looked = time.monotonic()
 
     def send(self, job: Job, record: Record) -> Sent:
         """Hand a record to the producer.
@@ -163,6 +181,8 @@ class Delivery:
             if self._is_inherited:
                 self._check_process()
             producer = self.producer
+            if record.partition is not None and self.must_look(record.partition):
+                self.look()
             future = producer.send(*record)
         except (KafkaError, KQError, ValueError) as error:
             raise self.refused(job, error) from error

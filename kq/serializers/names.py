@@ -21,6 +21,7 @@ __all__ = ["MAIN", "by_name", "is_importable", "module_by_name"]
 
 #: Names of the module that each process has of its own: the second is what multiprocessing calls the parent's.
 MAIN = ("__main__", "__mp_main__")
+_METHODS = frozenset({BuiltinFunctionType, MethodType})
 
 
 def is_importable(obj: Any) -> bool:
@@ -38,12 +39,19 @@ def by_name(obj: Any) -> tuple[Any, ...] | None:
     Looked through are the modules that the callable itself leads to: its own, its class's, that of the object to which
     it is bound, and those of the functions that it holds.
     """
-    found = _place(obj)
-    if found is None and type(obj) in (MethodType, BuiltinFunctionType) and _is_kept(owner := obj.__self__):
-        home = _place(owner)
-        if home is not None and getattr(owner, obj.__name__, None) == obj:
-            found = home[0], f"{home[1]}.{obj.__name__}"
-    return None if found is None else (operator.attrgetter(found[1]), found[:1])
+    owner = obj.__self__ if type(obj) in _METHODS else obj
+    if owner is not obj and not _is_kept(owner):
+        owner = obj
+    wanted = {id(obj), id(owner)}
+    for module in filter(None, map(_module, dict.fromkeys(_homes(obj, owner)))):
+        if wanted.isdisjoint(map(id, list(vars(module).values()))):  # for most this is all, and fast
+            continue
+        for name, value in list(vars(module).items()):
+            if value is obj:
+                return operator.attrgetter(name), (module,)
+            if value is owner and getattr(owner, obj.__name__, None) == obj:
+                return operator.attrgetter(f"{name}.{obj.__name__}"), (module,)
+    return None
 
 
 def module_by_name(module: ModuleType) -> tuple[Any, ...] | None:
@@ -58,18 +66,9 @@ def _is_kept(owner: Any) -> bool:
     return not isinstance(owner, (type, ModuleType)) and type(owner).__module__ != "builtins"
 
 
-def _place(obj: Any) -> tuple[Any, str] | None:
-    for module in filter(None, map(_module, dict.fromkeys(_homes(obj)))):
-        for name, value in list(vars(module).items()):
-            if value is obj:
-                return module, name
-    return None
-
-
-def _homes(obj: Any) -> Iterator[str]:
-    """Yield names of modules that may have an object."""
-    bound_to = obj.__self__ if type(obj) in (MethodType, BuiltinFunctionType) else obj
-    for part in (obj, type(bound_to), *_functions_in(obj)):
+def _homes(obj: Any, owner: Any) -> Iterator[str]:
+    """Yield names of modules that may have an object, or the object to which it is bound."""
+    for part in (obj, type(owner), *(() if type(obj) in _METHODS else _functions_in(obj))):
         name = getattr(part, "__module__", None)
         if type(name) is str:
             yield name
