@@ -1,4 +1,4 @@
-"""Files, sockets, locks and the like never travel: they are refused where they are enqueued, and where they are read."""
+"""Files, sockets, locks and the like never travel: refused where they are enqueued and read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_function_that_uses_a_file_of_its_script_is_refused(tmp_path: Path) ->
     """With the name of the global."""
     with handles.opened("text", tmp_path) as file:
         func = eval("lambda: report.write('x')", {"__name__": "__main__", "report": file})
-        with pytest.raises(ArgumentError, match="uses the global 'report'.*belongs to this process"):
+        with pytest.raises(ArgumentError, match=r"uses the global 'report'.*belongs to this process"):
             kq.dumps(Job(func=func, args=(), kwargs={}))
 
 
@@ -79,7 +79,7 @@ def test_the_reader_refuses_a_file_in_a_dataclass(tmp_path: Path) -> None:
 @pytest.mark.parametrize("executor", ["inline", "process"])
 def test_temporary_files_of_an_old_queue_do_not_harm_a_worker(executor: str, queue: Queue, hosts: str) -> None:
     """dill sends the number of a descriptor, which is one of the worker's own there: the message is invalid."""
-    files = [tempfile.TemporaryFile() for _ in range(20)]
+    files = [tempfile.TemporaryFile() for _ in range(20)]  # noqa: SIM115
     old = Queue(queue.topic, queue.producer, serializer=dill.dumps)
     for file in files:
         old.enqueue(bool, file)

@@ -51,8 +51,8 @@ PRODUCER_DEFAULTS: Mapping[str, Any] = {
 }
 #: How much longer than its own delivery timeout the producer may take to say so.
 _ANSWER_SLACK = 5.0
-#: Seconds within which the brokers are not asked twice for an unknown partition. A client takes 0.1 s for a question, so
-#: many jobs for a partition that does not exist would take minutes.
+#: Seconds within which the brokers are not asked twice for an unknown partition. A question takes a client 0.1 s: many
+#: jobs for a partition that does not exist would take minutes.
 _LOOK_EVERY = 0.25
 #: What the producer may take at interpreter exit. What was acknowledged is safe; exit must only not hang.
 _EXIT_TIMEOUT = 2.0

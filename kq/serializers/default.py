@@ -105,7 +105,9 @@ class _ByName(Reducing, pickle.Pickler):
         if kind is BuiltinFunctionType and is_importable(obj):
             return NotImplemented
         found = self.reduce_object(obj)
-        return _method_parts(obj) if kind is MethodType and found is NotImplemented else found
+        if kind is MethodType and found is NotImplemented:  # its object need not have its function under its name
+            return _dill._create_type, (MethodType, obj.__func__, obj.__self__)
+        return found
 
 
 def _name_of(obj: Any) -> Any:
@@ -119,23 +121,6 @@ def _name_of(obj: Any) -> Any:
 
 def _go_by_value() -> NoReturn:
     raise _CannotImport
-
-
-def _method_parts(method: MethodType) -> tuple[Any, tuple[Any, ...]]:
-    """Return how to make a bound method anew: of its function, which need not be what its object has by that name."""
-    owner, func = method.__self__, method.__func__
-    if isinstance(owner, type) and _is_class_method(owner, func):
-        return getattr, (owner, func.__name__)
-    return _dill._create_type, (MethodType, func, owner)
-
-
-def _is_class_method(owner: type, func: Any) -> bool:
-    """Return whether a function is what an importable class, or a base of it, has as a class method of its name."""
-    for base in owner.__mro__:
-        if func.__name__ in vars(base):
-            is_own = getattr(vars(base)[func.__name__], "__func__", None) is func
-            return is_own and func.__qualname__ == f"{base.__qualname__}.{func.__name__}" and is_importable(base)
-    return False
 
 
 def _blame(job: Job, error: Exception) -> ArgumentError:

@@ -13,6 +13,7 @@ import io
 import operator
 import pickle
 import sys
+from types import FunctionType, MethodType
 from typing import Any
 
 import dill
@@ -52,6 +53,10 @@ class Reducing:
         kind = type(obj)
         if callable(obj) and (found := by_name(obj)) is not None:
             return found
+        if kind is MethodType and isinstance(obj.__self__, type):
+            found = getattr(obj.__self__, obj.__name__, None)
+            if getattr(found, "__func__", None) is obj.__func__ and getattr(found, "__self__", None) is obj.__self__:
+                return getattr, (obj.__self__, obj.__name__)
         for name in _STREAMS:
             if getattr(sys, name) is obj:
                 return operator.attrgetter(name), (sys,)
@@ -59,7 +64,7 @@ class Reducing:
             hint = "; pass its path or its content" if isinstance(obj, io.IOBase) else ""
             raise pickle.PicklingError(f"a {kind.__name__} belongs to this process and cannot go to a worker{hint}")
         self.has_objects = True
-        self.has_finalizers = self.has_finalizers or hasattr(kind, "__del__")
+        self.has_finalizers = self.has_finalizers or type(getattr(kind, "__del__", None)) is FunctionType
         return NotImplemented
 
 
