@@ -30,7 +30,7 @@ def check_binding(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         args, kwargs = (*before, *args), {**given, **kwargs}
     if type(target) is FunctionType and _takes(target, len(args), kwargs):
         return  # most calls
-    signature = None if target is None else _signature(target)
+    signature = _signature(target) if type(target) in (FunctionType, BuiltinFunctionType) else None
     if signature is None:
         return
     try:
@@ -54,7 +54,7 @@ def _takes(func: FunctionType, count: int, kwargs: Mapping[str, Any]) -> bool:
 
 
 def _unfolded(func: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Return the function that a call ends in, and what it gets besides; None where that cannot be told."""
+    """Return the function that a call ends in, and what it gets besides; something else where that cannot be told."""
     kind: Any = type(func)
     if kind is FunctionType:
         return _unfolded(func.__wrapped__) if func.__globals__.get("__name__") == _OURS else (func, (), {})
@@ -69,32 +69,23 @@ def _unfolded(func: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     if kind.__module__ == _OURS:
         return _unfolded(func.__wrapped__)
     if kind is type:
-        return (_own(func.__init__) if func.__new__ is object.__new__ else None), (None,), {}
-    return _own(kind.__call__), (func,), {}
+        return (_raw(func, "__init__") if func.__new__ is object.__new__ else None), (None,), {}
+    return _raw(kind, "__call__"), (func,), {}
 
 
-def _own(method: Any) -> Any:
-    """Return a method of a class if it was written in Python, and as it was written."""
-    return method if type(method) is FunctionType else None
+def _raw(kind: type, name: str) -> Any:
+    """Return a method as its class, or a base, has it: not bound, and nothing is called to get it."""
+    return next(vars(base)[name] for base in kind.__mro__ if name in vars(base))
 
 
 def _signature(target: Any) -> inspect.Signature | None:
-    try:
-        return _signatures[target]
-    except KeyError:
-        pass
-    try:
-        signature = inspect.signature(_bare(target))
-    except (TypeError, ValueError):
-        signature = None
-    _signatures[target] = signature
-    return signature
-
-
-def _bare(target: Any) -> Any:
-    """Return a function with the same code and defaults, and nothing else that its signature could be taken from."""
-    if type(target) is not FunctionType:
-        return target
-    bare = FunctionType(target.__code__, {}, target.__name__, target.__defaults__, target.__closure__)
-    bare.__kwdefaults__ = target.__kwdefaults__
-    return bare
+    if target not in _signatures:
+        bare = target
+        if type(target) is FunctionType:  # the same code and defaults, and nothing else that would be asked
+            bare = FunctionType(target.__code__, {}, None, target.__defaults__, target.__closure__)
+            bare.__kwdefaults__ = target.__kwdefaults__
+        try:
+            _signatures[target] = inspect.signature(bare)
+        except (TypeError, ValueError):
+            _signatures[target] = None
+    return _signatures[target]

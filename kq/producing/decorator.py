@@ -3,7 +3,7 @@
 1. The decorator gives back a function that calls the user's, so ``f(…)`` stays a plain call, here and in the worker:
    a worker imports the module and finds, under the function's name, what it is to call.
 2. Beside that, the function has ``enqueue``, ``aenqueue`` and ``using``.
-3. Of a method it makes a ``JobMethod``: the ``enqueue`` of a plain function does not learn of which object it is.
+3. Of a method it makes an object: the ``enqueue`` of a plain function would not learn whose method it is.
 4. Where it goes by value, as from ``__main__``, the queue does not go with it.
 """
 
@@ -15,10 +15,11 @@ import operator
 import sys
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from kq.errors import ArgumentError, KQError
 from kq.job import Job
+from kq.producing.spec import EnqueueSpec
 
 __all__ = ["JobFunction", "JobSpec", "job_function"]
 
@@ -27,18 +28,10 @@ Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
 
 
-class Spec(Protocol):
-    """What ``Queue.using`` returns."""
-
-    def enqueue(self, obj: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job: ...
-
-    async def aenqueue(self, obj: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job: ...
-
-
 class JobSpec(Generic[P]):
     """How to enqueue one function: what :class:`JobFunction` has, and what its ``using`` returns."""
 
-    def __init__(self, func: Callable[P, Any], using: Callable[..., Spec], terms: dict[str, Any]) -> None:
+    def __init__(self, func: Callable[P, Any], using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> None:
         self._func = func
         self._using = using
         self._terms = terms
@@ -69,25 +62,35 @@ class JobSpec(Generic[P]):
         return JobSpec(self._func, self._using, {**self._terms, **changed})
 
 
-class JobMethod(JobSpec[P]):
-    """A decorated method: it binds as a plain one does, and then keeps its object where it is enqueued.
+class JobFunction(JobSpec[P], Generic[P, R]):
+    """A function decorated with :meth:`kq.Queue.job`: it is called as before, and can also be enqueued.
 
-    :param plain: The function that :func:`job_function` makes.
-    :param is_of_class: Whether it was a class method.
+    Of a plain function the decorator makes a plain function with these methods. Of a method it makes an object of this
+    class: it binds as a plain method does, and what it then is keeps its object where it is enqueued.
     """
 
-    def __init__(self, plain: Any, using: Callable[..., Spec], terms: dict[str, Any], is_of_class: bool) -> None:
+    #: The function that was decorated.
+    __wrapped__: Callable[..., Any]
+
+    def __init__(self, plain: Any, using: Callable[..., EnqueueSpec], terms: dict[str, Any], is_of_class: bool) -> None:
         super().__init__(self, using, terms)
         functools.update_wrapper(self, plain, updated=())
         self.__wrapped__ = plain.__wrapped__
         self._plain = plain
         self._is_of_class = is_of_class
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, here and now."""
-        return self.__wrapped__(*args, **kwargs)
+        result: R = self._plain(*args, **kwargs)
+        return result
 
-    def __get__(self, instance: Any, owner: type | None = None) -> JobSpec[Any]:
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> JobFunction[P, R]: ...
+
+    @overload
+    def __get__(self: JobFunction[Concatenate[Any, Q], R], instance: object, owner: type, /) -> JobFunction[Q, R]: ...
+
+    def __get__(self, instance: Any, owner: type, /) -> Any:
         bound_to = owner if self._is_of_class else instance
         return self if bound_to is None else BoundJob(MethodType(self, bound_to), self._using, self._terms)
 
@@ -97,8 +100,10 @@ class JobMethod(JobSpec[P]):
         for part in path.split("."):
             home = getattr(home, part, None)
         found = getattr(home, name, None)
-        if self.__module__ != "__main__" and (found is self or getattr(found, "__func__", None) is self):
-            return operator.attrgetter(name if found is self else f"{name}.__func__"), (home,)
+        if self.__module__ != "__main__" and found is self:
+            return f"{path}.{name}"
+        if self.__module__ != "__main__" and getattr(found, "__func__", None) is self:
+            return operator.attrgetter(f"{name}.__func__"), (home,)
         # the class itself goes by value, with what it had without KQ
         return (classmethod, (self._plain,)) if self._is_of_class else (operator.itemgetter(0), ((self._plain,),))
 
@@ -106,7 +111,7 @@ class JobMethod(JobSpec[P]):
 class BoundJob(JobSpec[P]):
     """A method of one object, which can be called and enqueued."""
 
-    def __init__(self, method: Any, using: Callable[..., Spec], terms: dict[str, Any]) -> None:
+    def __init__(self, method: Any, using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> None:
         super().__init__(method, using, terms)
         functools.update_wrapper(self, method, updated=())
         self.__self__, self.__func__ = method.__self__, method.__func__
@@ -119,39 +124,7 @@ class BoundJob(JobSpec[P]):
         return getattr, (self.__self__, self._func.__name__)
 
 
-class JobFunction(Protocol[P, R]):
-    """A function decorated with :meth:`kq.Queue.job`: still a plain function, which can also be enqueued."""
-
-    #: The function that was decorated.
-    __wrapped__: Callable[..., Any]
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function, here and now."""
-
-    @overload
-    def __get__(self, instance: None, owner: type, /) -> JobFunction[P, R]: ...
-
-    @overload
-    def __get__(self: JobFunction[Concatenate[Any, Q], R], instance: object, owner: type, /) -> JobFunction[Q, R]: ...
-
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Enqueue a call; see :meth:`kq.Queue.enqueue`."""
-
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Enqueue a call in asyncio code; see :meth:`kq.Queue.aenqueue`."""
-
-    def using(
-        self,
-        timeout: float | int | None = None,
-        key: bytes | None = None,
-        partition: int | None = None,
-        *,
-        headers: Sequence[tuple[str, bytes]] | None = None,
-    ) -> JobSpec[P]:
-        """Return something to ``enqueue`` with, with other settings; see :meth:`kq.Queue.using`."""
-
-
-def job_function(func: Callable[P, R], using: Callable[..., Spec], terms: dict[str, Any]) -> JobFunction[P, R]:
+def job_function(func: Callable[P, R], using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> JobFunction[P, R]:
     """Return a function that calls another, and that can be enqueued."""
     if isinstance(func, staticmethod):
         return cast("JobFunction[P, R]", staticmethod(job_function(func.__func__, using, terms)))
@@ -164,7 +137,7 @@ def job_function(func: Callable[P, R], using: Callable[..., Spec], terms: dict[s
     wrapper.enqueue, wrapper.aenqueue, wrapper.using = spec.enqueue, spec.aenqueue, spec.using
     within = getattr(plain, "__qualname__", "").rpartition(".")[0]
     is_method = within != "" and not within.endswith("<locals>")
-    return cast("JobFunction[P, R]", JobMethod(wrapper, using, terms, is_of_class) if is_method else wrapper)
+    return cast("JobFunction[P, R]", JobFunction(wrapper, using, terms, is_of_class) if is_method else wrapper)
 
 
 def _calling(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,7 +160,7 @@ class _LeftBehind:
     """Stands for a ``JobSpec`` where its function came by value."""
 
     @property
-    def _spec(self) -> Spec:
+    def _spec(self) -> EnqueueSpec:
         raise KQError("this function came by value, as from __main__, without its queue: put it into a module")
 
     _using = _terms = _spec

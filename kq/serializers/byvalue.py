@@ -23,7 +23,7 @@ import dill
 from dill import _dill
 
 from kq.serializers.handles import Reducing
-from kq.serializers.names import MAIN, by_name, is_importable, module_by_name
+from kq.serializers.names import MAIN, is_importable
 
 __all__ = ["ByValue"]
 
@@ -37,8 +37,6 @@ _BEGIN = ("__module__", "__slots__", "__orig_bases__")
 _OF_EVERY_CLASS = {"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__orig_bases__", "_abc_impl"}
 #: What an Enum makes of its members, beside names such as ``_member_map_``.
 _OF_EVERY_ENUM = {"__new__", "__new_member__"}
-#: Types of which no object is ever looked up.
-_PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None), types.CellType, types.ModuleType})
 #: Set in classes whose instances the heap holds: they were written in Python, or could have been.
 _HEAP_TYPE = 1 << 9
 
@@ -64,15 +62,6 @@ class ByValue(Reducing, dill.Pickler):  # type: ignore[misc]  # dill has no type
         self._parts: dict[int, dict[str, Any]] = {}
         self._taken: set[tuple[int, str]] = set()
 
-    def reducer_override(self, obj: Any) -> Any:
-        """Return how an object is looked up; what is to go by value is left to the methods below, and to dill."""
-        kind: Any = type(obj)
-        if kind in _PLAIN:
-            return NotImplemented
-        if kind is types.FunctionType or issubclass(kind, type):
-            return NotImplemented if is_importable(obj) else by_name(obj) or NotImplemented
-        return self.reduce_object(obj)
-
     def save_global(self, obj: Any, name: str | None = None) -> None:
         """Save a name, unless it is one of ``__main__``."""
         module = pickle.whichmodule(obj, name or obj.__qualname__)  # type: ignore[attr-defined,unused-ignore]
@@ -82,13 +71,6 @@ class ByValue(Reducing, dill.Pickler):  # type: ignore[misc]  # dill has no type
             self.save_reduce(*_typing_parts(obj), obj=obj)
         else:
             raise pickle.PicklingError(f"{name} of {module} exists in this process only")
-
-    def save_module(self, module: types.ModuleType) -> None:
-        """Save a module as an import of it."""
-        found = module_by_name(module)
-        if found is None:
-            raise pickle.PicklingError(f"module {module.__name__} exists in this process only")
-        self.save_reduce(*found, obj=module)
 
     def save_dict(self, obj: dict[Any, Any]) -> None:
         """Save a dict; that of a module is the module's."""
@@ -203,7 +185,6 @@ ByValue.dispatch.update(
     {
         types.FunctionType: ByValue.save_function,
         types.CellType: ByValue.save_cell,
-        types.ModuleType: ByValue.save_module,
         dict: ByValue.save_dict,
         type: ByValue.save_class,
     }

@@ -12,8 +12,8 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, NoReturn
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any
 
 from dill import _dill
 
@@ -22,7 +22,7 @@ from kq.job import Job
 from kq.serializers.byvalue import ByValue
 from kq.serializers.handles import Reducing, SafeUnpickler, safe_loads
 from kq.serializers.legacy import is_dataclass, load_dataclass
-from kq.serializers.names import by_name, is_importable, module_by_name
+from kq.serializers.names import is_importable
 from kq.utils import get_call_repr
 
 __all__ = ["dumps", "loads"]
@@ -94,33 +94,11 @@ class _CannotImport(Exception):
 class _ByName(Reducing, pickle.Pickler):
     """The pickler in C, for what a worker can import; it raises of anything else."""
 
-    def reducer_override(self, obj: Any) -> Any:
-        kind: Any = type(obj)
-        if kind is Job:
-            return Job, tuple(obj)
-        if kind is FunctionType or issubclass(kind, type):
-            return _name_of(obj)
-        if kind is ModuleType:
-            return module_by_name(obj) or _go_by_value()
-        if kind is BuiltinFunctionType and is_importable(obj):
-            return NotImplemented
-        found = self.reduce_object(obj)
-        if kind is MethodType and found is NotImplemented:  # its object need not have its function under its name
-            return _dill._create_type, (MethodType, obj.__func__, obj.__self__)
-        return found
-
-
-def _name_of(obj: Any) -> Any:
-    """Return what has a function or class saved by its name; raise if it is to go by value."""
-    if obj is Job or is_importable(obj):
-        return NotImplemented
-    if obj is MethodType:
-        return _dill._load_type, ("MethodType",)
-    return by_name(obj) or _go_by_value()
-
-
-def _go_by_value() -> NoReturn:
-    raise _CannotImport
+    def reduce_by_value(self, obj: Any) -> Any:
+        """Refuse to."""
+        if obj is MethodType:
+            return _dill._load_type, ("MethodType",)
+        raise _CannotImport
 
 
 def _blame(job: Job, error: Exception) -> ArgumentError:

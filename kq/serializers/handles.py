@@ -13,16 +13,21 @@ import io
 import operator
 import pickle
 import sys
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import dill
 from dill import _dill
 
-from kq.serializers.names import by_name
+from kq.job import Job
+from kq.serializers.names import by_name, is_importable, module_by_name
 
 __all__ = ["Reducing", "SafeUnpickler", "safe_loads"]
 
+#: Types whose objects the picklers know how to take.
+_PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None), CellType})
+#: Types whose objects have names of their own, as classes do.
+_NAMED = frozenset({BuiltinFunctionType, FunctionType})
 #: How dill calls the functions that save handles; it has one for each type.
 _SAVERS = {"save_file", "save_lock", "save_rlock", "save_socket", "save_thread_handle", "save_capsule"}
 _HANDLES = frozenset(kind for kind, save in _dill.Pickler.dispatch.items() if save.__name__ in _SAVERS)
@@ -41,22 +46,36 @@ _STREAMS = ("stdin", "stdout", "stderr")
 
 
 class Reducing:
-    """What each pickler of jobs does with objects that are not plain data, functions, classes or modules."""
+    """What each pickler of jobs does with an object before all else."""
 
-    #: Whether there was one: reading it may fail.
+    #: Whether there was an object that is not plain data, nor looked up: reading it may fail.
     has_objects = False
     #: Whether there was one that does something when it goes: a copy of it must not come to be here.
     has_finalizers = False
 
-    def reduce_object(self, obj: Any) -> Any:
-        """Return how an object is looked up, if a module has it under a name; raise if it cannot travel."""
-        kind = type(obj)
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how an object is looked up, or made anew, if the pickler must be told; raise if it cannot go."""
+        kind: Any = type(obj)
+        if kind in _PLAIN:
+            return NotImplemented
+        if kind is Job:
+            return Job, tuple(obj)
+        if kind in _NAMED or issubclass(kind, type):
+            if is_importable(obj):
+                return NotImplemented
+            if kind is not BuiltinFunctionType:
+                return by_name(obj) or self.reduce_by_value(obj)
+        if kind is ModuleType:
+            return module_by_name(obj)
+        return self._reduce_object(kind, obj)
+
+    def reduce_by_value(self, obj: Any) -> Any:
+        """Return how a function or class goes that has no name."""
+        return NotImplemented
+
+    def _reduce_object(self, kind: Any, obj: Any) -> Any:
         if callable(obj) and (found := by_name(obj)) is not None:
             return found
-        if kind is MethodType and isinstance(obj.__self__, type):
-            found = getattr(obj.__self__, obj.__name__, None)
-            if getattr(found, "__func__", None) is obj.__func__ and getattr(found, "__self__", None) is obj.__self__:
-                return getattr, (obj.__self__, obj.__name__)
         for name in _STREAMS:
             if getattr(sys, name) is obj:
                 return operator.attrgetter(name), (sys,)
@@ -65,7 +84,17 @@ class Reducing:
             raise pickle.PicklingError(f"a {kind.__name__} belongs to this process and cannot go to a worker{hint}")
         self.has_objects = True
         self.has_finalizers = self.has_finalizers or type(getattr(kind, "__del__", None)) is FunctionType
-        return NotImplemented
+        return _reduce_method(obj) if kind is MethodType else NotImplemented
+
+
+def _reduce_method(method: MethodType) -> Any:
+    """Return how to make a bound method anew: of its function, which need not be what its object has by that name."""
+    owner, func = method.__self__, method.__func__
+    if isinstance(owner, type):
+        found = getattr(owner, method.__name__, None)
+        if getattr(found, "__func__", None) is func and getattr(found, "__self__", None) is owner:
+            return getattr, (owner, method.__name__)
+    return _dill._create_type, (MethodType, func, owner)
 
 
 def safe_loads(value: bytes | bytearray | memoryview) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 import operator
+import pickle
 import sys
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -40,7 +41,7 @@ def by_name(obj: Any) -> tuple[Any, ...] | None:
     it is bound, and those of the functions that it holds.
     """
     owner = obj.__self__ if type(obj) in _METHODS else obj
-    if owner is not obj and not _is_kept(owner):
+    if type(owner).__module__ == "builtins":  # plain data, a class or a module keeps no state for its method
         owner = obj
     wanted = {id(obj), id(owner)}
     for module in filter(None, map(_module, dict.fromkeys(_homes(obj, owner)))):
@@ -54,16 +55,11 @@ def by_name(obj: Any) -> tuple[Any, ...] | None:
     return None
 
 
-def module_by_name(module: ModuleType) -> tuple[Any, ...] | None:
-    """Return how a pickle looks up a module; None if only this process has it."""
+def module_by_name(module: ModuleType) -> tuple[Any, ...]:
+    """Return how a pickle looks up a module; raise if only this process has it."""
     if module.__name__ in MAIN or sys.modules.get(module.__name__) is not module:
-        return None
+        raise pickle.PicklingError(f"module {module.__name__} exists in this process only")
     return importlib.import_module, (module.__name__,)
-
-
-def _is_kept(owner: Any) -> bool:
-    """Return whether a method's owner may be an object that a module keeps, and not a class, a module or plain data."""
-    return not isinstance(owner, (type, ModuleType)) and type(owner).__module__ != "builtins"
 
 
 def _homes(obj: Any, owner: Any) -> Iterator[str]:
