@@ -12,10 +12,8 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
-
-from dill import _dill
 
 from kq.errors import ArgumentError
 from kq.job import Job
@@ -95,9 +93,7 @@ class _ByName(Reducing, pickle.Pickler):
     """The pickler in C, for what a worker can import; it raises of anything else."""
 
     def reduce_by_value(self, obj: Any) -> Any:
-        """Refuse to."""
-        if obj is MethodType:
-            return _dill._load_type, ("MethodType",)
+        """Leave it, and all of its job, to dill."""
         raise _CannotImport
 
 

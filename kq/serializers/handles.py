@@ -60,6 +60,8 @@ class Reducing:
             return NotImplemented
         if kind is Job:
             return Job, tuple(obj)
+        if obj is MethodType:  # no module has it under the name that it gives itself
+            return _dill._load_type, ("MethodType",)
         if kind in _NAMED or issubclass(kind, type):
             if is_importable(obj):
                 return NotImplemented
