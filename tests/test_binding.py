@@ -127,6 +127,13 @@ def test_checking_runs_nothing(nowhere: Queue) -> None:
     assert set(sys.modules) == before
 
 
+def test_the_enqueue_of_a_decorated_function_is_a_function_too(nowhere: Queue) -> None:
+    """A job that enqueues another is checked like any."""
+    with eager() as ran:
+        nowhere.enqueue(bound.double.enqueue, 4)
+    assert len(ran) == 1
+
+
 def test_a_function_that_is_gone_is_not_kept(nowhere: Queue) -> None:
     """Its signature is forgotten with it."""
     signatures = kq.producing.binding._signatures

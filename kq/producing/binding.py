@@ -57,7 +57,8 @@ def _unfolded(func: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Return the function that a call ends in, and what it gets besides; something else where that cannot be told."""
     kind: Any = type(func)
     if kind is FunctionType:
-        return _unfolded(func.__wrapped__) if func.__globals__.get("__name__") == _OURS else (func, (), {})
+        is_ours = func.__globals__.get("__name__") == _OURS and "__wrapped__" in vars(func)
+        return _unfolded(func.__wrapped__) if is_ours else (func, (), {})
     if kind is MethodType:
         target, before, given = _unfolded(func.__func__)
         return target, (*before, func.__self__), given

@@ -3,8 +3,6 @@
 1. ``is_importable`` says whether a function or class is what its module has under the name that it gives itself.
 2. ``by_name`` finds any callable that a module has under some name: bound methods of a module's hidden object such as
    ``random.random``, partials, commands, instances. What such an object holds, a state for instance, stays at home.
-
-Nothing is imported here, and nothing of the user's is called.
 """
 
 from __future__ import annotations
@@ -72,7 +70,9 @@ def _homes(obj: Any, owner: Any) -> Iterator[str]:
 
 def _functions_in(obj: Any) -> Iterator[Any]:
     """Yield functions that an object holds: of a wrapper, of a partial, of a command."""
-    held = [] if isinstance(obj, type) else [*getattr(obj, "__dict__", {}).values(), getattr(obj, "func", None)]
+    held = list(vars(obj).values()) if type(obj).__dictoffset__ and not isinstance(obj, type) else []
+    if isinstance(obj, functools.partial):
+        held.append(obj.func)
     for cell in (type(obj) is FunctionType and obj.__closure__) or ():
         try:
             held.append(cell.cell_contents)
