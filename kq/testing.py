@@ -3,7 +3,8 @@
 1. ``eager``: what is enqueued runs at once, in this process, and no Kafka is needed. The job goes through bytes and
    back as it would on its way through Kafka, so what cannot be serialized is found.
 2. ``drain``: a real worker runs what is on a queue's topic, and returns when nothing is left.
-3. With ``pytest_plugins = ["kq.testing"]`` in a ``conftest.py``, pytest has fixtures: ``kq_kafka`` is a Kafka for the
+3. Where freezegun stops the time, KQ's clocks and Kafka's client go on.
+4. With ``pytest_plugins = ["kq.testing"]`` in a ``conftest.py``, pytest has fixtures: ``kq_kafka`` is a Kafka for the
    whole run, ``kq_hosts`` its addresses, ``kq_queue`` a queue on a topic of its own, and ``kq_eager`` is ``eager``.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import sys
 import threading
 import time
 import uuid
@@ -54,6 +56,32 @@ class Ran(NamedTuple):
     result: Any
     exception: BaseException | None
     stacktrace: str | None
+
+
+class _Clocks:
+    """The module ``time``, with clocks that go on where freezegun has stopped the time: KQ waits by them."""
+
+    def __init__(self, monotonic: Callable[[], float], perf_counter: Callable[[], float]) -> None:
+        self.monotonic = monotonic
+        self.perf_counter = perf_counter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules["time"], name)
+
+
+def _keep_clocks_going() -> None:
+    try:
+        import freezegun
+    except ImportError:
+        return
+    freezegun.configure(extend_ignore_list=["kafka."])
+    clocks = _Clocks(freezegun.api.real_monotonic, freezegun.api.real_perf_counter)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("kq.") and getattr(module, "time", None) is sys.modules["time"]:
+            vars(module)["time"] = clocks
+
+
+_keep_clocks_going()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import kq
 HOOKS: dict[str, Callable[[], Any]] = {}
 
 
-def add(a: int, b: int) -> int:
+def add(a: int = 0, b: int = 0) -> int:
     return a + b
 
 

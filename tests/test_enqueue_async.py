@@ -257,7 +257,7 @@ def test_one_queue_serves_loop_after_loop(queue: Queue) -> None:
     """Each loop that ended is forgotten."""
     for _ in range(5):
         assert asyncio.run(queue.aenqueue(jobs.add)).id
-    assert len(queue._bridges) == 1
+    assert len(queue._sender.bridges) == 1
 
 
 def test_the_users_producer_serves_as_well(topic: str, producer: Callable[..., KafkaProducer]) -> None:

@@ -73,7 +73,7 @@ def test_standard_input_will_do(hosts: str, topic: str, monkeypatch: Any, capsys
         ({"func": "operator:add", "argz": []}, "line 2: must be an object such as"),
         ({"func": "operator:nothing"}, "line 2: operator has no 'nothing'"),
         ({"func": "operator:add", "args": 5}, "jobs[1]: Job.args must be a list or tuple"),
-        ({"func": "operator:add", "partition": 99}, "1 of 3 jobs were not enqueued"),
+        ({"func": "operator:add", "args": [1, 2], "partition": 99}, "1 of 3 jobs were not enqueued"),
     ],
 )
 def test_a_bad_line_is_told_in_one(

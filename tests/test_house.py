@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = {
     "words": "errors utils job message",
     "clients": "kafka_python assignor connect topics reader",
-    "serializers": "byvalue default",
-    "producing": "calls delivery window aio decorator",
+    "serializers": "names handles byvalue legacy default",
+    "producing": "binding calls delivery window aio spec decorator",
     "what enqueues": "queue",
     "executors": "coroutine interrupt base inline thread process",
     "executors.process": "child handle forkserver spawner executor",
@@ -40,7 +40,8 @@ HOUSE = {
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
-    *("producing.calls", "serializers.byvalue", "serializers.default"),
+    *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
+    *("serializers.legacy", "serializers.default"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog"),
 ]
 # The table ends here.

@@ -17,6 +17,7 @@ that take a consumer.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -28,6 +29,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 __all__ = [
     "Fault",
+    "ask_again",
     "batch_of",
     "disown",
     "forbid_auto_create",
@@ -184,6 +186,15 @@ def seek(consumer: KafkaConsumer, tp: TopicPartition, offset: int, leader_epoch:
     state = getattr(getattr(consumer, "_subscription", None), "assignment", {}).get(tp)
     if state is not None and leader_epoch >= 0:
         state.seek(OffsetAndMetadata(offset, "", leader_epoch))
+
+
+def ask_again(producer: KafkaProducer, timeout: float) -> None:
+    """Have a producer ask the brokers which partitions its topics have, and return when it knows, or after a time."""
+    answered = threading.Event()
+    metadata: Any = getattr(producer, "_metadata", None)
+    if metadata is not None:
+        metadata.request_update().add_both(lambda _: answered.set())
+        answered.wait(timeout)
 
 
 def take_up_join(consumer: KafkaConsumer) -> bool:

@@ -1,8 +1,8 @@
 """Waiting for records in asyncio code: no call blocks the event loop.
 
 1. What the client would wait for, a connection or the topic's partitions, is awaited in a thread before ``send``.
-2. The client completes a future in its own thread. That thread puts it into a deque and wakes the loop, once for all
-   that come until the loop is there: thousands of awaits share few wake-ups.
+2. ``wait`` is ``Delivery.wait`` for this loop. The client completes a future in its own thread. That thread puts it
+   into a deque and wakes the loop once for all that come until the loop looks: thousands of awaits share few wake-ups.
 3. A cancelled await leaves nothing behind but its record, which goes its way.
 """
 
@@ -20,7 +20,7 @@ from kafka.errors import KafkaError
 from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
-from kq.producing.delivery import Delivery, EnqueueError
+from kq.producing.delivery import Delivery, EnqueueError, is_acknowledged
 from kq.producing.window import WINDOW_BYTES, WINDOW_COUNT, Window
 
 __all__ = ["Bridge"]
@@ -45,7 +45,7 @@ class Bridge:
 
     async def deliver(self, job: Job, record: Record) -> None:
         """Send a record, and return when the broker has acknowledged it."""
-        while self._is_full() or not self._delivery.is_ready():
+        while self._is_full() or not self._is_prepared(job):
             await self._prepared(job)
             await self._room()
         self._count += 1
@@ -62,7 +62,7 @@ class Bridge:
         until = time.perf_counter() + _SLICE
         async for job in jobs:
             await self._add(job, make, window)
-            while window.is_full:
+            while window.must_wait:
                 await self.hear(window)
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
@@ -75,10 +75,8 @@ class Bridge:
 
     async def hear(self, window: Window) -> None:
         """Wait for the answer to the oldest record of a window."""
-        await self._answer(window.oldest)
-        window.heard()
-        if window.has_failed:
-            await self._loop.run_in_executor(None, self._delivery.let_dead_producer_go)
+        await self.wait(window.oldest)
+        window.take()
 
     async def _add(self, job: Job, make: Callable[[Job], Record], window: Window) -> None:
         try:
@@ -91,23 +89,24 @@ class Bridge:
 
     async def _send(self, job: Job, record: Record) -> None:
         sent = self._delivery.send(job, record)
-        await self._answer(sent.future)
-        if sent.future.is_done and sent.future.exception is None:
-            return
-        error = self._delivery.verdict(sent, sent.future.exception)
-        await self._loop.run_in_executor(None, self._delivery.let_dead_producer_go)
-        raise error
+        await self.wait(sent.future)
+        error = self._delivery.verdict(sent)
+        if error is not None:
+            raise error
 
     async def _prepared(self, job: Job) -> None:
         """Return when ``send`` has nothing to wait for; all tasks share one thread for that."""
-        while not self._delivery.is_ready():
+        while not self._is_prepared(job):
             if self._preparing is None:
-                self._preparing = self._loop.run_in_executor(None, self._delivery.prepare)
+                self._preparing = self._loop.run_in_executor(None, self._delivery.prepare, job.partition)
                 self._preparing.add_done_callback(self._has_prepared)
             try:
                 await asyncio.shield(self._preparing)
             except (KafkaError, KQError, ValueError) as error:
                 raise self._delivery.refused(job, error) from error
+
+    def _is_prepared(self, job: Job) -> bool:
+        return self._delivery.is_ready() and not self._delivery.must_look(job.partition)
 
     def _has_prepared(self, preparing: asyncio.Future[None]) -> None:
         self._preparing = None
@@ -116,10 +115,14 @@ class Bridge:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    async def _answer(self, future: Any) -> None:
-        """Return when a record's future is done, or should have been long ago."""
-        if future.is_done:
-            return
+    async def wait(self, future: Any) -> None:
+        """Return when a record's future is done, or was given up; see :meth:`Delivery.wait`."""
+        if not future.is_done:
+            await self._arrival(future)
+        if not is_acknowledged(future):
+            await self._loop.run_in_executor(None, self._delivery.recover, future)
+
+    async def _arrival(self, future: Any) -> None:
         waiter = self._loop.create_future()
         future.add_both(functools.partial(self._arrive, waiter))
         timer = self._loop.call_later(self._delivery.patience, _release, waiter)
@@ -127,8 +130,6 @@ class Bridge:
             await waiter
         finally:
             timer.cancel()
-        if not future.is_done:
-            await self._loop.run_in_executor(None, self._delivery.abandon)
 
     def _arrive(self, waiter: asyncio.Future[None], _: object) -> None:
         """Note an answer, in the client's thread."""

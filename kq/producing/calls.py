@@ -2,6 +2,7 @@
 
 1. What was given beside the call, with ``Queue.using`` or ``Queue.job``, is checked and kept as ``Terms``.
 2. A call, a ``Job`` or a tuple of function and arguments becomes a ``Job``; what is missing in it comes from the terms.
+   A call that does not fit its function is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from kq.errors import ArgumentError
 from kq.job import Job
 from kq.message import HEADER_PREFIX, Headers
+from kq.producing.binding import check_binding
 
 __all__ = ["Terms", "check_timeout", "complete_job", "job_of_call", "job_of_item", "new_ids"]
 
@@ -58,6 +60,7 @@ def job_of_call(
         return complete_job(terms, now, ids, obj)
     if not callable(obj):
         raise ArgumentError("first argument must be a callable")
+    check_binding(obj, args, kwargs)
     return Job(next(ids), now, terms.topic, obj, args, kwargs, terms.timeout, terms.key, terms.partition)
 
 
@@ -71,6 +74,7 @@ def job_of_item(terms: Terms, now: int, ids: Iterator[str], item: Any) -> Job:
     if not (type(args) is tuple and type(kwargs) is dict and callable(func)):
         _check_call(func, args, kwargs)
         args, kwargs = tuple(args or ()), kwargs or {}
+    check_binding(func, args, kwargs)
     return _make_job(Job, (next(ids), now, terms[0], func, args, kwargs, terms[1], terms[2], terms[3]))
 
 
@@ -79,13 +83,15 @@ def complete_job(terms: Terms, now: int, ids: Iterator[str], job: Job) -> Job:
     if not (job.id is None or isinstance(job.id, str)):
         raise ArgumentError("Job.id must be a str")
     _check_call(job.func, job.args, job.kwargs)
+    args, kwargs = tuple(job.args or ()), job.kwargs or {}
+    check_binding(job.func, args, kwargs)
     return Job(
         next(ids) if job.id is None else job.id,
         now,
         terms.topic,
         job.func,
-        tuple(job.args or ()),
-        job.kwargs or {},
+        args,
+        kwargs,
         terms.timeout if job.timeout is None else check_timeout(job.timeout, "Job.timeout"),
         terms.key if job.key is None else _check_key(job.key, "Job.key"),
         terms.partition if job.partition is None else _check_partition(job.partition, "Job.partition"),

@@ -3,43 +3,41 @@
 1. The decorator gives back a function that calls the user's, so ``f(…)`` stays a plain call, here and in the worker:
    a worker imports the module and finds, under the function's name, what it is to call.
 2. Beside that, the function has ``enqueue``, ``aenqueue`` and ``using``.
-3. Where it goes by value, as from ``__main__``, the queue does not go with it.
+3. Of a method it makes an object: the ``enqueue`` of a plain function would not learn whose method it is.
+4. Where it goes by value, as from ``__main__``, the queue does not go with it.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import operator
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from kq.errors import ArgumentError, KQError
 from kq.job import Job
+from kq.producing.spec import EnqueueSpec
 
 __all__ = ["JobFunction", "JobSpec", "job_function"]
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
-
-
-class Spec(Protocol):
-    """What ``Queue.using`` returns."""
-
-    def enqueue(self, obj: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job: ...
-
-    async def aenqueue(self, obj: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Job: ...
 
 
 class JobSpec(Generic[P]):
     """How to enqueue one function: what :class:`JobFunction` has, and what its ``using`` returns."""
 
-    def __init__(self, func: Callable[P, Any], using: Callable[..., Spec], terms: dict[str, Any]) -> None:
+    def __init__(self, func: Callable[P, Any], using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> None:
         self._func = func
         self._using = using
         self._terms = terms
         self._spec = using(**terms)
 
-    def __reduce__(self) -> tuple[type[_LeftBehind], tuple[()]]:
+    def __reduce__(self) -> Any:
         return _LeftBehind, ()
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
@@ -64,40 +62,82 @@ class JobSpec(Generic[P]):
         return JobSpec(self._func, self._using, {**self._terms, **changed})
 
 
-class JobFunction(Protocol[P, R]):
-    """A function decorated with :meth:`kq.Queue.job`: still a plain function, which can also be enqueued."""
+class JobFunction(JobSpec[P], Generic[P, R]):
+    """A function decorated with :meth:`kq.Queue.job`: it is called as before, and can also be enqueued.
+
+    Of a plain function the decorator makes a plain function with these methods. Of a method it makes an object of this
+    class: it binds as a plain method does, and what it then is keeps its object where it is enqueued.
+    """
 
     #: The function that was decorated.
     __wrapped__: Callable[..., Any]
 
+    def __init__(self, plain: Any, using: Callable[..., EnqueueSpec], terms: dict[str, Any], is_of_class: bool) -> None:
+        super().__init__(self, using, terms)
+        functools.update_wrapper(self, plain, updated=())
+        self.__wrapped__ = plain.__wrapped__
+        self._plain = plain
+        self._is_of_class = is_of_class
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, here and now."""
+        result: R = self._plain(*args, **kwargs)
+        return result
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Enqueue a call; see :meth:`kq.Queue.enqueue`."""
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> JobFunction[P, R]: ...
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
-        """Enqueue a call in asyncio code; see :meth:`kq.Queue.aenqueue`."""
+    @overload
+    def __get__(self: JobFunction[Concatenate[Any, Q], R], instance: object, owner: type, /) -> JobFunction[Q, R]: ...
 
-    def using(
-        self,
-        timeout: float | int | None = None,
-        key: bytes | None = None,
-        partition: int | None = None,
-        *,
-        headers: Sequence[tuple[str, bytes]] | None = None,
-    ) -> JobSpec[P]:
-        """Return something to ``enqueue`` with, with other settings; see :meth:`kq.Queue.using`."""
+    def __get__(self, instance: Any, owner: type, /) -> Any:
+        bound_to = owner if self._is_of_class else instance
+        return self if bound_to is None else BoundJob(MethodType(self, bound_to), self._using, self._terms)
+
+    def __reduce__(self) -> Any:
+        path, _, name = self.__qualname__.rpartition(".")  # type: ignore[attr-defined]  # update_wrapper sets it
+        home: Any = sys.modules.get(self.__module__)
+        for part in path.split("."):
+            home = getattr(home, part, None)
+        found = getattr(home, name, None)
+        if self.__module__ != "__main__" and found is self:
+            return f"{path}.{name}"
+        if self.__module__ != "__main__" and getattr(found, "__func__", None) is self:
+            return operator.attrgetter(f"{name}.__func__"), (home,)
+        # the class itself goes by value, with what it had without KQ
+        return (classmethod, (self._plain,)) if self._is_of_class else (operator.itemgetter(0), ((self._plain,),))
 
 
-def job_function(func: Callable[P, R], using: Callable[..., Spec], terms: dict[str, Any]) -> JobFunction[P, R]:
+class BoundJob(JobSpec[P]):
+    """A method of one object, which can be called and enqueued."""
+
+    def __init__(self, method: Any, using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> None:
+        super().__init__(method, using, terms)
+        functools.update_wrapper(self, method, updated=())
+        self.__self__, self.__func__ = method.__self__, method.__func__
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the method, here and now."""
+        return self._func(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        return getattr, (self.__self__, self._func.__name__)
+
+
+def job_function(func: Callable[P, R], using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> JobFunction[P, R]:
     """Return a function that calls another, and that can be enqueued."""
-    if not callable(func):
+    if isinstance(func, staticmethod):
+        return cast("JobFunction[P, R]", staticmethod(job_function(func.__func__, using, terms)))
+    is_of_class = isinstance(func, classmethod)
+    plain: Any = getattr(func, "__func__", func) if is_of_class else func
+    if not callable(plain):
         raise ArgumentError("first argument must be a callable")
-    wrapper: Any = _calling_async(func) if inspect.iscoroutinefunction(func) else _calling(func)
+    wrapper: Any = _calling_async(plain) if inspect.iscoroutinefunction(plain) else _calling(plain)
     spec = JobSpec(wrapper, using, terms)
     wrapper.enqueue, wrapper.aenqueue, wrapper.using = spec.enqueue, spec.aenqueue, spec.using
-    return cast("JobFunction[P, R]", wrapper)
+    within = getattr(plain, "__qualname__", "").rpartition(".")[0]
+    is_method = within != "" and not within.endswith("<locals>")
+    return cast("JobFunction[P, R]", JobFunction(wrapper, using, terms, is_of_class) if is_method else wrapper)
 
 
 def _calling(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,7 +160,7 @@ class _LeftBehind:
     """Stands for a ``JobSpec`` where its function came by value."""
 
     @property
-    def _spec(self) -> Spec:
+    def _spec(self) -> EnqueueSpec:
         raise KQError("this function came by value, as from __main__, without its queue: put it into a module")
 
     _using = _terms = _spec

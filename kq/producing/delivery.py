@@ -2,8 +2,9 @@
 
 1. A ``Delivery`` has the producer: the user's, or its own, which it makes at first use and closes.
 2. ``send`` hands a record over. What fails there was not sent.
-3. ``verdict`` says of a record whose future is done: acknowledged, not delivered, or not known.
-4. At interpreter exit own producers are closed; after a fork they are let go of, and made anew.
+3. ``wait`` returns when the record's future is done, or was given up. ``Bridge.wait`` is the same for asyncio code.
+4. ``verdict`` says what became of the record: acknowledged, not delivered, or not known.
+5. At interpreter exit own producers are closed; after a fork they are let go of, and made anew.
 
 Only a record's own future tells: ``flush`` reports nothing.
 """
@@ -35,7 +36,7 @@ from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
 
-__all__ = ["Delivery", "EnqueueError", "EnqueueUnknown", "Sent", "describe"]
+__all__ = ["Delivery", "EnqueueError", "EnqueueUnknown", "Sent", "describe", "is_acknowledged"]
 
 #: Settings of a producer that the queue makes. A restarted broker is back within seconds, so after 30 s without an
 #: acknowledgement, or 10 s without a topic, the caller should know; the client's own limits are 120 s and 60 s.
@@ -50,6 +51,9 @@ PRODUCER_DEFAULTS: Mapping[str, Any] = {
 }
 #: How much longer than its own delivery timeout the producer may take to say so.
 _ANSWER_SLACK = 5.0
+#: Seconds within which the brokers are not asked twice for an unknown partition. A question takes a client 0.1 s: many
+#: jobs for a partition that does not exist would take minutes.
+_LOOK_EVERY = 0.25
 #: What the producer may take at interpreter exit. What was acknowledged is safe; exit must only not hang.
 _EXIT_TIMEOUT = 2.0
 #: What the producer's thread may take to fail what it has: it may be waiting for a connection, for 10 s at most.
@@ -105,6 +109,11 @@ class Delivery:
         self.is_owner = producer is None
         self._lock = threading.Lock()
         self.is_closed = False
+        settings = {**PRODUCER_DEFAULTS, **config} if producer is None else producer.config
+        #: Seconds after which the producer must have told of a record.
+        self.patience = float(settings["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
+        #: When the brokers were last asked for a partition that was not known, by the monotonic clock.
+        self._looked = -_LOOK_EVERY
         #: The future of the batch that the last record went into, and the batch: the next one mostly goes there, too.
         self._last: tuple[Any, Any] = (None, None)
         #: Whether the user's producer belongs to a parent process.
@@ -129,11 +138,6 @@ class Delivery:
         with self._lock:
             return self._make_producer()
 
-    @property
-    def patience(self) -> float:
-        """Seconds after which the producer must have told of a record."""
-        return self._patience_of(self.producer)
-
     def close(self, timeout: float | None = None) -> None:
         """Close the producer if it is an own one; what it has is delivered first."""
         with self._lock:
@@ -141,17 +145,30 @@ class Delivery:
             if not self.is_owner or self._producer is None:
                 return
             producer, self._producer = self._producer, None
-        _shut(producer, self._patience_of(producer) if timeout is None else timeout)
+        _shut(producer, self.patience if timeout is None else timeout)
 
     def is_ready(self) -> bool:
         """Return whether ``send`` would neither connect nor wait for the topic's partitions."""
         producer = self._producer
         return producer is not None and kafka_python.partitions(producer, self._topic) is not None
 
-    def prepare(self) -> None:
+    def prepare(self, partition: int | None = None) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
         self._check_process()
         self.producer.partitions_for(self._topic)
+        if self.must_look(partition):
+            self.look()
+
+    def must_look(self, partition: int | None) -> bool:
+        """Return whether a partition is unknown, and the brokers were not asked just now: it may have been added."""
+        if partition is None or partition in self.producer.partitions_for(self._topic):
+            return False
+        return time.monotonic() > self._looked + _LOOK_EVERY
+
+    def look(self) -> None:
+        """Ask the brokers again which partitions the topic has."""
+        kafka_python.ask_again(self.producer, self.producer.config["max_block_ms"] / 1000)
+        self._looked = time.monotonic()
 
     def send(self, job: Job, record: Record) -> Sent:
         """Hand a record to the producer.
@@ -162,6 +179,8 @@ class Delivery:
             if self._is_inherited:
                 self._check_process()
             producer = self.producer
+            if record.partition is not None and self.must_look(record.partition):
+                self.look()
             future = producer.send(*record)
         except (KafkaError, KQError, ValueError) as error:
             raise self.refused(job, error) from error
@@ -174,19 +193,19 @@ class Delivery:
             self._last = batch_future, batch
         return Sent(job, len(record.value), future, batch)
 
-    def wait(self, sent: Sent) -> None:
-        """Return when the broker has acknowledged a record.
-
-        :raises kq.EnqueueError: It is not on the topic, or, as ``EnqueueUnknown``, may be.
-        """
+    def wait(self, future: Any) -> None:
+        """Return when a record's future is done, or was given up; ``verdict`` then tells what became of the record."""
         try:
-            sent.future.get(self.patience)
-        except KafkaError as answer:
-            if not sent.future.is_done:
-                self.abandon()
-            error = self.verdict(sent, sent.future.exception or answer)
+            future.get(self.patience)
+        except KafkaError:
+            self.recover(future)
+
+    def recover(self, future: Any) -> None:
+        """Make ready for the next record after one that was not acknowledged. May block for seconds."""
+        if future.is_done:
             self.let_dead_producer_go()
-            raise error  # noqa: B904 - it has its cause
+        else:
+            self.abandon()
 
     def refused(self, job: Job, cause: BaseException) -> EnqueueError:
         """Return what to say of a job that was not sent."""
@@ -197,9 +216,11 @@ class Delivery:
             hint = f"; does topic {self._topic} exist? Queue.ensure_topic() makes it"
         return EnqueueError(f"job {job.id} was not enqueued on topic {self._topic}: {describe(cause)}{hint}", [job])
 
-    def verdict(self, sent: Sent, answer: KafkaError | None) -> EnqueueError:
-        """Return what to say of a record that was not acknowledged, with the answer, if there is one, as the cause."""
-        answer = answer or KafkaTimeoutError("the producer does not tell")
+    def verdict(self, sent: Sent) -> EnqueueError | None:
+        """Return what to raise of a record that was waited for, with the answer as the cause; None if it is there."""
+        if is_acknowledged(sent.future):
+            return None
+        answer = sent.future.exception or KafkaTimeoutError("the producer does not tell")
         error = self._verdict(sent, answer)
         error.__cause__ = answer
         return error
@@ -224,10 +245,6 @@ class Delivery:
                 return
             self._producer = None
         _shut(producer, _EXIT_TIMEOUT)
-
-    @staticmethod
-    def _patience_of(producer: KafkaProducer) -> float:
-        return float(producer.config["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
 
     def abandon(self) -> None:
         """Let go of an own producer that does not tell; what it has not sent so far it then never will.
@@ -263,6 +280,11 @@ class Delivery:
             kafka_python.disown(self._producer)
             _inherited.append(self._producer)
             self._producer = None
+
+
+def is_acknowledged(future: Any) -> bool:
+    """Return whether the broker has acknowledged a record."""
+    return future.is_done and future.exception is None
 
 
 def _shut(producer: KafkaProducer, timeout: float) -> None:

@@ -1,7 +1,7 @@
 """The window: many records on their way at once, and the verdict on each of them.
 
-1. ``add`` sends one more record, until the window is full: the client itself has no bound.
-2. ``wait``, or in asyncio code ``heard``, takes in what the broker has answered, oldest first.
+1. ``add`` sends one more record. While ``must_wait``, the oldest is waited for: the client itself has no bound.
+2. ``take`` takes in what the broker has answered since, oldest first.
 3. When the last one is in, ``error`` tells job by job what was not delivered, and of what it is not known.
 """
 
@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from kafka.errors import InvalidRecordError, InvalidTimestampError, KafkaError, MessageSizeTooLargeError
+from kafka.errors import InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError
 
 from kq.job import Job
 from kq.message import Record
-from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
+from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe, is_acknowledged
 
 __all__ = ["WINDOW_BYTES", "WINDOW_COUNT", "Window"]
 
@@ -47,8 +47,6 @@ class Window:
         self._cause: BaseException | None = None
         #: Whether the next record would fare no better. It is not tried then: where a key is shared, order stays.
         self.is_broken = False
-        #: Whether the producer did not even tell of a failure.
-        self._is_silent = False
         self.jobs: list[Job] = []
 
     def add(self, job: Job, make: Callable[[Job], Record]) -> None:
@@ -67,8 +65,7 @@ class Window:
         else:
             self._sent.append(sent)
             self._bytes += sent.size
-            if self._sent[0].future.is_done:
-                self.harvest()
+            self._take_while(is_acknowledged)
 
     def refuse(self, job: Job, error: EnqueueError) -> None:
         """Note one more job that cannot be sent."""
@@ -76,41 +73,25 @@ class Window:
         self._note(job, error)
 
     @property
-    def is_full(self) -> bool:
-        """Whether an answer is to be awaited before the next record is sent."""
-        return len(self._sent) >= WINDOW_COUNT or self._bytes >= WINDOW_BYTES
+    def must_wait(self) -> bool:
+        """Whether ``oldest`` is to be waited for before the next record is sent: there is no room, or it failed."""
+        if not self._sent:
+            return False
+        return len(self._sent) >= WINDOW_COUNT or self._bytes >= WINDOW_BYTES or self.oldest.exception is not None
 
     @property
     def oldest(self) -> Any:
         """The future of the record that has been on its way for longest; None if there is none."""
         return self._sent[0].future if self._sent else None
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether anything was not acknowledged so far."""
-        return bool(self._failed or self._unknown)
+    def take(self) -> None:
+        """Take the verdicts that are there, after the oldest record was waited for."""
+        is_silent = not self.oldest.is_done  # given up: nobody will tell of the others either
+        self._take_while(lambda future: is_silent or future.is_done)
 
-    def wait(self) -> None:
-        """Wait for the answer to the oldest record."""
-        try:
-            self._sent[0].future.get(self._delivery.patience)
-        except KafkaError:
-            pass  # the verdict is in the future
-        if not self._sent[0].future.is_done:
-            self._delivery.abandon()
-        self.heard()
-        if self.has_failed:
-            self._delivery.let_dead_producer_go()
-
-    def heard(self) -> None:
-        """Take the verdicts after the oldest record was waited for with patience."""
-        self._is_silent = not self._sent[0].future.is_done
-        self.harvest()
-
-    def harvest(self) -> None:
-        """Take the verdicts that are there."""
+    def _take_while(self, is_ripe: Callable[[Any], bool]) -> None:
         before = self._done
-        while self._sent and (self._sent[0].future.is_done or self._is_silent):
+        while self._sent and is_ripe(self._sent[0].future):
             self._settle(self._sent.popleft())
         if self._on_progress is not None and self._done > before:
             try:
@@ -120,7 +101,7 @@ class Window:
 
     def error(self) -> EnqueueError | None:
         """Return what to raise when all is over; None if every record was acknowledged."""
-        if not self.has_failed:
+        if not (self._failed or self._unknown):
             return None
         jobs = [job for job in self.jobs if id(job) in self._failed]
         unknown = [job for job in self.jobs if id(job) in self._unknown]
@@ -135,11 +116,11 @@ class Window:
 
     def _settle(self, sent: Sent) -> None:
         self._bytes -= sent.size
-        future = sent.future
-        if future.is_done and future.exception is None:
+        error = self._delivery.verdict(sent)
+        if error is None:
             self._done += 1
-            return
-        self._note(sent.job, self._delivery.verdict(sent, future.exception))
+        else:
+            self._note(sent.job, error)
 
     def _note(self, job: Job, error: EnqueueError) -> None:
         cause = error.__cause__ or error

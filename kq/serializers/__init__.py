@@ -2,5 +2,6 @@
 
 from kq.serializers.byvalue import ByValue
 from kq.serializers.default import dumps, loads
+from kq.serializers.handles import safe_loads
 
-__all__ = ["ByValue", "dumps", "loads"]
+__all__ = ["ByValue", "dumps", "loads", "safe_loads"]

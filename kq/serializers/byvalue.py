@@ -1,9 +1,8 @@
 """Pickling by value: functions and classes that a worker cannot import go with all that they need.
 
-1. ``is_importable`` says whether a function or class is what its module has under its name. Then the name will do.
-2. ``ByValue`` is dill's pickler. What cannot be imported it takes apart: first an empty function or class, which from
+1. ``ByValue`` is dill's pickler. What cannot be imported it takes apart: first an empty function or class, which from
    then on is known, then what is in it, which may lead back to it. So no circle is too tight.
-3. A function takes along the global names that its code uses, and no others. Functions of one module share them.
+2. A function takes along the global names that its code uses, and no others. Functions of one module share them.
 
 The result is read by plain ``dill.loads``: whatever it calls is dill's or Python's own.
 """
@@ -14,7 +13,6 @@ import _abc  # type: ignore[import-not-found,unused-ignore]
 import dis
 import enum
 import functools
-import importlib
 import pickle
 import sys
 import types
@@ -24,10 +22,11 @@ from typing import Any, ClassVar, NewType, ParamSpec, TypeVar
 import dill
 from dill import _dill
 
-__all__ = ["MAIN", "ByValue", "is_importable"]
+from kq.serializers.handles import Reducing
+from kq.serializers.names import MAIN, is_importable
 
-#: Names of the module that each process has of its own: the second is what multiprocessing calls the parent's.
-MAIN = ("__main__", "__mp_main__")
+__all__ = ["ByValue"]
+
 #: Instructions that use a global name; LOAD_NAME does so in the body of a class.
 _GLOBAL_OPS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 #: Globals that every function takes along: the second is what relative imports in it need.
@@ -42,24 +41,6 @@ _OF_EVERY_ENUM = {"__new__", "__new_member__"}
 _HEAP_TYPE = 1 << 9
 
 
-def is_importable(obj: Any) -> bool:
-    """Return whether importing a function's or class's module anywhere gives the very same."""
-    name, qualname = getattr(obj, "__module__", None), getattr(obj, "__qualname__", "<locals>")
-    module: Any = sys.modules.get(name) if isinstance(name, str) else None
-    # a module without a spec was not imported but made up, or is being run
-    if module is None or name in MAIN or module is sys.modules.get("__main__") or not getattr(module, "__spec__", None):
-        return False
-    found = getattr(module, qualname, None)
-    return found is obj or ("." in qualname and _find(module, qualname) is obj)
-
-
-def _find(module: types.ModuleType, qualname: str) -> Any:
-    found: Any = module
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found
-
-
 class _Dispatch(dict[Any, Any]):
     """dill's table, where a class of any metaclass is saved as a class."""
 
@@ -68,10 +49,12 @@ class _Dispatch(dict[Any, Any]):
         return found or (ByValue.save_class if issubclass(key, type) else default)
 
 
-class ByValue(dill.Pickler):  # type: ignore[misc]  # dill has no types
+class ByValue(Reducing, dill.Pickler):  # type: ignore[misc]  # dill has no types
     """Pickles anything that dill can, and does not rely on the worker's ``__main__``."""
 
     dispatch: ClassVar[Any] = _Dispatch(_dill.Pickler.dispatch)
+    #: Code and classes that are made anew may fail as well.
+    has_objects = True
 
     def __init__(self, file: Any, protocol: int) -> None:
         super().__init__(file, protocol, byref=False, recurse=True)
@@ -88,13 +71,6 @@ class ByValue(dill.Pickler):  # type: ignore[misc]  # dill has no types
             self.save_reduce(*_typing_parts(obj), obj=obj)
         else:
             raise pickle.PicklingError(f"{name} of {module} exists in this process only")
-
-    def save_module(self, module: types.ModuleType) -> None:
-        """Save a module as an import of it."""
-        name = module.__name__
-        if name in MAIN or sys.modules.get(name) is not module:
-            raise pickle.PicklingError(f"module {name} exists in this process only")
-        self.save_reduce(importlib.import_module, (name,), obj=module)
 
     def save_dict(self, obj: dict[Any, Any]) -> None:
         """Save a dict; that of a module is the module's."""
@@ -209,7 +185,6 @@ ByValue.dispatch.update(
     {
         types.FunctionType: ByValue.save_function,
         types.CellType: ByValue.save_cell,
-        types.ModuleType: ByValue.save_module,
         dict: ByValue.save_dict,
         type: ByValue.save_class,
     }

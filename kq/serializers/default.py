@@ -2,52 +2,35 @@
 
 1. ``Queue`` calls ``dumps(job)``: the value of a Kafka record, which plain ``dill.loads`` reads as well. Where a worker
    can import all that is in the job, Python's own pickler writes it; else dill's does, twenty times slower.
-2. A worker calls ``loads(value)``. A call of an importable function with nothing but text and numbers is read by
-   Python's own unpickler. The rest of what this KQ, KQ 2.0 or KQ 1.x wrote is a namedtuple, and dill's to read.
-3. KQ 2.1 to 2.2.1 wrote a dataclass: an empty ``Job`` first, then a dict of its fields, which a namedtuple cannot
-   take in. Such a value is known by its first bytes and goes the long way, where the two become one ``Job``.
+2. What holds more than plain data is read back once, and refused if that fails: better here than in every worker.
+3. A worker calls ``loads(value)``. A call of an importable function with nothing but text and numbers is read by
+   Python's own unpickler. The rest is dill's to read, and no file, socket or lock is made anew.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import pickle
-import re
-import sys
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any, ClassVar
-
-import dill
-from dill import _dill
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
 
 from kq.errors import ArgumentError
 from kq.job import Job
-from kq.serializers.byvalue import MAIN, ByValue, is_importable
+from kq.serializers.byvalue import ByValue
+from kq.serializers.handles import Reducing, SafeUnpickler, safe_loads
+from kq.serializers.legacy import is_dataclass, load_dataclass
+from kq.serializers.names import is_importable
 from kq.utils import get_call_repr
 
 __all__ = ["dumps", "loads"]
-
-#: How a pickled dataclass ``kq.job.Job`` begins, in protocols 2 and 3 (GLOBAL) and in 4 and 5 (STACK_GLOBAL, mostly
-#: framed): the class, no arguments, NEWOBJ. A namedtuple has its fields between the class and NEWOBJ.
-_DATACLASS = re.compile(
-    rb"\x80[\x02-\x05](?:\x95.{8})?"
-    rb"(?:ckq\.job\nJob\n|\x8c\x06kq\.job\x94?\x8c\x03Job\x94?\x93)"
-    rb"(?:q.|\x94)?"
-    rb"\)\x81",
-    re.DOTALL,
-)
-
-#: The standard library's unpickler in Python, which calls a method for every opcode; nobody published its types.
-_PythonUnpickler: Any = pickle._Unpickler
-
 
 #: Old enough for every Python that may read it; the one that dill and pickle choose until Python 3.14.
 _PROTOCOL = 4
 #: How a value begins that calls ``Job`` with the tuple that follows.
 _JOB_OF = pickle.PROTO + bytes([_PROTOCOL]) + pickle.GLOBAL + b"kq.job\nJob\n"
-#: In names that dill's unpickler looks up in a way of its own.
-_PYTHON_2, _OLD_DILL = b"__builtin__", b"dill.dill"
+#: In names that dill's unpickler looks up in a way of its own, and in those that it must not look up.
+_PYTHON_2, _DILL = b"__builtin__", b"dill"
 #: In every name that only this process could look up.
 _MAIN_NAME = b"_main__"
 #: What is pickled by its name if it is importable.
@@ -83,69 +66,35 @@ def _dumps_plain(job: Job) -> bytes:
 
 
 def _dumps(obj: Any) -> bytes:
-    file = io.BytesIO()
     try:
-        _ByName(file, _PROTOCOL).dump(obj)
-        value = file.getvalue()
-        if _MAIN_NAME not in value:
-            return value
+        return _written(obj, _ByName, pickle.loads)
     except Exception:  # noqa: BLE001 - the door of the user's objects: dill, which can do more, tries it all again
-        pass
+        return _written(obj, ByValue, safe_loads)
+
+
+def _written(obj: Any, kind: Any, loads: Callable[[bytes], Any]) -> bytes:
+    """Return what a pickler makes of an object, and try to read it."""
     file = io.BytesIO()
-    ByValue(file, _PROTOCOL).dump(obj)
-    return file.getvalue()
+    pickler = kind(file, _PROTOCOL)
+    pickler.dump(obj)
+    value = file.getvalue()
+    if kind is _ByName and _MAIN_NAME in value:
+        raise _CannotImport
+    if pickler.has_objects and not pickler.has_finalizers:
+        loads(value)
+    return value
 
 
 class _CannotImport(Exception):
     """Something is to go by value, and so all of its job goes dill's way."""
 
 
-class _ByName(pickle.Pickler):
+class _ByName(Reducing, pickle.Pickler):
     """The pickler in C, for what a worker can import; it raises of anything else."""
 
-    def reducer_override(self, obj: Any) -> Any:
-        kind: Any = type(obj)
-        if kind is Job:
-            return Job, tuple(obj)
-        if kind is FunctionType or issubclass(kind, type):
-            return _name_of(obj)
-        if kind is MethodType:
-            return _method_parts(obj)
-        if kind is ModuleType:
-            return _import_of(obj)
-        return NotImplemented
-
-
-def _name_of(obj: Any) -> Any:
-    """Return what has a function or class saved by its name; raise if it is to go by value."""
-    if obj is Job or is_importable(obj):
-        return NotImplemented
-    if obj is MethodType:
-        return _dill._load_type, ("MethodType",)
-    raise _CannotImport
-
-
-def _import_of(module: ModuleType) -> tuple[Any, tuple[str]]:
-    if sys.modules.get(module.__name__) is not module or module.__name__ in MAIN:
+    def reduce_by_value(self, obj: Any) -> Any:
+        """Leave it, and all of its job, to dill."""
         raise _CannotImport
-    return importlib.import_module, (module.__name__,)
-
-
-def _method_parts(method: MethodType) -> tuple[Any, tuple[Any, ...]]:
-    """Return how to make a bound method anew: of its function, which need not be what its object has by that name."""
-    owner, func = method.__self__, method.__func__
-    if isinstance(owner, type) and _is_class_method(owner, func):
-        return getattr, (owner, func.__name__)
-    return _dill._create_type, (MethodType, func, owner)
-
-
-def _is_class_method(owner: type, func: Any) -> bool:
-    """Return whether a function is what an importable class, or a base of it, has as a class method of its name."""
-    for base in owner.__mro__:
-        if func.__name__ in vars(base):
-            is_own = getattr(vars(base)[func.__name__], "__func__", None) is func
-            return is_own and func.__qualname__ == f"{base.__qualname__}.{func.__name__}" and is_importable(base)
-    return False
 
 
 def _blame(job: Job, error: Exception) -> ArgumentError:
@@ -171,49 +120,15 @@ def loads(value: bytes | bytearray | memoryview) -> Job:
     What Python 2 wrote is read if its byte strings are ASCII.
 
     :param value: The value of a Kafka record. It runs code of its own choice: load only what you trust.
+    :raises pickle.UnpicklingError: It holds a file, a socket, a lock or the like of another process.
     :raises Exception: Whatever dill raises of a damaged value, or of one whose function cannot be imported here.
     """
     # most values: dill would do the same with them, and take longer
-    if type(value) is bytes and value.startswith(_JOB_OF) and _PYTHON_2 not in value and _OLD_DILL not in value:
+    if type(value) is bytes and value.startswith(_JOB_OF) and _PYTHON_2 not in value and _DILL not in value:
         plain: Job = pickle.loads(value)
         return plain
 
-    loaded: Job = _load_dataclass(value) if _DATACLASS.match(value) else dill.loads(value)
+    loaded: Job = load_dataclass(value, SafeUnpickler) if is_dataclass(value) else safe_loads(value)
     if type(loaded) is Job and isinstance(loaded.key, str):  # Python 2 had one type for text and bytes
         return loaded._replace(key=loaded.key.encode())
     return loaded
-
-
-def _load_dataclass(value: bytes | bytearray | memoryview) -> Job:
-    job: Job = _DataclassUnpickler(io.BytesIO(value), bytes(value[:2])).load()
-    return job
-
-
-class _DataclassUnpickler(_PythonUnpickler):  # type: ignore[misc]
-    """Reads dataclass Jobs as namedtuples, at any depth: the unpickler in C has no place to replace an object."""
-
-    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
-
-    def __init__(self, file: io.BytesIO, protocol: bytes) -> None:
-        super().__init__(file)
-        # dill knows where its old and special names are today; how it looks them up depends on the protocol, which
-        # it learns from loading something: None
-        self._dill = dill.Unpickler(io.BytesIO(protocol + pickle.NONE + pickle.STOP))
-        self._dill.load()
-
-    def find_class(self, module: str, name: str) -> Any:
-        return self._dill.find_class(module, name)
-
-    def load_build(self) -> None:
-        if type(self.stack[-2]) is not Job:
-            super().load_build()
-            return
-        fields = self.stack.pop()
-        empty = self.stack.pop()
-        job = Job(**fields)
-        self.stack.append(job)
-        for index, known in self.memo.items():
-            if known is empty:
-                self.memo[index] = job
-
-    dispatch[pickle.BUILD[0]] = load_build

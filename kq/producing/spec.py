@@ -1,0 +1,167 @@
+"""How to enqueue: what ``Queue.using`` returns, and what the queue itself uses.
+
+1. A call or a ``Job``, and the terms, become a complete ``Job``; with serializer and headers that becomes a ``Record``.
+2. The record is sent, and waited for: by ``Delivery.wait``, or by ``Bridge.wait`` in asyncio code.
+3. ``enqueue`` does so with one record at a time; ``enqueue_many`` has a window of them on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
+from typing import Any
+
+from kq.errors import ArgumentError
+from kq.job import Job
+from kq.message import Record, job_headers
+from kq.producing.aio import Bridge
+from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
+from kq.producing.delivery import Delivery
+from kq.producing.window import Window
+from kq.utils import safe_str
+
+__all__ = ["EnqueueSpec", "Progress", "Sender"]
+
+Progress = Callable[[int, "int | None"], None]
+
+#: How many IDs are made at once where many jobs are enqueued.
+_IDS_AHEAD = 256
+
+
+class Sender:
+    """What all specs of a queue share: how records are made, and the ways to send them."""
+
+    def __init__(self, delivery: Delivery, serializer: Callable[[Job], bytes], logger: logging.Logger) -> None:
+        self.delivery = delivery
+        self.serializer = serializer
+        self.bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
+        self._logger = logger
+
+    def record(self, job: Job, terms: Terms) -> Record:
+        """Return what goes to Kafka of a job."""
+        if self._logger.isEnabledFor(logging.INFO):
+            where = {"job_id": job.id, "topic": terms.topic}
+            self._logger.info("Enqueueing %s ...", safe_str(job), extra=where)
+        assert job.timestamp is not None
+        value = self.serializer(job)
+        if not isinstance(value, bytes):
+            raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
+        headers = job_headers(job) + terms.headers
+        return Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
+
+    def bridge(self) -> Bridge:
+        """Return the way of the event loop that runs here to the delivery."""
+        loop = asyncio.get_running_loop()
+        bridge = self.bridges.get(loop)
+        if bridge is None:
+            for other in [other for other in list(self.bridges) if other.is_closed()]:
+                self.bridges.pop(other, None)
+            bridge = self.bridges[loop] = Bridge(self.delivery, loop)
+        return bridge
+
+
+class EnqueueSpec:
+    """How to enqueue: a queue, and what was given to :meth:`Queue.using`."""
+
+    __slots__ = ("_sender", "_terms")
+
+    def __init__(self, sender: Sender, terms: Terms) -> None:
+        self._sender = sender
+        self._terms = terms
+
+    def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+        """Enqueue a function call or a job; see :meth:`Queue.enqueue`."""
+        job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
+        delivery = self._sender.delivery
+        sent = delivery.send(job, self._record(job))
+        delivery.wait(sent.future)
+        _raise(delivery.verdict(sent))
+        return job
+
+    def enqueue_many(self, jobs: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
+        """Enqueue many function calls or jobs; see :meth:`Queue.enqueue_many`."""
+        window = self._window(jobs, on_progress)
+        try:
+            for job in self._jobs(jobs):
+                window.add(job, self._record)
+                while window.must_wait:
+                    self._hear(window)
+        except Exception:  # of the user's iterable: what it gave so far gets its verdict
+            self._drain(window)
+            raise
+        self._drain(window)
+        return window.jobs
+
+    async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+        """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
+        job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
+        await self._sender.bridge().deliver(job, self._record(job))
+        return job
+
+    async def aenqueue_many(
+        self, jobs: Iterable[Any] | AsyncIterable[Any], *, on_progress: Progress | None = None
+    ) -> list[Job]:
+        """Enqueue many function calls or jobs in asyncio code; see :meth:`Queue.aenqueue_many`."""
+        window, bridge = self._window(jobs, on_progress), self._sender.bridge()
+        try:
+            await bridge.pump(self._jobs_async(jobs), self._record, window)
+        except Exception:  # of the user's iterable: what it gave so far gets its verdict
+            await bridge.drain(window)
+            _raise(window.error())
+            raise
+        await bridge.drain(window)
+        _raise(window.error())
+        return window.jobs
+
+    def _window(self, jobs: Any, on_progress: Progress | None) -> Window:
+        if not (on_progress is None or callable(on_progress)):
+            raise ArgumentError("on_progress must be a callable")
+        if not isinstance(jobs, (Iterable, AsyncIterable)):
+            raise ArgumentError("jobs must be an iterable of jobs, callables and (function, args, kwargs)")
+        return Window(self._sender.delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
+
+    def _hear(self, window: Window) -> None:
+        """Wait for the answer to the oldest record of a window."""
+        self._sender.delivery.wait(window.oldest)
+        window.take()
+
+    def _drain(self, window: Window) -> None:
+        while window.oldest is not None:
+            self._hear(window)
+        _raise(window.error())
+
+    def _jobs(self, items: Iterable[Any]) -> Iterator[Job]:
+        ids = new_ids(_IDS_AHEAD)
+        for number, item in enumerate(items):
+            yield self._job(number, ids, item)
+
+    async def _jobs_async(self, items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Job]:
+        if not isinstance(items, AsyncIterable):
+            for job in self._jobs(items):
+                yield job
+            return
+        number, ids = 0, new_ids(_IDS_AHEAD)
+        async for item in items:
+            yield self._job(number, ids, item)
+            number += 1
+
+    def _job(self, number: int, ids: Iterator[str], item: Any) -> Job:
+        try:
+            return job_of_item(self._terms, _now(), ids, item)
+        except ArgumentError as error:
+            raise ArgumentError(f"jobs[{number}]: {error}; what stands before it is enqueued") from None
+
+    def _record(self, job: Job) -> Record:
+        return self._sender.record(job, self._terms)
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _now() -> int:
+    """Return the time as it goes onto the wire: Unix milliseconds."""
+    return int(time.time() * 1000)

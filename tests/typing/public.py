@@ -1,0 +1,159 @@
+"""The types of the public API, as mypy infers them. Nothing here runs: ``mypy --strict`` checks it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Literal
+
+from kafka import KafkaConsumer, KafkaProducer
+from typing_extensions import assert_type
+
+import kq
+from kq.testing import Ran, drain, eager
+
+
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+def numbers() -> Iterator[tuple[Any, ...]]:
+    yield add, (1, 2), {}
+
+
+async def numbers_later() -> AsyncIterator[tuple[Any, ...]]:
+    yield add, (1, 2), {}
+
+
+def queues(producer: KafkaProducer) -> None:
+    queue = kq.Queue("topic", producer, kq.dumps, 5, logging.getLogger())
+    kq.Queue(hosts="h:1", config={"linger_ms": 5})
+    kq.Queue(5)  # type: ignore[arg-type]
+    kq.Queue("topic", host="h:1")  # type: ignore[call-arg]
+    assert_type(queue.hosts, str)
+    assert_type(queue.topic, str)
+    assert_type(queue.timeout, float | int)
+    assert_type(queue.serializer, Callable[[kq.Job], bytes])
+    assert_type(queue.enqueue(add, 1, b=2), kq.Job)
+    assert_type(queue.enqueue(kq.Job(func=add)), kq.Job)
+    assert_type(queue.enqueue_many(numbers(), on_progress=lambda done, total: None), list[kq.Job])
+    assert_type(queue.ensure_topic(3), bool)
+    queue.enqueue(5)  # type: ignore[arg-type]
+    with queue as same:
+        assert_type(same, kq.Queue)
+    spec = queue.using(timeout=1.5, key=b"k", partition=0, headers=[("trace", b"1")])
+    assert_type(spec, kq.EnqueueSpec)
+    assert_type(spec.enqueue(add, 1), kq.Job)
+    queue.using(key="text")  # type: ignore[arg-type]
+
+
+async def asynchronous(queue: kq.Queue) -> None:
+    assert_type(await queue.aenqueue(add, 1), kq.Job)
+    assert_type(await queue.aenqueue_many(numbers()), list[kq.Job])
+    assert_type(await queue.aenqueue_many(numbers_later()), list[kq.Job])
+    assert_type(await queue.using(timeout=1).aenqueue(add, 1), kq.Job)
+
+
+def jobs(job: kq.Job) -> None:
+    assert_type(job.id, str | None)
+    assert_type(job.timestamp, int | None)
+    assert_type(job.func, Callable[..., Any] | None)
+    assert_type(job.key, bytes | None)
+    assert_type(job._replace(timeout=5), kq.Job)
+    assert_type(kq.loads(kq.dumps(job)), kq.Job)
+
+
+def errors(error: kq.EnqueueError, lost: kq.ChildLost) -> None:
+    assert_type(error.jobs, list[kq.Job])
+    assert_type(error.unknown, list[kq.Job])
+    assert_type(lost.exitcode, int | None)
+
+
+QUEUE = kq.Queue(hosts="h:1")
+
+
+@QUEUE.job(timeout=5)
+def double(number: int, *, times: int = 2) -> int:
+    return number * times
+
+
+@QUEUE.job()
+async def later(url: str) -> bytes:
+    return await fetch(url)
+
+
+class Mailer:
+    @QUEUE.job()
+    def send(self, to: str) -> int:
+        return len(to)
+
+    @staticmethod
+    @QUEUE.job()
+    def shout(text: str) -> str:
+        return text.upper()
+
+
+async def decorated() -> None:
+    assert_type(double(1, times=3), int)
+    assert_type(double.enqueue(1, times=3), kq.Job)
+    assert_type(await double.aenqueue(1), kq.Job)
+    assert_type(double.using(timeout=1, key=b"k").enqueue(1), kq.Job)
+    double("x")  # type: ignore[arg-type]
+    double.enqueue("x")  # type: ignore[arg-type]
+    double.enqueue()  # type: ignore[call-arg]
+    double.using(timeout=1).enqueue(number="x")  # type: ignore[arg-type]
+    assert_type(await later("u"), bytes)
+    assert_type(later.enqueue("u"), kq.Job)
+
+
+async def methods() -> None:
+    assert_type(Mailer().send("bob"), int)
+    assert_type(Mailer().send.enqueue("bob"), kq.Job)
+    assert_type(await Mailer().send.aenqueue(to="bob"), kq.Job)
+    assert_type(Mailer.send.enqueue(Mailer(), "bob"), kq.Job)
+    assert_type(Mailer().send.using(timeout=3).enqueue("bob"), kq.Job)
+    assert_type(Mailer.shout("x"), str)
+    assert_type(Mailer.shout.enqueue("x"), kq.Job)
+    Mailer().send.enqueue()  # type: ignore[call-arg]
+    Mailer().send.enqueue(5)  # type: ignore[arg-type]
+
+
+def told(
+    status: str,
+    message: kq.Message,
+    job: kq.Job | None,
+    result: Any,
+    exception: BaseException | None,
+    stacktrace: str | None,
+) -> None:
+    assert_type(message.key, bytes | None)
+    assert_type(message.headers, tuple[tuple[str, bytes], ...])
+
+
+def workers(consumer: KafkaConsumer) -> None:
+    worker = kq.Worker("topic", consumer, told, kq.loads, timeout=5, commit_interval=0.5, shutdown_timeout=3)
+    kq.Worker(hosts="h:1", group="g", executor="process", concurrency=4, ordering="partition", max_deliveries=5)
+    kq.Worker(hosts="h:1", executor=kq.ProcessExecutor(kill_grace=1, max_jobs=5, preload=("json",), on_start=print))
+    kq.Worker(hosts="h:1", executor=kq.ThreadExecutor())
+    kq.Worker(hosts="h:1", executor=kq.InlineExecutor())
+    kq.Worker(hosts="h:1", executor=5)  # type: ignore[arg-type]
+    kq.Worker(hosts="h:1", concurrency="4")  # type: ignore[arg-type]
+    assert_type(worker.start(max_messages=5, commit_offsets=False), int)
+    assert_type(worker.hosts, str)
+    assert_type(worker.topic, str)
+    worker.stop()
+
+
+def helpers(queue: kq.Queue) -> None:
+    with eager(told, timeout=5) as ran:
+        assert_type(ran, list[Ran])
+    assert_type(drain(queue, concurrency=2, executor=kq.ThreadExecutor()), list[Ran])
+    assert_type(ran[0].status, Literal["invalid", "success", "timeout", "failure"])
+    assert_type(ran[0].message, kq.Message)
+    assert_type(ran[0].exception, BaseException | None)
+    with kq.LocalKafka() as kafka:
+        assert_type(kafka.hosts, str)
