@@ -30,7 +30,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "bent exception": (jobs.raise_bent,),
     "unprintable result": (jobs.make_unprintable,),
     "unprintable argument": (jobs.echo, jobs.Unprintable()),
-    "wrong arguments": (jobs.add, 1),
+    "wrong arguments": (jobs.add, 1, "x"),
     "lambda": (lambda a: a + 1, 41),
     "method": (jobs.Account(10).after, 5),
 }

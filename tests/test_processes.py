@@ -9,6 +9,7 @@ import itertools
 import logging
 import math
 import os
+import pickle
 import signal
 import socket
 import statistics
@@ -322,7 +323,8 @@ if __name__ == "__main__":
     kq.Worker(sys.argv[1], hosts=sys.argv[2], callback=callback, executor="process").start(max_messages=2)
     print("end", flush=True)
 """
-    queue.enqueue(process_jobs.take, process_jobs.ExitsWhenRead())
+    old = Queue(topic, queue.producer, serializer=pickle.dumps)  # this one does not read what it writes
+    old.enqueue(process_jobs.take, process_jobs.ExitsWhenRead())
     queue.enqueue(process_jobs.nothing)
     with jobs.Program(source, topic, hosts) as program:
         program.wait_for("failure ChildLost None")
@@ -648,7 +650,8 @@ def test_without_a_callback_the_worker_unpickles_nothing(
     topic: str, hosts: str, queue: Queue, journal: Journal
 ) -> None:
     """Neither arguments nor results."""
-    queue.enqueue(process_jobs.take, process_jobs.Traced(journal.path))
+    unread = Queue(topic, queue.producer, serializer=pickle.dumps)  # this one does not read what it writes
+    unread.enqueue(process_jobs.take, process_jobs.Traced(journal.path))
     queue.enqueue(process_jobs.give_traced, journal.path)
     assert run_worker(Worker(topic, hosts=hosts, executor="process"), 2) == 2
     assert os.getpid() not in pids(journal)
@@ -810,6 +813,7 @@ def test_a_script_needs_no_main_guard(topic: str, hosts: str, tmp_path: Path) ->
     """It is not imported again by children, and what it defines crosses."""
     source = """
 import os
+import pickle
 import sys
 import kq
 
