@@ -83,7 +83,7 @@ MUTANTS = [
         "kq/executors/process/executor.py",
         "self._succeed_through(child, child.ended())",
         "pass",
-        "tests/test_processes.py -k success",
+        "tests/test_process_successes.py",
     ),
     Mutant(
         "a raising signal handler",
