@@ -28,7 +28,7 @@ HOUSE = {
     "producing": "calls delivery window aio decorator",
     "what enqueues": "queue",
     "executors": "coroutine interrupt base inline thread process",
-    "executors.process": "child handle forkserver spawner executor",
+    "executors.process": "protocol output crossing child handle forkserver spawner outcomes executor",
     "consuming": "metadata tracker assignment committer pump",
     "working": "callback backlog stop loop",
     "what works": "worker",

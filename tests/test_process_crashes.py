@@ -148,11 +148,12 @@ kq.Worker(sys.argv[1], hosts=sys.argv[2], executor="process", concurrency=4).sta
     with jobs.Program(source, topic, hosts) as program:
         wait_until(lambda: len(journal.names("start")) == 4, PATIENCE)
         wait_until(lambda: len(started(journal)) == 2, PATIENCE)
-        family = pids(journal) | {parent_of(pid) for pid in {entry.pid for entry in journal.entries()}}
-        assert len(family) == 4 + 2 + 1
+        keepers = {parent_of(pid) for pid in {entry.pid for entry in journal.entries()}}
+        family = pids(journal) | keepers | {parent_of(pid) for pid in keepers}
+        assert len(family) == 4 + 2 + 4 + 1
         program.process.kill()
         program.process.wait()
-        wait_until(lambda: [pid for pid in family if process_jobs.exists(pid)] == [], GONE_WITHIN)
+        wait_until(lambda: [pid for pid in family if process_jobs.lives(pid)] == [], GONE_WITHIN)
 
 
 def test_a_job_that_speaks_in_the_name_of_its_child_fails_alone() -> None:

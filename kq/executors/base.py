@@ -65,7 +65,7 @@ class Finished(NamedTuple):
 
 
 class Executor(Protocol):
-    """Where jobs run. Used by one thread, the one that called ``Worker.start``, but for ``kill``."""
+    """Where jobs run. Used by one thread, the one that called ``Worker.start``, but for ``kill`` and ``watch``."""
 
     def open(self, setting: Setting, concurrency: int) -> None:
         """Make ready to run ``concurrency`` jobs at once."""
@@ -84,6 +84,12 @@ class Executor(Protocol):
 
     def patience(self) -> float:
         """Return the seconds after which ``finished`` should be asked again, though nothing woke the worker."""
+
+    def watch(self, now: float) -> None:
+        """From the watchdog's thread, several times a second: let time limits hold while the loop is busy elsewhere."""
+
+    def release(self) -> None:
+        """Let go of what may take its time, after the partitions were given back."""
 
     def kill(self) -> None:
         """End what runs, because of a stop. From any thread, any number of times."""

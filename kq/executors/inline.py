@@ -50,6 +50,12 @@ class InlineExecutor:
     def patience(self) -> float:
         return float("inf")
 
+    def watch(self, now: float) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
     def kill(self) -> None:
         self._interrupter.interrupt_all()
 

@@ -66,6 +66,12 @@ class ThreadExecutor:
     def patience(self) -> float:
         return float("inf")
 
+    def watch(self, now: float) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
     def kill(self) -> None:
         self._interrupter.interrupt_all()
 

@@ -391,6 +391,7 @@ class Loop:
         if self._must_kill(now):
             self._executor.kill()
             self._name_stubborn(now)
+        self._executor.watch(now)
         if now - self._pump.heartbeat > _STALLED_AFTER and self.failure is None and self.state is not State.STOPPED:
             _own_logger.error("The consumer has not polled for %.0f s; its partitions may be lost", _STALLED_AFTER)
             self._pump.heartbeat = now  # said again after as long
