@@ -36,7 +36,7 @@ from kq.executors.base import LONGEST, call_of, stacktrace_of
 from kq.executors.coroutine import complete
 from kq.executors.interrupt import Interrupt
 from kq.executors.process.crossing import PLAIN, Packed, pack, pack_error
-from kq.executors.process.output import flush_output, open_output
+from kq.executors.process.output import flush_output
 from kq.executors.process.protocol import (
     COPY_RETURNED,
     DONE,
@@ -116,7 +116,6 @@ class _Child:
         try:
             self._settings: ChildSettings = dill.loads(self._read_frame())
             self._set_up_logging()
-            open_output()
             os.register_at_fork(
                 before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._become_copy
             )

@@ -191,9 +191,8 @@ class ProcessExecutor:
             return max(0, sum(space for _, space in self._spaces()) - len(self._unassigned))
 
     def start(self, message: Message) -> None:
-        with self._lock:
-            self._mean_bytes += _LATEST * (len(message.value or b"") - self._mean_bytes)
-            self._unassigned.append(message)
+        self._mean_bytes += _LATEST * (len(message.value or b"") - self._mean_bytes)
+        self._unassigned.append(message)  # in one piece: no lock
 
     def flush(self) -> None:
         with self._lock:
@@ -212,11 +211,8 @@ class ProcessExecutor:
                 steps += self._outcomes.take()
         finished: list[Finished] = []
         for step in steps:
-            if isinstance(step, list):
-                finished += step
-                continue
             try:
-                step(finished)
+                step[0](finished, *step[1:])
             except Exception:  # noqa: BLE001 - the door of the user's loggers: said as they say it, and no outcome lost
                 traceback.print_exc()
         return finished

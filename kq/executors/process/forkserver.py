@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kq.executors.process.child import run_child
-from kq.executors.process.output import flush_output
+from kq.executors.process.output import flush_output, open_output
 from kq.executors.process.protocol import DIED, FORK, MESSAGE, NO_ROOM, SPAWNED, UP, blocking
 
 __all__ = ["main"]
@@ -60,6 +60,7 @@ def main(path: str, preload: str) -> None:
     # a signal from the terminal, or from a service manager that sends it to all, is for the worker alone
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
+    open_output()
     for name in json.loads(preload):
         importlib.import_module(name)
     flush_output()  # what is left in a buffer would be printed by each child

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from kq.errors import ChildLost
@@ -40,8 +38,8 @@ _LATEST = 0.1
 #: What became of a job of which nobody asks for more.
 _SUCCESS = Outcome(SUCCESS)
 
-#: Something that the loop is to do: it adds to what has finished, or only logs.
-_Step = Callable[[list[Finished]], None]
+#: Something that the loop is to do: a function that adds to what has finished or logs, and its further arguments.
+_Step = tuple[Any, ...]
 
 
 class Outcomes:
@@ -50,7 +48,7 @@ class Outcomes:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
         #: What there is to tell, and how many bytes that has.
-        self._steps: deque[tuple[int, list[Finished] | _Step]] = deque()
+        self._steps: deque[tuple[int, _Step]] = deque()
         #: Bytes that were read or have their room; and how many of them the loop has taken, but may hold still.
         self._held = self.in_hand = 0
         #: Seconds of a job, in the mean.
@@ -82,16 +80,16 @@ class Outcomes:
         self._held -= self.in_hand
         self.in_hand = 0
 
-    def take(self) -> list[list[Finished] | _Step]:
+    def take(self) -> list[_Step]:
         """Return what the loop is to do now: as much as the bound allows, or one thing that is larger."""
-        taken: list[list[Finished] | _Step] = []
+        taken: list[_Step] = []
         while self._steps and (not taken or self.in_hand + self._steps[0][0] <= ROOM):
             size, step = self._steps.popleft()
             self.in_hand += size
             taken.append(step)
         return taken
 
-    def _keep(self, size: int, step: list[Finished] | _Step) -> None:
+    def _keep(self, size: int, *step: Any) -> None:
         self._held += size
         self._steps.append((size, step))
 
@@ -108,12 +106,12 @@ class Outcomes:
         elif kind == STARTED:
             self._hear_start(child, size, *rest)
         elif kind == LOG:
-            self._keep(size, partial(_log, *rest))
+            self._keep(size, _log, *rest)
 
     def _hear_start(self, child: Handle, size: int, number: int, job_id: Any, text: str) -> None:
         child.job_id, child.text = job_id, text
         if child.first() == number:
-            self._keep(size, partial(self._log_start, child.queue[0][1], job_id, text))
+            self._keep(size, self._log_start, child.queue[0][1], job_id, text)
 
     def _hear_done(self, child: Handle, number: int, count: int, seconds: float) -> None:
         self.mean += (1 - (1 - _LATEST) ** count) * (seconds / count - self.mean)
@@ -123,7 +121,7 @@ class Outcomes:
         """Settle what ended without anything to tell, up to a number: it succeeded."""
         finished = [Finished(message, None, _SUCCESS) for message in child.pop_through(number)]
         if finished:
-            self._keep(0, finished)
+            self._keep(0, list.extend, finished)
 
     def _hear_result(
         self,
@@ -145,19 +143,14 @@ class Outcomes:
         self.mean += _LATEST * (ended - begun - self.mean)
         message, job_id = child.pop(), child.job_id
         child.job_id, child.text = None, ""
-        if status == INVALID:
-            self._keep(size, partial(self._finish_invalid, message, text, stacktrace))
-        elif status == SUCCESS:
-            self._keep(size, partial(self._finish_success, message, packed, job_id, text))
-        else:
-            self._keep(size, partial(self._finish_failure, message, packed, stacktrace, job_id))
+        self._keep(size, self._finish_result, message, status, job_id, text, stacktrace, packed)
 
     # -- what became of dead children ----------------------------------------------------------------------------------
 
     def expire(self, child: Handle) -> None:
         """Settle the first job of a dead child: its time was up."""
-        is_read, message = child.has_read(child.first()), child.pop()
-        self._keep(0, partial(self._finish, message, Outcome(TIMEOUT), child.job_id, is_read=is_read))
+        is_read = child.has_read(child.first())
+        self._keep(0, self._finish, child.pop(), Outcome(TIMEOUT), child.job_id, "", is_read)
 
     def lose(self, child: Handle, how: str, status: int | None) -> None:
         """Settle the first job of a dead child: it went with the child."""
@@ -165,42 +158,45 @@ class Outcomes:
         what = child.text or f"job {job_from_headers(message).id}"
         error = ChildLost(f"the child process {how} while it ran {what}", status)
         outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
-        self._keep(0, partial(self._finish, message, outcome, child.job_id, is_read=is_read))
+        self._keep(0, self._finish, message, outcome, child.job_id, "", is_read)
 
     def give_back(self, messages: list[Message]) -> None:
         """Settle what a stop has ended, or kept from starting: it is to run again."""
-        self._keep(0, [Finished(message, None, None) for message in messages])
+        self._keep(0, list.extend, [Finished(message, None, None) for message in messages])
 
     # -- for the loop, without the lock --------------------------------------------------------------------------------
 
-    def _log_start(self, message: Message, job_id: Any, text: str, finished: list[Finished]) -> None:
+    def _log_start(self, finished: list[Finished], message: Message, job_id: Any, text: str) -> None:
         log_processing(self._setting.logger, message)
         log_executing(self._setting.logger, message, job_id, text)
 
-    def _finish_invalid(self, message: Message, text: str, stacktrace: str, finished: list[Finished]) -> None:
-        finished.append(Finished(message, None, Outcome(INVALID)))
-        log_processing(self._setting.logger, message)
-        log_invalid(self._setting.logger, message, text, stacktrace)
-
-    def _finish_success(
-        self, message: Message, packed: Packed, job_id: Any, text: str, finished: list[Finished]
+    def _finish_result(
+        self,
+        finished: list[Finished],
+        message: Message,
+        status: Any,
+        job_id: Any,
+        text: str,
+        stacktrace: str,
+        packed: Packed,
     ) -> None:
-        self._finish(message, Outcome(SUCCESS, unpack(packed)), job_id, finished, text)
-
-    def _finish_failure(
-        self, message: Message, packed: Packed, stacktrace: str, job_id: Any, finished: list[Finished]
-    ) -> None:
-        error = unpack_error(packed, stacktrace)
-        self._finish(message, Outcome(FAILURE, None, error, stacktrace), job_id, finished)
+        if status == INVALID:
+            finished.append(Finished(message, None, Outcome(INVALID)))
+            log_processing(self._setting.logger, message)
+            log_invalid(self._setting.logger, message, text, stacktrace)
+        elif status == SUCCESS:
+            self._finish(finished, message, Outcome(SUCCESS, unpack(packed)), job_id, text)
+        else:
+            outcome = Outcome(FAILURE, None, unpack_error(packed, stacktrace), stacktrace)
+            self._finish(finished, message, outcome, job_id)
 
     def _finish(
         self,
+        finished: list[Finished],
         message: Message,
         outcome: Outcome,
         job_id: Any,
-        finished: list[Finished],
         text: str = "",
-        *,
         is_read: bool = True,
     ) -> None:
         finished.append(Finished(message, self._job(message, is_read), outcome))
@@ -221,7 +217,7 @@ class Outcomes:
             return job_from_headers(message)
 
 
-def _log(fields: dict[str, Any], finished: list[Finished]) -> None:
+def _log(finished: list[Finished], fields: dict[str, Any]) -> None:
     record = logging.makeLogRecord(fields)
     target = logging.getLogger(record.name)
     if target.isEnabledFor(record.levelno):
