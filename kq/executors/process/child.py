@@ -42,6 +42,7 @@ from kq.executors.process.protocol import (
     DONE,
     EXPIRED,
     IS_READ,
+    IS_TELLING,
     LENGTH,
     LOG,
     NEVER,
@@ -175,7 +176,7 @@ class _Child:
 
     def _run(self, number: int) -> None:
         settings = self._settings
-        self._shared[IS_READ] = 0
+        self._shared[IS_READ] = self._shared[IS_TELLING] = 0
         begun = time.monotonic()
         self._tell_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
         value, limit = self._job(number)
@@ -292,6 +293,7 @@ class _Child:
     def _send_result(
         self, number: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: Packed = None
     ) -> None:
+        self._shared[IS_TELLING] = 1
         self._send((RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
 
     def _read_frame(self) -> bytes:

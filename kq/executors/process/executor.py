@@ -54,6 +54,8 @@ QUEUE_BYTES = 64 * 1024
 STEAL_AFTER = 0.002
 #: Seconds between looks at deadlines.
 LOOK_EVERY = 0.05
+#: Seconds that the watchdog's thread reads at once, at most.
+_WATCH_TIME = 0.1
 #: Seconds that a child which has closed its stream may take to end by itself.
 _EXIT_GRACE = 0.1
 #: Seconds after which a child that starts nothing of what it was given is replaced: a thread that a job has left there
@@ -156,7 +158,7 @@ class ProcessExecutor:
         self._killing = True
         with self._lock:
             self._is_open = False
-            self._read_ready(0)
+            self._read_ready()
             self._spawner.end()
             for child in self._children:
                 self._read_rest(child)
@@ -234,6 +236,8 @@ class ProcessExecutor:
         try:
             if self._is_open and self._failure is None:
                 self._tend(now)
+                while self._read_ready() and time.monotonic() < now + _WATCH_TIME:
+                    pass
                 if len(self._outcomes):
                     self._setting.wake()
         except WorkerError as error:
@@ -247,7 +251,7 @@ class ProcessExecutor:
     def _tend(self, now: float) -> None:
         """Do what is due for the children. Runs no user code."""
         self._resume(now)
-        self._read_ready(0)
+        self._read_ready()
         if now - self._looked > LOOK_EVERY or self._killing:
             self._looked = now
             self._watch_deadlines(now)
@@ -288,8 +292,10 @@ class ProcessExecutor:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def _read_ready(self, timeout: float) -> None:
-        for key, events in self._selector.select(timeout):
+    def _read_ready(self) -> bool:
+        """Read what there is, not more than a chunk of each; return whether there was anything."""
+        ready = self._selector.select(0)
+        for key, events in ready:
             if key.data is None:
                 self._read_fork_server()
             elif not key.data.is_closed:  # it may have been reaped since the system told of it
@@ -298,6 +304,7 @@ class ProcessExecutor:
                 if events & selectors.EVENT_READ:
                     self._read_child(key.data)
                 self._listen(key.data)
+        return bool(ready)
 
     def _listen(self, child: Handle) -> None:
         """Wait for what a child says, and until it takes more where it did not take all."""
@@ -320,7 +327,7 @@ class ProcessExecutor:
                 return
         self._hear_all(child)
         if not child.is_mute and not self._outcomes.has_room(child, others_wait=bool(self._paused)):
-            child.pause(time.monotonic())
+            child.is_paused = True
             self._paused.append(child)
 
     def _resume(self, now: float) -> None:
@@ -474,7 +481,7 @@ class ProcessExecutor:
         running = child.running()
         if self._killing and child.load():
             self._signal(child, signal.SIGKILL)
-        elif running is not None and now > child.deadline(running, now):
+        elif running is not None and child.is_late(running, now):
             if child.expire(now):
                 child.kill_at = now + self._kill_grace
                 self._signal(child, signal.SIGTERM)

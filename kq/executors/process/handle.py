@@ -15,13 +15,14 @@ import os
 import pickle
 import socket
 import tempfile
+import time
 from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from kq.executors.process.protocol import EXPIRED, IS_READ, LENGTH, NEVER, SLOT, TOKEN
+from kq.executors.process.protocol import EXPIRED, IS_READ, IS_TELLING, LENGTH, NEVER, SLOT, TOKEN
 from kq.message import Message, bytes_of, timeout_of
 
 __all__ = ["Handle", "Running"]
@@ -30,6 +31,8 @@ __all__ = ["Handle", "Running"]
 _CHUNK = 1 << 18
 #: Bytes of values in a frame, if there are several.
 _FRAME = 1 << 16
+#: Seconds without a byte after which an outcome that is being sent stands still.
+_STANDS_STILL = 1.0
 #: Bytes that no frame has: it is not one.
 _ABSURD = 1 << 40
 
@@ -79,9 +82,9 @@ class Handle:
         self.batch: list[Message] = []
         self._outbox: deque[memoryview] = deque()
         self._inbox = bytearray()
-        #: Whether its stream is not read at present, since when, and seconds for which that held up the running job.
+        #: Whether its stream is not read at present, and when something was read last.
         self.is_paused = False
-        self._paused_at = self._held_up = 0.0
+        self._read_at = 0.0
         #: Bytes of the frame that is coming in, if room was made for it.
         self.reserved = 0
         self._next = 1
@@ -138,9 +141,11 @@ class Handle:
         """Return whether the job that was started last is this one, and its value could be unpickled."""
         return self._slot()[0] == number and bool(self._shared[IS_READ])
 
-    def deadline(self, running: Running, now: float) -> float:
-        """Return when the time of what runs is up: what we do not read may keep its child from telling the outcome."""
-        return running.deadline + self._held_up + (now - self._paused_at if self.is_paused else 0.0)
+    def is_late(self, running: Running, now: float) -> bool:
+        """Return whether the time of what runs is up. An outcome that is being sent has time while we read it."""
+        if now <= running.deadline:
+            return False
+        return not (self._shared[IS_TELLING] and (self.is_paused or now - self._read_at < _STANDS_STILL))
 
     def ran_for(self, now: float) -> float:
         """Return the seconds for which the running job has run."""
@@ -166,7 +171,7 @@ class Handle:
         """
         self._shared[EXPIRED] = 1
         running = self.running()  # looked at again: from now on nothing starts, so this is what will be ended
-        if running is None or now <= self.deadline(running, now):
+        if running is None or not self.is_late(running, now):
             self._shared[EXPIRED] = 0
             return False
         self.kill_reason, self.expired = "timeout", running
@@ -248,7 +253,6 @@ class Handle:
     def pop(self) -> Message:
         """Take out the first of the queue, which has its outcome."""
         message = self.queue.popleft()[1]
-        self._held_up = 0.0
         self.queued_bytes -= len(message.value or b"")
         return message
 
@@ -259,7 +263,6 @@ class Handle:
         queue, messages = self.queue, []
         while queue and queue[0][0] <= last:
             messages.append(queue.popleft()[1])
-            self._held_up = 0.0
         self.queued_bytes -= bytes_of(messages)
         return messages
 
@@ -276,6 +279,7 @@ class Handle:
             raise
         except OSError:
             return False
+        self._read_at = time.monotonic()
         self._inbox += data
         return bool(data)
 
@@ -306,14 +310,9 @@ class Handle:
         """Return the bytes of the frame that is coming in, 0 if that is not known."""
         return LENGTH.unpack_from(self._inbox)[0] if len(self._inbox) >= LENGTH.size else 0
 
-    def pause(self, now: float) -> None:
-        """Note that its stream is not read."""
-        self.is_paused, self._paused_at = True, now
-
     def resume(self, now: float) -> None:
         """Note that its stream is read again."""
-        self.is_paused = False
-        self._held_up += now - self._paused_at
+        self.is_paused, self._read_at = False, now
 
     def close(self) -> None:
         """Let everything go."""

@@ -16,12 +16,11 @@ from typing import Any
 
 from kq.errors import ChildLost
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.process.crossing import Packed, unpack, unpack_error
+from kq.executors.process.crossing import Packed, describe, unpack, unpack_error
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import DONE, LOG, RESULT, STARTED
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers
-from kq.utils import safe_str
 
 __all__ = ["Outcomes"]
 
@@ -213,7 +212,7 @@ class Outcomes:
         try:
             return self._setting.deserialize(message.value)  # type: ignore[arg-type]
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            _logger.warning("A job that a child could read cannot be read here: %s", safe_str(error))
+            _logger.warning("A job that a child could read cannot be read here: %s: %s", *describe(error))
             return job_from_headers(message)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "EXPIRED",
     "FORK",
     "IS_READ",
+    "IS_TELLING",
     "KILL",
     "LENGTH",
     "LOG",
@@ -51,8 +52,9 @@ READY, UNREADY, STARTED, RESULT, DONE, LOG = range(6)
 #: the frame was sent before. In the machine's own layout, so that each field is read and written in one piece.
 SLOT = struct.Struct("@QddQ")
 #: Bytes behind it: number of a job from which a forked copy of the child came back, in one piece as well; whether the
-#: running job could be unpickled; and whether the parent ends this child, so that SIGTERM is meant for it.
-COPY_RETURNED, IS_READ, EXPIRED = SLOT.size, SLOT.size + 8, SLOT.size + 9
+#: running job could be unpickled; whether it has ended, and its outcome is being sent; and whether the parent ends this
+#: child, so that SIGTERM is meant for it.
+COPY_RETURNED, IS_READ, IS_TELLING, EXPIRED = SLOT.size, SLOT.size + 8, SLOT.size + 9, SLOT.size + 10
 
 #: A request to the fork server or its answer: a verb, a process ID, and a signal, an exit status or an error number.
 MESSAGE = struct.Struct("=Bii")
