@@ -80,8 +80,8 @@ MUTANTS = [
     ),
     Mutant(
         "successes forgotten when their child dies",
-        "kq/executors/process/executor.py",
-        "self._succeed_through(child, child.ended())",
+        "kq/executors/process/children.py",
+        "self._outcomes.succeed_through(child, child.ended())",
         "pass",
         "tests/test_process_successes.py",
     ),

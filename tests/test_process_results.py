@@ -51,12 +51,12 @@ def test_results_that_nobody_takes_stay_where_they_are() -> None:
             bench.executor.start(bench.message(process_jobs.give_bytes, 4 << 20))
         bench.executor.flush()
         deadline = time.monotonic() + 3
-        while time.monotonic() < deadline and not bench.executor._paused:
+        while time.monotonic() < deadline and not bench.executor._children.paused:
             bench.executor.watch(time.monotonic())
         for _ in range(100):
             bench.executor.watch(time.monotonic())
         assert 0 < bench.executor._outcomes._held <= 33 << 20
-        assert len(bench.executor._paused) > 0
+        assert len(bench.executor._children.paused) > 0
         told: list[str] = []
         while len(told) < 40:
             told += statuses(bench.executor.finished())
@@ -76,7 +76,7 @@ def test_a_result_that_waits_for_the_loop_is_in_time() -> None:
         while time.monotonic() < deadline:
             bench.executor.watch(time.monotonic())
             time.sleep(0.01)
-        assert bench.executor._paused
+        assert bench.executor._children.paused
         told: list[str] = []
         while len(told) < 2:
             told += statuses(bench.executor.finished())

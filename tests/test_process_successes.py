@@ -49,7 +49,7 @@ def test_the_death_of_a_child_does_not_take_successes_with_it(
 ) -> None:
     """What ended before the death and was not told of succeeded, and does not run again."""
     monkeypatch.setattr(
-        "kq.executors.process.executor.LOOK_EVERY", 1000
+        "kq.executors.process.children.LOOK_EVERY", 1000
     )  # nobody looks between these ends and that death
     messages = [quiet.message(noted, journal.path, str(number)) for number in range(5)]
     messages.append(quiet.message(process_jobs.kill_itself))
@@ -66,8 +66,8 @@ def test_a_child_that_overran_a_limit_takes_nothing_more(
     quiet: Bench, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is to be killed, though the signal comes late: what it would take would run twice."""
-    monkeypatch.setattr("kq.executors.process.executor.LOOK_EVERY", 0.01)
-    monkeypatch.setattr(quiet.executor._spawner, "signal", lambda pid, signum: None)
+    monkeypatch.setattr("kq.executors.process.children.LOOK_EVERY", 0.01)
+    monkeypatch.setattr(quiet.executor._children.spawner, "signal", lambda pid, signum: None)
     late = quiet.message(process_jobs.nap, 0.3, timeout=0.1)
     rest = [quiet.message(noted, journal.path, str(number)) for number in range(5)]
     ended = {one.message.offset: one.outcome.status for one in quiet.run(late, *rest) if one.outcome is not None}

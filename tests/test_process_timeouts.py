@@ -109,7 +109,7 @@ def test_a_job_without_a_limit_never_has_a_deadline() -> None:
             for _ in range(min(bench.executor.room(), len(waiting))):
                 bench.executor.start(waiting.pop())
             bench.executor.flush()
-            for child in bench.executor._children:
+            for child in bench.executor._children.all:
                 running = child.running()
                 looks[running is None or (running.since > 0 and running.deadline == math.inf)] += 1
     assert (ended, looks[False]) == (10_000, 0)

@@ -37,23 +37,7 @@ from kq.executors.coroutine import complete
 from kq.executors.interrupt import Interrupt
 from kq.executors.process.crossing import PLAIN, Packed, pack, pack_error
 from kq.executors.process.output import flush_output
-from kq.executors.process.protocol import (
-    COPY_RETURNED,
-    DONE,
-    EXPIRED,
-    IS_READ,
-    IS_TELLING,
-    LENGTH,
-    LOG,
-    NEVER,
-    READY,
-    RESULT,
-    STARTED,
-    TOKEN,
-    UNREADY,
-    ChildSettings,
-    blocking,
-)
+from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, ChildSettings, Frame, Shared, blocking
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.utils import get_call_repr, safe_str
 
@@ -78,7 +62,7 @@ class _Child:
         self._stream = stream
         self._tokens = tokens
         self._shared = shared
-        words = memoryview(shared)[: COPY_RETURNED + 8]
+        words = memoryview(shared)[: Shared.COPY_RETURNED + 8]
         self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
         #: Number, value and limit of jobs that came, ascending.
@@ -127,9 +111,9 @@ class _Child:
             if self._settings.on_start is not None:
                 self._settings.on_start()
         except BaseException as error:  # noqa: BLE001 - the door of the user's hook: the worker hears of it
-            self._send((UNREADY, stacktrace_of(error)))
+            self._send((Frame.UNREADY, stacktrace_of(error)))
             return False
-        self._send((READY,))
+        self._send((Frame.READY,))
         return True
 
     def _set_up_logging(self) -> None:
@@ -140,7 +124,7 @@ class _Child:
 
     def _on_sigterm(self, *_: object) -> None:
         """End the job, which may clean up. A SIGTERM that others send to all of a service is for the worker alone."""
-        if not self._shared[EXPIRED]:
+        if not self._shared[Shared.EXPIRED]:
             return
         self._is_ending = True
         if self._puts_off_end:
@@ -157,7 +141,9 @@ class _Child:
         except BlockingIOError:
             self._tell_done()
         self._words[3] = self._ended  # not before a socket was used: a job that closed them all is no success
-        if self._shared[EXPIRED]:  # this child is to end because of the job before: the token's job runs elsewhere
+        if self._shared[
+            Shared.EXPIRED
+        ]:  # it is to end because of the job before: the token's job runs elsewhere
             return None
         if token is None:
             token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
@@ -176,7 +162,7 @@ class _Child:
 
     def _run(self, number: int) -> None:
         settings = self._settings
-        self._shared[IS_READ] = self._shared[IS_TELLING] = 0
+        self._shared[Shared.IS_READ] = self._shared[Shared.IS_TELLING] = 0
         begun = time.monotonic()
         self._tell_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
         value, limit = self._job(number)
@@ -192,9 +178,9 @@ class _Child:
             return
         self.running_id = job_id
         if settings.is_verbose:
-            self._send((STARTED, number, job_id, text))
+            self._send((Frame.STARTED, number, job_id, text))
         self._forked = False
-        self._shared[IS_READ] = 1
+        self._shared[Shared.IS_READ] = 1
         self._tell_start(number, time.monotonic(), timeout)
         try:
             result = complete(func(*args, **kwargs))
@@ -287,14 +273,14 @@ class _Child:
     def _tell_done(self) -> None:
         """Send the successes that were not sent."""
         if self._untold:
-            self._send((DONE, self._ended, self._untold, self._busy))
+            self._send((Frame.DONE, self._ended, self._untold, self._busy))
             self._untold, self._busy, self._told = 0, 0.0, time.monotonic()
 
     def _send_result(
         self, number: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: Packed = None
     ) -> None:
-        self._shared[IS_TELLING] = 1
-        self._send((RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
+        self._shared[Shared.IS_TELLING] = 1
+        self._send((Frame.RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
 
     def _read_frame(self) -> bytes:
         (length,) = LENGTH.unpack(_read_exactly(self._stream, LENGTH.size))
@@ -318,7 +304,7 @@ class _Child:
             raise Interrupt
 
     def send_log(self, record: dict[str, Any]) -> None:
-        self._send((LOG, record))
+        self._send((Frame.LOG, record))
 
 
 class _ToWorker(logging.Handler):

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from kq.executors.process.child import run_child
 from kq.executors.process.output import flush_output, open_output
-from kq.executors.process.protocol import DIED, FORK, MESSAGE, NO_ROOM, SPAWNED, UP, blocking
+from kq.executors.process.protocol import MESSAGE, Verb, blocking
 
 __all__ = ["main"]
 
@@ -85,7 +85,7 @@ class _ForkServer:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
 
     def run(self) -> None:
-        self._tell(UP, os.getpid(), 0)
+        self._tell(Verb.UP, os.getpid(), 0)
         while self._has_worker():
             wait = _FORK_WAIT if self._waiting else _WORKER_WAIT
             readable, _, _ = select.select([self._socket, self._deaths], [], [], wait)
@@ -110,7 +110,7 @@ class _ForkServer:
         if len(data) < MESSAGE.size:
             return False
         verb, pid, signum = MESSAGE.unpack(data)
-        if verb == FORK:
+        if verb == Verb.FORK:
             self._waiting.append(descriptors)
         elif pid in self._children:  # not reaped yet, so the ID is still its own
             _signal_group(pid, signum)
@@ -123,14 +123,14 @@ class _ForkServer:
         except OSError as error:
             if time.monotonic() > self._complain_at:
                 self._complain_at = time.monotonic() + _COMPLAIN_EVERY
-                self._tell(NO_ROOM, 0, error.errno or 0)
+                self._tell(Verb.NO_ROOM, 0, error.errno or 0)
             return False
         if pid == 0:
             self._become_child(descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         self._children.add(pid)
-        self._tell(SPAWNED, pid, 0)
+        self._tell(Verb.SPAWNED, pid, 0)
         return True
 
     def _become_child(self, descriptors: Sequence[int]) -> None:
@@ -172,7 +172,7 @@ class _ForkServer:
                     os.killpg(pid, signal.SIGKILL)
                 self._children.discard(pid)
                 self._kill_strays()
-                self._tell(DIED, pid, os.waitstatus_to_exitcode(status))
+                self._tell(Verb.DIED, pid, os.waitstatus_to_exitcode(status))
 
     def _kill_strays(self) -> None:
         """Kill what dead children left behind in other sessions: the system has made that ours."""

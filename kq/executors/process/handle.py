@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from kq.executors.process.protocol import EXPIRED, IS_READ, IS_TELLING, LENGTH, NEVER, SLOT, TOKEN
+from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared
 from kq.message import Message, bytes_of, timeout_of
 
 __all__ = ["Handle", "Running"]
@@ -69,7 +69,7 @@ class Handle:
 
     def __init__(self) -> None:
         self._open()
-        SLOT.pack_into(self._shared, 0, 0, 0.0, NEVER, 0)
+        Shared.SLOT.pack_into(self._shared, 0, 0, 0.0, NEVER, 0)
         self.pid: int | None = None
         self.is_ready = False
         self.is_closed = False
@@ -139,13 +139,13 @@ class Handle:
 
     def has_read(self, number: int) -> bool:
         """Return whether the job that was started last is this one, and its value could be unpickled."""
-        return self._slot()[0] == number and bool(self._shared[IS_READ])
+        return self._slot()[0] == number and bool(self._shared[Shared.IS_READ])
 
     def is_late(self, running: Running, now: float) -> bool:
         """Return whether the time of what runs is up. An outcome that is being sent has time while we read it."""
         if now <= running.deadline:
             return False
-        return not (self._shared[IS_TELLING] and (self.is_paused or now - self._read_at < _STANDS_STILL))
+        return not (self._shared[Shared.IS_TELLING] and (self.is_paused or now - self._read_at < _STANDS_STILL))
 
     def ran_for(self, now: float) -> float:
         """Return the seconds for which the running job has run."""
@@ -169,17 +169,17 @@ class Handle:
 
         SIGTERM ends that then, and the child.
         """
-        self._shared[EXPIRED] = 1
+        self._shared[Shared.EXPIRED] = 1
         running = self.running()  # looked at again: from now on nothing starts, so this is what will be ended
         if running is None or not self.is_late(running, now):
-            self._shared[EXPIRED] = 0
+            self._shared[Shared.EXPIRED] = 0
             return False
         self.kill_reason, self.expired = "timeout", running
         return True
 
     def _slot(self) -> tuple[int, float, float, int]:
-        slot = SLOT.unpack_from(self._shared, 0)
-        while slot != (again := SLOT.unpack_from(self._shared, 0)):  # the child was writing
+        slot = Shared.SLOT.unpack_from(self._shared, 0)
+        while slot != (again := Shared.SLOT.unpack_from(self._shared, 0)):  # the child was writing
             slot = again
         return slot
 

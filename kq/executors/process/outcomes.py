@@ -16,9 +16,9 @@ from typing import Any
 
 from kq.errors import ChildLost
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.process.crossing import Packed, describe, unpack, unpack_error
+from kq.executors.process.crossing import describe, unpack, unpack_error
 from kq.executors.process.handle import Handle
-from kq.executors.process.protocol import DONE, LOG, RESULT, STARTED
+from kq.executors.process.protocol import Frame, Result
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers
 
@@ -98,13 +98,13 @@ class Outcomes:
         """Take in a frame that tells of jobs."""
         self.forget(child)
         size += _OVERHEAD
-        if kind == DONE:
+        if kind == Frame.DONE:
             self._hear_done(child, *rest)
-        elif kind == RESULT:
-            self._hear_result(child, size, *rest)
-        elif kind == STARTED:
+        elif kind == Frame.RESULT:
+            self._hear_result(child, size, Result(*rest))
+        elif kind == Frame.STARTED:
             self._hear_start(child, size, *rest)
-        elif kind == LOG:
+        elif kind == Frame.LOG:
             self._keep(size, _log, *rest)
 
     def _hear_start(self, child: Handle, size: int, number: int, job_id: Any, text: str) -> None:
@@ -122,34 +122,23 @@ class Outcomes:
         if finished:
             self._keep(0, list.extend, finished)
 
-    def _hear_result(
-        self,
-        child: Handle,
-        size: int,
-        number: int,
-        status: Any,
-        begun: float,
-        ended: float,
-        text: str,
-        stacktrace: str,
-        packed: Packed,
-    ) -> None:
-        self.succeed_through(child, number - 1)
-        if child.first() != number:
+    def _hear_result(self, child: Handle, size: int, result: Result) -> None:
+        self.succeed_through(child, result.number - 1)
+        if child.first() != result.number:
             return
-        if child.expired is not None and child.expired.number == number and ended > child.expired.deadline:
+        late = child.expired
+        if late is not None and late.number == result.number and result.ended > late.deadline:
             return  # the timeout is reported once the child is reaped
-        self.mean += _LATEST * (ended - begun - self.mean)
-        message, job_id = child.pop(), child.job_id
+        self.mean += _LATEST * (result.ended - result.begun - self.mean)
+        self._keep(size, self._finish_result, child.pop(), child.job_id, result)
         child.job_id, child.text = None, ""
-        self._keep(size, self._finish_result, message, status, job_id, text, stacktrace, packed)
 
     # -- what became of dead children ----------------------------------------------------------------------------------
 
     def expire(self, child: Handle) -> None:
         """Settle the first job of a dead child: its time was up."""
         is_read = child.has_read(child.first())
-        self._keep(0, self._finish, child.pop(), Outcome(TIMEOUT), child.job_id, "", is_read)
+        self._keep(0, self._finish, child.pop(), child.job_id, Outcome(TIMEOUT), "", is_read)
 
     def lose(self, child: Handle, how: str, status: int | None) -> None:
         """Settle the first job of a dead child: it went with the child."""
@@ -157,7 +146,7 @@ class Outcomes:
         what = child.text or f"job {job_from_headers(message).id}"
         error = ChildLost(f"the child process {how} while it ran {what}", status)
         outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
-        self._keep(0, self._finish, message, outcome, child.job_id, "", is_read)
+        self._keep(0, self._finish, message, child.job_id, outcome, "", is_read)
 
     def give_back(self, messages: list[Message]) -> None:
         """Settle what a stop has ended, or kept from starting: it is to run again."""
@@ -169,41 +158,28 @@ class Outcomes:
         log_processing(self._setting.logger, message)
         log_executing(self._setting.logger, message, job_id, text)
 
-    def _finish_result(
-        self,
-        finished: list[Finished],
-        message: Message,
-        status: Any,
-        job_id: Any,
-        text: str,
-        stacktrace: str,
-        packed: Packed,
-    ) -> None:
+    def _finish_result(self, finished: list[Finished], message: Message, job_id: Any, result: Result) -> None:
+        _, status, _, _, text, stacktrace, packed = result
         if status == INVALID:
             finished.append(Finished(message, None, Outcome(INVALID)))
             log_processing(self._setting.logger, message)
             log_invalid(self._setting.logger, message, text, stacktrace)
         elif status == SUCCESS:
-            self._finish(finished, message, Outcome(SUCCESS, unpack(packed)), job_id, text)
+            self._finish(finished, message, job_id, Outcome(SUCCESS, unpack(packed)), text)
         else:
-            outcome = Outcome(FAILURE, None, unpack_error(packed, stacktrace), stacktrace)
-            self._finish(finished, message, outcome, job_id)
+            self._finish(
+                finished, message, job_id, Outcome(FAILURE, None, unpack_error(packed, stacktrace), stacktrace)
+            )
 
     def _finish(
-        self,
-        finished: list[Finished],
-        message: Message,
-        outcome: Outcome,
-        job_id: Any,
-        text: str = "",
-        is_read: bool = True,
+        self, finished: list[Finished], message: Message, job_id: Any, outcome: Outcome, text: str = "", *read: bool
     ) -> None:
-        finished.append(Finished(message, self._job(message, is_read), outcome))
+        finished.append(Finished(message, self._job(message, *read), outcome))
         if outcome.status != SUCCESS or job_id is not None:
             job_id = job_from_headers(message).id if job_id is None else job_id
             log_outcome(self._setting.logger, message, job_id, outcome, text)
 
-    def _job(self, message: Message, is_read: bool) -> Any:
+    def _job(self, message: Message, is_read: bool = True) -> Any:
         """Return the job for the callback: where a child could unpickle it, this process probably can."""
         if not self._setting.wants_outcome:
             return None

@@ -14,54 +14,57 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-__all__ = [
-    "COPY_RETURNED",
-    "DIED",
-    "DONE",
-    "EXPIRED",
-    "FORK",
-    "IS_READ",
-    "IS_TELLING",
-    "KILL",
-    "LENGTH",
-    "LOG",
-    "MESSAGE",
-    "NEVER",
-    "NO_ROOM",
-    "READY",
-    "RESULT",
-    "SLOT",
-    "SPAWNED",
-    "STARTED",
-    "TOKEN",
-    "UNREADY",
-    "UP",
-    "ChildSettings",
-    "blocking",
-]
+from kq.job import Status
+
+__all__ = ["LENGTH", "MESSAGE", "NEVER", "TOKEN", "ChildSettings", "Frame", "Result", "Shared", "Verb", "blocking"]
 
 #: Number of a job that may be started.
 TOKEN = struct.Struct("=Q")
 #: Length of what follows on the stream.
 LENGTH = struct.Struct("=Q")
-#: Kinds of frames that a child sends.
-READY, UNREADY, STARTED, RESULT, DONE, LOG = range(6)
-
-#: The start of shared memory: number of the job that was started last, 0 while this is being written; when it started,
-#: by the monotonic clock; its deadline; and number of the job that ended last. If that has more to tell than a success,
-#: the frame was sent before. In the machine's own layout, so that each field is read and written in one piece.
-SLOT = struct.Struct("@QddQ")
-#: Bytes behind it: number of a job from which a forked copy of the child came back, in one piece as well; whether the
-#: running job could be unpickled; whether it has ended, and its outcome is being sent; and whether the parent ends this
-#: child, so that SIGTERM is meant for it.
-COPY_RETURNED, IS_READ, IS_TELLING, EXPIRED = SLOT.size, SLOT.size + 8, SLOT.size + 9, SLOT.size + 10
-
 #: A request to the fork server or its answer: a verb, a process ID, and a signal, an exit status or an error number.
 MESSAGE = struct.Struct("=Bii")
-FORK, KILL, UP, SPAWNED, DIED, NO_ROOM = range(6)
-
 #: A deadline that does not come.
 NEVER = float("inf")
+
+
+class Frame:
+    """Kinds of frames that a child sends."""
+
+    READY, UNREADY, STARTED, RESULT, DONE, LOG = range(6)
+
+
+class Verb:
+    """Requests to the fork server, and its answers."""
+
+    FORK, KILL, UP, SPAWNED, DIED, NO_ROOM = range(6)
+
+
+class Shared:
+    """The layout of shared memory."""
+
+    #: Number of the job that was started last, 0 while this is being written; when it started, by the monotonic clock;
+    #: its deadline; and number of the job that ended last. If that has more to tell than a success, the frame was sent
+    #: before. In the machine's own layout, so that each field is read and written in one piece.
+    SLOT = struct.Struct("@QddQ")
+    #: Bytes behind it: number of a job from which a forked copy of the child came back, in one piece as well;
+    COPY_RETURNED = SLOT.size
+    #: whether the running job could be unpickled; whether it has ended, and its outcome is being sent; and whether the
+    #: parent ends this child, so that SIGTERM is meant for it.
+    IS_READ, IS_TELLING, EXPIRED = SLOT.size + 8, SLOT.size + 9, SLOT.size + 10
+
+
+class Result(NamedTuple):
+    """The rest of a frame that tells what became of a job."""
+
+    number: int
+    status: Status
+    begun: float
+    ended: float
+    text: str
+    stacktrace: str
+    #: What the job returned or raised, as ``crossing`` packs it.
+    packed: Any
 
 
 class ChildSettings(NamedTuple):

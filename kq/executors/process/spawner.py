@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from kq.errors import WorkerError
 from kq.executors.process.handle import Handle
-from kq.executors.process.protocol import FORK, KILL, MESSAGE, NO_ROOM, SPAWNED
+from kq.executors.process.protocol import MESSAGE, Verb
 
 __all__ = ["Died", "Gone", "Spawned", "Spawner"]
 
@@ -150,7 +150,7 @@ class Spawner:
 
     def _ask_for(self, child: Handle) -> None:
         try:
-            socket.send_fds(self.socket, [MESSAGE.pack(FORK, 0, 0)], child.descriptors)
+            socket.send_fds(self.socket, [MESSAGE.pack(Verb.FORK, 0, 0)], child.descriptors)
         except OSError as error:
             child.close()
             raise WorkerError(f"the fork server of the process executor is gone: {error}") from error
@@ -173,9 +173,9 @@ class Spawner:
                 yield Gone(list(pending))
                 return
             verb, pid, status = MESSAGE.unpack(data)
-            if verb == SPAWNED:
+            if verb == Verb.SPAWNED:
                 yield Spawned(self._pending.popleft(), pid)
-            elif verb == NO_ROOM:
+            elif verb == Verb.NO_ROOM:
                 _logger.error("A child cannot be forked, which is tried again: %s", os.strerror(status))
             else:
                 yield Died(pid, status)
@@ -183,6 +183,6 @@ class Spawner:
     def signal(self, pid: int, signum: int) -> None:
         """Have the fork server send a signal to a child and its group, if it lives."""
         try:
-            self.socket.send(MESSAGE.pack(KILL, pid, signum))
+            self.socket.send(MESSAGE.pack(Verb.KILL, pid, signum))
         except OSError:  # the fork server is gone, as ``read`` will tell; or it is busy, and there is another time
             return
