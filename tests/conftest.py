@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from helpers import wait_until as _wait_until
 from journal import Journal
+from process_bench import quiet, work  # noqa: F401 - fixtures
 
 import kq
 

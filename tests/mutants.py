@@ -235,8 +235,8 @@ MUTANTS = [
     # -- every message that was started ends in exactly one outcome
     Mutant(
         "successes forgotten when their child dies",
-        "kq/executors/process/executor.py",
-        "self._succeed_through(child, child.ended())",
+        "kq/executors/process/children.py",
+        "self._outcomes.succeed_through(child, child.ended())",
         "pass",
         "test_the_death_of_a_child_does_not_take_successes_with_it",
     ),

@@ -65,7 +65,7 @@ class Finished(NamedTuple):
 
 
 class Executor(Protocol):
-    """Where jobs run. Used by one thread, the one that called ``Worker.start``, but for ``kill``."""
+    """Where jobs run. Used by one thread, the one that called ``Worker.start``, but for ``kill`` and ``watch``."""
 
     def open(self, setting: Setting, concurrency: int) -> None:
         """Make ready to run ``concurrency`` jobs at once."""
@@ -88,14 +88,14 @@ class Executor(Protocol):
     def watch(self, now: float) -> None:
         """Have time limits hold while the loop is busy. From the watchdog's thread, several times a second."""
 
+    def release(self) -> None:
+        """Let go of what may take its time, after the partitions were given back."""
+
     def kill(self) -> None:
         """End what runs, because of a stop. From any thread, any number of times."""
 
     def close(self) -> None:
         """Let everything go. What ``finished`` does not give afterwards could not be ended."""
-
-    def release(self) -> None:
-        """Let go of what may take its time, after the partitions were given back."""
 
 
 def run_message(message: Message, setting: Setting, interrupter: Interrupter) -> Finished:

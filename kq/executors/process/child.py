@@ -1,12 +1,15 @@
 """A child of the process executor: runs jobs, one at a time, and knows nothing of Kafka.
 
-1. It reads what it needs to know once (``ChildSettings``), calls ``on_start``, and says that it is ready.
-2. A token, the number of a job, lets it start that job; the job itself came, or comes, over the stream. What has an
-   number lower than the last token was given to another child meanwhile, and is dropped.
+1. It reads its settings once, calls ``on_start``, and says that it is ready.
+2. A token, the number of a job, lets it start that job. The job itself comes over the stream, before its token or
+   after. Jobs with a lower number than the last token were given to another child meanwhile, and are dropped.
 3. Start and deadline of the running job stand in shared memory, where the worker sees them without a message.
-4. What became of the job goes back over the stream: status, texts for the log, and the outcome if anybody asks. A
-   success of which nobody asks for more is told of together with those after it; shared memory knows of it at once.
-5. It ends when the token socket ends, that is with the worker, or when it has done its share.
+4. The outcome goes back over the stream: status, texts for the log, and the result if anybody asks for it. Plain
+   successes are sent together; shared memory shows each at once.
+5. The child ends when the token socket ends, which is when the worker ends, or when it has done its share.
+
+A job may fork. The copy shares our sockets, and one word of it would desynchronise the stream: a copy that comes back
+from the job ends before it can send anything.
 """
 
 from __future__ import annotations
@@ -17,86 +20,41 @@ import os
 import pickle
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import dill
 
-from kq.errors import ChildLost, RemoteError
+from kq.errors import ChildLost
 from kq.executors.base import LONGEST, call_of, stacktrace_of
 from kq.executors.coroutine import complete
 from kq.executors.interrupt import Interrupt
+from kq.executors.process.crossing import PLAIN, Packed, pack, pack_error
+from kq.executors.process.output import flush_output
+from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, ChildSettings, Frame, Shared, blocking
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.utils import get_call_repr, safe_str
 
-__all__ = [
-    "DONE",
-    "EXPIRED",
-    "IS_READ",
-    "LENGTH",
-    "LOG",
-    "READY",
-    "RESULT",
-    "SLOT",
-    "STARTED",
-    "TOKEN",
-    "UNREADY",
-    "ChildSettings",
-    "Packed",
-    "run_child",
-]
+__all__ = ["run_child"]
 
-#: Number of a job that may be started.
-TOKEN = struct.Struct("=Q")
-#: Length of what follows on the stream.
-LENGTH = struct.Struct("=Q")
-#: Shared with the worker: number of the job that was started last, 0 while this is being written; when it was started,
-#: by the monotonic clock; its deadline; and number of the job that ended last, of which, if there is more to tell than
-#: a success, that was sent before. In the machine's own layout, so that each is read and written in one piece.
-SLOT = struct.Struct("@QddQ")
-#: Seconds after which successes are told of, if the child is not out of work before: a quarter of what a child may have
-#: queued, so that there is more before it is out of it.
+#: Seconds after which successes are sent, if the child does not run out of work before: a quarter of what it may have
+#: queued, so that more comes before it does.
 _TELL_AFTER = 0.001
-#: Seconds that a job's second copy has to say that it returned too, where a job has forked and left a process behind.
+#: Seconds that a forked copy which still computes may take to come back from the job as well.
 _COPY_WAIT = 0.5
-#: Bytes in shared memory, behind the slot: where that copy says so; whether the running job could be unpickled; and
-#: whether the worker has had enough of this child, so that SIGTERM is meant for it.
-_COPY_RETURNED, IS_READ, EXPIRED = range(SLOT.size, SLOT.size + 3)
-
-READY, UNREADY, STARTED, RESULT, DONE, LOG = range(6)
-_NEVER = float("inf")
-#: Types that any process can unpickle, so that it need not be tried.
-_PLAIN = (type(None), bool, int, float, str, bytes)
-#: Pickled, or in a tuple as it is, or nothing.
-Packed = bytes | tuple[Any] | None
-
-
-class ChildSettings(NamedTuple):
-    """What a child is told once."""
-
-    deserialize: Callable[[bytes], Any]
-    on_start: Callable[[], Any] | None
-    timeout: float | int | None
-    #: Whether the worker logs each job.
-    is_verbose: bool
-    #: Whether the worker wants results and exceptions.
-    wants_outcome: bool
-    #: Levels of the worker's loggers, by their names; the root's is "".
-    log_levels: dict[str, int]
-    max_jobs: int | None
-    max_memory: int | None
+#: Modules that keep a state of random numbers, which forks would share.
+_RANDOM = ("random", "numpy.random")
 
 
 def run_child(stream: int, tokens: int, shared: int) -> None:
     """Run jobs until there is no worker, or until the share of this child is done."""
-    _Child(socket.socket(fileno=stream), socket.socket(fileno=tokens), mmap.mmap(shared, 0)).run()
+    _Child(blocking(stream), blocking(tokens), mmap.mmap(shared, 0)).run()
 
 
 class _Child:
@@ -104,7 +62,7 @@ class _Child:
         self._stream = stream
         self._tokens = tokens
         self._shared = shared
-        words = memoryview(shared)[: SLOT.size]
+        words = memoryview(shared)[: Shared.COPY_RETURNED + 8]
         self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
         #: Number, value and limit of jobs that came, ascending.
@@ -113,12 +71,14 @@ class _Child:
         self._sending = threading.Lock()
         #: The thread that runs jobs, where signals arrive.
         self._main = threading.get_ident()
+        #: The signals that a thread had blocked before it forked.
+        self._masks = threading.local()
         #: Whether a SIGTERM must wait, and whether one does.
         self._puts_off_end, self._must_end = False, False
         self._done = 0
         #: Number of the job that ended last.
         self._ended = 0
-        #: Successes that were not told of, the seconds that they took, and when something was told of last.
+        #: Successes that were not sent, the seconds that they took, and when something was sent last.
         self._untold, self._busy, self._told = 0, 0.0, 0.0
         self._forked = False
         #: Whether a SIGTERM that was meant for this child has come.
@@ -141,14 +101,19 @@ class _Child:
         try:
             self._settings: ChildSettings = dill.loads(self._read_frame())
             self._set_up_logging()
-            os.register_at_fork(after_in_parent=self._note_fork, after_in_child=_reset_signals)
+            os.register_at_fork(
+                before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._become_copy
+            )
             signal.signal(signal.SIGTERM, self._on_sigterm)
+            for name in _RANDOM:
+                if name in sys.modules:  # all children of one fork server would draw the same numbers
+                    sys.modules[name].seed()
             if self._settings.on_start is not None:
                 self._settings.on_start()
         except BaseException as error:  # noqa: BLE001 - the door of the user's hook: the worker hears of it
-            self._send((UNREADY, stacktrace_of(error)))
+            self._send((Frame.UNREADY, stacktrace_of(error)))
             return False
-        self._send((READY,))
+        self._send((Frame.READY,))
         return True
 
     def _set_up_logging(self) -> None:
@@ -157,12 +122,9 @@ class _Child:
         for name, level in self._settings.log_levels.items():
             logging.getLogger(name).setLevel(level)
 
-    def _note_fork(self) -> None:
-        self._forked = True
-
     def _on_sigterm(self, *_: object) -> None:
         """End the job, which may clean up. A SIGTERM that others send to all of a service is for the worker alone."""
-        if not self._shared[EXPIRED]:
+        if not self._shared[Shared.EXPIRED]:
             return
         self._is_ending = True
         if self._puts_off_end:
@@ -170,14 +132,16 @@ class _Child:
         else:
             raise Interrupt
 
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
     def _next_token(self) -> int | None:
         token = None
         try:
             token = self._tokens.recv(TOKEN.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
             self._tell_done()
-        self._words[3] = self._ended  # not before a socket was used: the job may have closed them, which is no success
-        if self._shared[EXPIRED]:  # it is to end because of the job before: what a token is for runs elsewhere
+        self._words[3] = self._ended  # not before a socket was used: a job that closed them all is no success
+        if self._shared[Shared.EXPIRED]:  # it is to end because of the job before: the token's job runs elsewhere
             return None
         if token is None:
             token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
@@ -196,9 +160,9 @@ class _Child:
 
     def _run(self, number: int) -> None:
         settings = self._settings
-        self._shared[IS_READ] = 0
+        self._shared[Shared.IS_READ] = self._shared[Shared.IS_TELLING] = 0
         begun = time.monotonic()
-        self._tell_start(number, begun, 0)  # what happens from here on, for want of memory for instance, is its doing
+        self._tell_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
         value, limit = self._job(number)
         if limit:
             self._tell_start(number, begun, limit)
@@ -212,29 +176,47 @@ class _Child:
             return
         self.running_id = job_id
         if settings.is_verbose:
-            self._send((STARTED, number, job_id, text))
+            self._send((Frame.STARTED, number, job_id, text))
         self._forked = False
-        self._shared[IS_READ] = 1
+        self._shared[Shared.IS_READ] = 1
         self._tell_start(number, time.monotonic(), timeout)
         try:
             result = complete(func(*args, **kwargs))
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
-            self._end_forked_copy()
+            self._come_back(number, error)
             self._fail(number, begun, error)
         else:
-            self._end_forked_copy()
+            self._come_back(number)
             self._succeed(number, begun, result)
         self.running_id = None
 
+    def _tell_start(self, number: int, now: float, limit: float) -> None:
+        deadline = now + min(limit, LONGEST) if limit else NEVER
+        # the worker may look, and this process be paused, at any moment: number and times must never be of two jobs
+        self._words[0] = 0
+        self._times[1] = now
+        self._times[2] = deadline
+        self._words[0] = number
+
+    def _come_back(self, number: int, error: BaseException | None = None) -> None:
+        """Let out what the job printed; and end here if this is a copy of the child, which the job has forked."""
+        flush_output()
+        if os.getpid() == self.pid:
+            return
+        if isinstance(error, SystemExit):  # as such copies end
+            os._exit(_exit_code(error) & 0xFF)
+        self._words[4] = number
+        os._exit(0)
+
     def _succeed(self, number: int, begun: float, result: Any) -> None:
-        if self._forked and self._has_forked_copy():
+        if self._forked and self._has_forked_copy(number):
             self._is_ending = True  # with all that such a job has left
             self._fail(number, begun, ChildLost("the job forked and returned twice"))
             return
         settings = self._settings
         if settings.is_verbose or settings.wants_outcome:
             text = safe_str(result) if settings.is_verbose else ""
-            packed = self._pack(result) if settings.wants_outcome else None
+            packed = pack(result) if settings.wants_outcome else None
             self._send_result(number, SUCCESS, begun, text, packed=packed)
             return
         now = time.monotonic()
@@ -244,69 +226,12 @@ class _Child:
         if now - self._told > _TELL_AFTER:
             self._tell_done()
 
-    def _tell_done(self) -> None:
-        """Tell of the successes that were not told of."""
-        if self._untold:
-            self._send((DONE, self._ended, self._untold, self._busy))
-            self._untold, self._busy, self._told = 0, 0.0, time.monotonic()
-
-    def _tell_start(self, number: int, now: float, limit: float) -> None:
-        deadline = now + min(limit, LONGEST) if limit else _NEVER
-        # the worker may look, and this process be paused, at any moment: number and times must never be of two jobs
-        self._words[0] = 0
-        self._times[1] = now
-        self._times[2] = deadline
-        self._words[0] = number
-
-    def _end_forked_copy(self) -> None:
-        """End here what is a copy of this child, made by a job that forked and came back twice."""
-        if os.getpid() != self.pid:
-            self._shared[_COPY_RETURNED] = 1
-            os._exit(0)
-
-    def _has_forked_copy(self) -> bool:
-        """Return whether a copy of this child came back from the job too. A job that never forked has none."""
-        deadline = time.monotonic() + _COPY_WAIT
-        while self._forked and not self._shared[_COPY_RETURNED] and time.monotonic() < deadline and _has_descendants():
-            time.sleep(0.001)
-        has_copy, self._shared[_COPY_RETURNED] = bool(self._shared[_COPY_RETURNED]), 0
-        return has_copy
-
     def _fail(self, number: int, begun: float, error: BaseException) -> None:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", code)
-        packed = self._pack_error(error) if self._settings.wants_outcome else None
+            error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
+        packed = pack_error(error) if self._settings.wants_outcome else None
         self._send_result(number, FAILURE, begun, "", stacktrace, packed)
-
-    def _send_result(
-        self, number: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: Packed = None
-    ) -> None:
-        self._send((RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
-
-    def _pack_error(self, error: BaseException) -> Packed:
-        """Return an exception as bytes; one that would not come back as what it is, by its name and text."""
-        name = type(error).__name__
-        packed = self._pack(_bare(error), lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
-        return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
-
-    def _pack(self, thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> Packed:
-        """Return bytes that can be unpickled, tried here where it hurts nobody else; None if there are none.
-
-        What any process can unpickle is returned as it is, in a tuple.
-        """
-        if type(thing) in _PLAIN:
-            return (thing,)
-        for dumps in (pickle.dumps, dill.dumps):
-            try:
-                packed: bytes = dumps(thing)
-                if not is_good(dill.loads(packed)):
-                    continue
-            except BaseException:  # the door of user code: __reduce__ and __init__ may raise anything  # noqa: BLE001
-                continue
-            return packed
-        return None
 
     def _has_done_its_share(self) -> bool:
         settings = self._settings
@@ -314,15 +239,58 @@ class _Child:
             return True
         return settings.max_memory is not None and _resident_bytes() > settings.max_memory
 
+    # -- forks ---------------------------------------------------------------------------------------------------------
+
+    def _before_fork(self) -> None:
+        # a SIGTERM for the copy must wait until it has the usual handler, or ours would swallow it
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _after_fork(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
+        # what multiprocessing forks never comes back from the job
+        self._forked = not str(sys._getframe(1).f_globals.get("__name__")).startswith("multiprocessing.")
+
+    def _become_copy(self) -> None:
+        """Have a process that a job forks end on SIGTERM, as its maker expects."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
+
+    def _has_forked_copy(self, number: int) -> bool:
+        """Return whether a copy of this child came back from the job too.
+
+        One that is on its way is waited for. One that waits itself, as helpers do, is not; if it comes back later it
+        ends, and nothing else.
+        """
+        deadline = time.monotonic() + _COPY_WAIT
+        while self._words[4] != number and _computes_a_copy() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return self._words[4] == number
+
+    # -- the stream ----------------------------------------------------------------------------------------------------
+
+    def _tell_done(self) -> None:
+        """Send the successes that were not sent."""
+        if self._untold:
+            self._send((Frame.DONE, self._ended, self._untold, self._busy))
+            self._untold, self._busy, self._told = 0, 0.0, time.monotonic()
+
+    def _send_result(
+        self, number: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: Packed = None
+    ) -> None:
+        self._shared[Shared.IS_TELLING] = 1
+        self._send((Frame.RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
+
     def _read_frame(self) -> bytes:
         (length,) = LENGTH.unpack(_read_exactly(self._stream, LENGTH.size))
         return _read_exactly(self._stream, length)
 
     def _send(self, message: tuple[Any, ...]) -> None:
+        if os.getpid() != self.pid:  # a copy, made by a hook or by what unpickles or pickles
+            os._exit(1)
         data = pickle.dumps(message)
         is_main = threading.get_ident() == self._main
         try:
-            if is_main:  # half of a frame would be the end of all understanding
+            if is_main:  # a partial frame would desynchronise the stream
                 self._puts_off_end = True
             with self._sending:
                 self._stream.sendall(LENGTH.pack(len(data)) + data)
@@ -334,7 +302,7 @@ class _Child:
             raise Interrupt
 
     def send_log(self, record: dict[str, Any]) -> None:
-        self._send((LOG, record))
+        self._send((Frame.LOG, record))
 
 
 class _ToWorker(logging.Handler):
@@ -345,7 +313,7 @@ class _ToWorker(logging.Handler):
         self._child = child
 
     def emit(self, record: logging.LogRecord) -> None:
-        if os.getpid() != self._child.pid:  # a copy of the child would speak into its words
+        if os.getpid() != self._child.pid:  # a fork shares the socket and would corrupt the stream
             if logging.lastResort is not None:
                 logging.lastResort.handle(record)
             return
@@ -354,22 +322,14 @@ class _ToWorker(logging.Handler):
             if record.exc_info:
                 text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
             plain = {"msg": text, "args": None, "exc_info": None, "job_id": self._child.running_id}
-            kept = {name: value for name, value in record.__dict__.items() if type(value) in _PLAIN}
+            kept = {name: value for name, value in record.__dict__.items() if type(value) in PLAIN}
             self._child.send_log({**kept, **plain})
         except Exception:  # noqa: BLE001 - the door of the user's log call: logging's own way to say so
             self.handleError(record)
 
 
-def _bare(error: BaseException) -> BaseException:
-    """Return an exception without what it hangs on: frames cannot cross, and the text of the traceback does."""
-    for name in ("__traceback__", "__cause__", "__context__"):
-        BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
-    return error
-
-
-def _reset_signals() -> None:
-    """Have a process that a job forks end on SIGTERM, as its maker expects."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _exit_code(error: SystemExit) -> int:
+    return error.code if isinstance(error.code, int) else int(error.code is not None)
 
 
 def _read_exactly(stream: socket.socket, length: int) -> bytes:
@@ -383,12 +343,19 @@ def _read_exactly(stream: socket.socket, length: int) -> bytes:
     return bytes(data)
 
 
-def _has_descendants() -> bool:
-    """Return whether this process has child processes, dead ones included; where the system does not tell, True."""
+def _computes_a_copy() -> bool:
+    """Return whether a process that this one has forked computes; where the system does not tell, True."""
     try:
-        return any((task / "children").read_text() for task in Path("/proc/self/task").iterdir())
+        own = Path("/proc/self/cmdline").read_bytes()
+        pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
     except OSError:
         return True
+    for pid in pids:
+        with suppress(OSError):  # it has just ended
+            state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+            if state in b"RD" and Path(f"/proc/{pid}/cmdline").read_bytes() == own:
+                return True
+    return False
 
 
 def _resident_bytes() -> int:

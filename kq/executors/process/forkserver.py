@@ -1,11 +1,15 @@
 """The fork server: the process that children of the process executor are forked from.
 
-1. The worker starts it, in a session of its own, with one end of a socket pair. It imports what children need.
-2. On request it forks a child, hands it its descriptors, and answers with its process ID.
+1. The worker starts it, in a session of its own, with a socket for its standard input. It imports what children need.
+2. On request it forks a child, hands it its descriptors, and answers with the process ID of the child's group.
 3. It reaps what dies, answers with the exit status, and kills what the dead left behind.
-4. When the worker closes its end, or dies, the fork server kills all children with their descendants and ends.
+4. When the worker closes the socket, or dies, the fork server kills all children with their descendants and ends.
 
 It has one thread, so forking is safe, and it never loads a Kafka client nor the worker's ``__main__``.
+
+On Linux each child has a *keeper*, a process between it and the fork server, which leads the child's group. The system
+gives the keeper what the child's jobs orphan, and it reaps that. The child could not: it cannot tell an adopted process
+from one that a job has started and wants to wait for.
 """
 
 from __future__ import annotations
@@ -18,18 +22,17 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["DIED", "FORK", "KILL", "MESSAGE", "NO_ROOM", "SPAWNED", "main"]
+from kq.executors.process.child import run_child
+from kq.executors.process.output import flush_output, open_output
+from kq.executors.process.protocol import MESSAGE, Verb, blocking
 
-#: A request or an answer: a verb, a process ID, and a signal, an exit status or a number of an error.
-MESSAGE = struct.Struct("=Bii")
-FORK, KILL, SPAWNED, DIED, READY, NO_ROOM = range(6)
+__all__ = ["main"]
 
 #: Seconds that the fork server takes at most to see its children dead before it ends: they were sent SIGKILL.
 _LAST_WAIT = 1.0
@@ -39,27 +42,36 @@ _STRAY_WAIT = 0.01
 _FORK_WAIT = 0.2
 #: Seconds between complaints about that.
 _COMPLAIN_EVERY = 5.0
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+#: Seconds between looks whether the worker lives: a fork of it may hold its end of the socket open.
+_WORKER_WAIT = 0.5
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 
 
-def main(descriptor: int, path: str, preload: str) -> None:
-    """Run a fork server on a socket that was inherited.
+def main(path: str, preload: str) -> None:
+    """Run a fork server on the socket that is its standard input; children have none.
 
     :param path: ``sys.path`` of the worker, as JSON.
     :param preload: Names of modules to import before the first fork, as JSON.
     """
+    worker, descriptor, nothing = os.getppid(), os.dup(0), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     sys.path[:] = json.loads(path)
     # a signal from the terminal, or from a service manager that sends it to all, is for the worker alone
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    for name in ["kq.executors.process.child", *json.loads(preload)]:
+    open_output()
+    for name in json.loads(preload):
         importlib.import_module(name)
+    flush_output()  # what is left in a buffer would be printed by each child
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    _ForkServer(socket.socket(fileno=descriptor)).run()
+    _ForkServer(blocking(descriptor), worker).run()
 
 
 class _ForkServer:
-    def __init__(self, worker: socket.socket) -> None:
+    def __init__(self, socket_: socket.socket, worker: int) -> None:
+        self._socket = socket_
+        self._socket.settimeout(_WORKER_WAIT)
         self._worker = worker
         self._children: set[int] = set()
         #: Descriptors of children that are to be forked as soon as the system has room for another process.
@@ -73,28 +85,32 @@ class _ForkServer:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
 
     def run(self) -> None:
-        self._tell(READY, os.getpid(), 0)
-        while True:
-            readable, _, _ = select.select([self._worker, self._deaths], [], [], _FORK_WAIT if self._waiting else None)
+        self._tell(Verb.UP, os.getpid(), 0)
+        while self._has_worker():
+            wait = _FORK_WAIT if self._waiting else _WORKER_WAIT
+            readable, _, _ = select.select([self._socket, self._deaths], [], [], wait)
             if self._deaths in readable:
                 self._deaths.recv(4096)
                 self._reap()
-            if self._worker in readable and not self._serve():
+            if self._socket in readable and not self._serve():
                 break
             while self._waiting and self._fork(self._waiting[0]):
                 self._waiting.popleft()
         self._kill_all()
 
+    def _has_worker(self) -> bool:
+        return os.getppid() == self._worker
+
     def _serve(self) -> bool:
         """Do what the worker asks; return whether it is still there."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._worker, MESSAGE.size, 8)
-        except ConnectionError:
+            data, descriptors, _, _ = socket.recv_fds(self._socket, MESSAGE.size, 8)
+        except OSError:
             return False
         if len(data) < MESSAGE.size:
             return False
         verb, pid, signum = MESSAGE.unpack(data)
-        if verb == FORK:
+        if verb == Verb.FORK:
             self._waiting.append(descriptors)
         elif pid in self._children:  # not reaped yet, so the ID is still its own
             _signal_group(pid, signum)
@@ -107,14 +123,14 @@ class _ForkServer:
         except OSError as error:
             if time.monotonic() > self._complain_at:
                 self._complain_at = time.monotonic() + _COMPLAIN_EVERY
-                self._tell(NO_ROOM, 0, error.errno or 0)
+                self._tell(Verb.NO_ROOM, 0, error.errno or 0)
             return False
         if pid == 0:
             self._become_child(descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         self._children.add(pid)
-        self._tell(SPAWNED, pid, 0)
+        self._tell(Verb.SPAWNED, pid, 0)
         return True
 
     def _become_child(self, descriptors: Sequence[int]) -> None:
@@ -129,20 +145,19 @@ class _ForkServer:
         try:
             os.setsid()
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            _prctl(_PR_SET_CHILD_SUBREAPER, 1)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for mine in (self._worker, self._deaths, self._wake):
+            for mine in (self._socket, self._deaths, self._wake):
                 mine.close()
             for others in self._waiting:
                 for descriptor in set(others) - set(descriptors):
                     os.close(descriptor)
-            from kq.executors.process.child import run_child
-
+            if sys.platform == "linux":
+                _keep(descriptors)
             run_child(*descriptors)
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it may come still, and here would end nothing but this
-            _flush_standard_streams()
+            flush_output()
 
     def _reap(self) -> None:
         while True:
@@ -157,7 +172,7 @@ class _ForkServer:
                     os.killpg(pid, signal.SIGKILL)
                 self._children.discard(pid)
                 self._kill_strays()
-                self._tell(DIED, pid, os.waitstatus_to_exitcode(status))
+                self._tell(Verb.DIED, pid, os.waitstatus_to_exitcode(status))
 
     def _kill_strays(self) -> None:
         """Kill what dead children left behind in other sessions: the system has made that ours."""
@@ -180,8 +195,46 @@ class _ForkServer:
         self._kill_strays()
 
     def _tell(self, verb: int, pid: int, status: int) -> None:
-        with contextlib.suppress(OSError):  # nobody listens: the next read says so
-            self._worker.sendall(MESSAGE.pack(verb, pid, status))
+        while self._has_worker():
+            try:
+                self._socket.sendall(MESSAGE.pack(verb, pid, status))
+            except TimeoutError:  # the worker stands still; so small a message was not taken in part
+                continue
+            except OSError:  # nobody listens: the next read says so
+                pass
+            return
+
+
+def _keep(descriptors: Sequence[int]) -> None:
+    """Fork a child and return in it. Stay as its keeper here: reap what it orphans, and end as it ends."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    keeper = os.getpid()
+    if (child := _fork_in_the_end()) == 0:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != keeper:
+            os._exit(1)
+        return
+    for descriptor in descriptors:  # that a child has closed its stream must be seen
+        os.close(descriptor)
+    pid = 0
+    while pid != child:
+        pid, status = os.waitpid(-1, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        _prctl(_PR_SET_DUMPABLE, 0)  # the child has left its core
+        with contextlib.suppress(OSError):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code & 0xFF)
+
+
+def _fork_in_the_end() -> int:
+    """Fork, as soon as the system has room for another process."""
+    while True:
+        try:
+            return os.fork()
+        except OSError:
+            time.sleep(_FORK_WAIT)
 
 
 def _signal_group(pid: int, signum: int) -> None:
@@ -204,9 +257,3 @@ def _prctl(option: int, value: int) -> None:
     """Set an attribute of this process, on Linux; elsewhere groups and sockets must do."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _flush_standard_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()

@@ -2,8 +2,8 @@
 
 1. Messages are put in a batch and sent: their values over the stream, then a token for each. The tokens can be taken
    back as long as the child has not read them, and with them the jobs.
-2. What the child says over the stream is read frame by frame.
-3. Shared memory tells at any moment what runs, since when, until when, and what ended last.
+2. What the child says over the stream is read frame by frame. The executor may pause that.
+3. Shared memory shows at any moment what runs, since when, until when, and what ended last.
 
 It decides nothing: that is for the executor.
 """
@@ -15,13 +15,14 @@ import os
 import pickle
 import socket
 import tempfile
+import time
 from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from kq.executors.process.child import EXPIRED, IS_READ, LENGTH, SLOT, TOKEN
+from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared
 from kq.message import Message, bytes_of, timeout_of
 
 __all__ = ["Handle", "Running"]
@@ -30,7 +31,10 @@ __all__ = ["Handle", "Running"]
 _CHUNK = 1 << 18
 #: Bytes of values in a frame, if there are several.
 _FRAME = 1 << 16
-_NEVER = float("inf")
+#: Seconds without a byte after which an outcome that is being sent stands still.
+_STANDS_STILL = 1.0
+#: Bytes that no frame has: it is not one.
+_ABSURD = 1 << 40
 
 
 def _page() -> int:
@@ -64,21 +68,13 @@ class Handle:
     """
 
     def __init__(self) -> None:
-        with ExitStack() as stack:
-            self.stream, theirs = map(stack.enter_context, socket.socketpair())
-            self._tokens, self._tokens_back = map(stack.enter_context, socket.socketpair())
-            #: What the child inherits: stream, tokens, shared memory. Closed by whoever hands them on.
-            self.descriptors = [_page()]
-            stack.callback(os.close, self.descriptors[0])
-            self._shared = stack.enter_context(mmap.mmap(self.descriptors[0], mmap.PAGESIZE))
-            self.descriptors.insert(0, os.dup(self._tokens_back.fileno()))
-            self.descriptors.insert(0, theirs.detach())
-            stack.pop_all()
-        self.stream.setblocking(False)
-        SLOT.pack_into(self._shared, 0, 0, 0.0, _NEVER, 0)
+        self._open()
+        Shared.SLOT.pack_into(self._shared, 0, 0, 0.0, NEVER, 0)
         self.pid: int | None = None
         self.is_ready = False
         self.is_closed = False
+        #: Whether nothing more that it says counts.
+        self.is_mute = False
         #: What was sent and has no outcome, by numbers, ascending; the first may be running, the rest waits.
         self.queue: deque[tuple[int, Message]] = deque()
         self.queued_bytes = 0
@@ -86,6 +82,11 @@ class Handle:
         self.batch: list[Message] = []
         self._outbox: deque[memoryview] = deque()
         self._inbox = bytearray()
+        #: Whether its stream is not read at present, and when something was read last.
+        self.is_paused = False
+        self._read_at = 0.0
+        #: Bytes of the frame that is coming in, if room was made for it.
+        self.reserved = 0
         self._next = 1
         #: What waits though nothing runs, and since when that is seen.
         self._waiting = 0, 0.0
@@ -99,6 +100,21 @@ class Handle:
         #: ID and text of the job that runs, where jobs are logged.
         self.job_id: str | None = None
         self.text = ""
+
+    def _open(self) -> None:
+        with ExitStack() as stack:
+            self.stream, theirs = map(stack.enter_context, socket.socketpair())
+            self._tokens, self._tokens_back = map(stack.enter_context, socket.socketpair())
+            #: What the child inherits: stream, tokens, shared memory. Closed by whoever hands them on.
+            self.descriptors = [_page()]
+            stack.callback(os.close, self.descriptors[0])
+            self._shared = stack.enter_context(mmap.mmap(self.descriptors[0], mmap.PAGESIZE))
+            self.descriptors.insert(0, os.dup(self._tokens_back.fileno()))
+            self.descriptors.insert(0, theirs.detach())
+            stack.pop_all()
+        self.stream.setblocking(False)
+        for end in (self._tokens, self._tokens_back):  # whatever timeout a script has made the default
+            end.setblocking(True)
 
     # -- what it does --------------------------------------------------------------------------------------------------
 
@@ -123,7 +139,13 @@ class Handle:
 
     def has_read(self, number: int) -> bool:
         """Return whether the job that was started last is this one, and its value could be unpickled."""
-        return self._slot()[0] == number and bool(self._shared[IS_READ])
+        return self._slot()[0] == number and bool(self._shared[Shared.IS_READ])
+
+    def is_late(self, running: Running, now: float) -> bool:
+        """Return whether the time of what runs is up. An outcome that is being sent has time while we read it."""
+        if now <= running.deadline:
+            return False
+        return not (self._shared[Shared.IS_TELLING] and (self.is_paused or now - self._read_at < _STANDS_STILL))
 
     def ran_for(self, now: float) -> float:
         """Return the seconds for which the running job has run."""
@@ -133,7 +155,7 @@ class Handle:
     def waits_for(self, now: float) -> float:
         """Return the seconds for which the first of its queue was seen to wait, though nothing runs."""
         number, _, _, ended = self._slot()
-        first = 0 if number > ended else self.first()
+        first = 0 if number > ended or self.is_paused else self.first()
         if first != self._waiting[0]:
             self._waiting = first, now
         return now - self._waiting[1] if first else 0.0
@@ -147,17 +169,17 @@ class Handle:
 
         SIGTERM ends that then, and the child.
         """
-        self._shared[EXPIRED] = 1
+        self._shared[Shared.EXPIRED] = 1
         running = self.running()  # looked at again: from now on nothing starts, so this is what will be ended
-        if running is None or now <= running.deadline:
-            self._shared[EXPIRED] = 0
+        if running is None or not self.is_late(running, now):
+            self._shared[Shared.EXPIRED] = 0
             return False
         self.kill_reason, self.expired = "timeout", running
         return True
 
     def _slot(self) -> tuple[int, float, float, int]:
-        slot = SLOT.unpack_from(self._shared, 0)
-        while slot != (again := SLOT.unpack_from(self._shared, 0)):  # the child was writing
+        slot = Shared.SLOT.unpack_from(self._shared, 0)
+        while slot != (again := Shared.SLOT.unpack_from(self._shared, 0)):  # the child was writing
             slot = again
         return slot
 
@@ -187,7 +209,7 @@ class Handle:
         self._write_values(batch[begin:], numbers[begin], limits[begin:])
         try:
             self._tokens.sendall(array("Q", numbers))  # as TOKEN packs them
-        except OSError:  # it is dead: that will be heard of
+        except OSError:  # the child is dead; its exit arrives from the fork server
             return
 
     def _write_values(self, batch: list[Message], first: int, limits: list[float]) -> None:
@@ -210,7 +232,7 @@ class Handle:
                     self._outbox.popleft()
         except BlockingIOError:
             return
-        except OSError:  # it is dead: that will be heard of
+        except OSError:  # the child is dead; its exit arrives from the fork server
             self._outbox.clear()
 
     def has_more_to_write(self) -> bool:
@@ -247,45 +269,50 @@ class Handle:
     # -- from the child ------------------------------------------------------------------------------------------------
 
     def read(self) -> bool:
-        """Read what there is, not more than a chunk; return False at the end of the stream."""
+        """Read what there is, not more than a chunk; return False at the end of the stream.
+
+        :raises BlockingIOError: There is nothing.
+        """
         try:
             data = self.stream.recv(_CHUNK)
         except BlockingIOError:
-            return True
+            raise
         except OSError:
             return False
+        self._read_at = time.monotonic()
         self._inbox += data
         return bool(data)
 
-    def read_all(self) -> None:
-        """Read all that there is now."""
-        try:
-            while data := self.stream.recv(_CHUNK):
-                self._inbox += data
-        except OSError:
-            return
-
-    def frames(self) -> Iterator[tuple[Any, ...]]:
-        """Yield what the child has said.
+    def frames(self) -> Iterator[tuple[int, Any]]:
+        """Yield what the child has said, and how many bytes that has.
 
         :raises ValueError: It cannot be understood, nor what follows.
         """
-        inbox = self._inbox
+        inbox, view = self._inbox, memoryview(self._inbox)
         begin = 0
         try:
             while len(inbox) - begin >= LENGTH.size:
                 (length,) = LENGTH.unpack_from(inbox, begin)
                 end = begin + LENGTH.size + length
-                if len(inbox) < end:
+                if length < _ABSURD and len(inbox) < end:
                     break
                 try:
-                    frame = pickle.loads(inbox[begin + LENGTH.size : end])
+                    frame = pickle.loads(view[begin + LENGTH.size : end])
                 except Exception as error:  # a job may have written into the stream: whatever that is for pickle
                     raise ValueError("a child said what cannot be understood") from error
                 begin = end
-                yield frame
+                yield length, frame
         finally:
+            view.release()
             del inbox[:begin]
+
+    def incoming(self) -> int:
+        """Return the bytes of the frame that is coming in, 0 if that is not known."""
+        return LENGTH.unpack_from(self._inbox)[0] if len(self._inbox) >= LENGTH.size else 0
+
+    def resume(self, now: float) -> None:
+        """Note that its stream is read again."""
+        self.is_paused, self._read_at = False, now
 
     def close(self) -> None:
         """Let everything go."""

@@ -1,8 +1,8 @@
-"""Spawner: how the process executor comes by children.
+"""The spawner: how the process executor gets children.
 
-1. The fork server, a process that children are forked from, is started with the worker and ends with it.
-2. Children that are due are asked for, not so many at once that the fork server's socket is full.
-3. The fork server tells of each child that it was forked, and how it ended: ``read`` gives that.
+1. The fork server, the process that children are forked from, is started with the worker and ends with it.
+2. Children that are due are requested, not so many at once that the fork server's socket is full.
+3. The fork server reports each child that it has forked, and how each ended: ``read`` gives that.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import sys
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from kq.errors import WorkerError
-from kq.executors.process.forkserver import FORK, KILL, MESSAGE, NO_ROOM, SPAWNED
 from kq.executors.process.handle import Handle
+from kq.executors.process.protocol import MESSAGE, Verb
 
 __all__ = ["Died", "Gone", "Spawned", "Spawner"]
 
@@ -74,19 +74,19 @@ class Spawner:
 
     def start(self) -> None:
         """Start the fork server, at first or again."""
-        code = (
-            "import sys; sys.path[:0] = {0}; from kq.executors.process.forkserver import main; main({1}, {2!r}, {3!r})"
-        )
         path = json.dumps(sys.path)
+        code = f"import sys; sys.path[:0] = {sys.path}; from kq.executors.process.forkserver import main; "
+        # where Python found an output closed, its number may be any file by now
+        closed = [subprocess.DEVNULL if stream is None else None for stream in (sys.__stdout__, sys.__stderr__)]
         try:
             self.socket, theirs = socket.socketpair()
             with theirs, ExitStack() as stack:
                 stack.callback(self.socket.close)
-                code = code.format(sys.path, theirs.fileno(), path, json.dumps(self._preload))
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", code],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[theirs.fileno()],
+                    [sys.executable, "-c", f"{code}main({path!r}, {json.dumps(self._preload)!r})"],
+                    stdin=theirs.fileno(),
+                    stdout=closed[0],
+                    stderr=closed[1],
                     start_new_session=True,
                 )
                 stack.pop_all()
@@ -106,6 +106,8 @@ class Spawner:
 
     def end(self) -> None:
         """End the fork server, and with it all that descends from it."""
+        with suppress(OSError):  # it is gone
+            self.socket.shutdown(socket.SHUT_RDWR)  # a fork of this process may hold the socket open
         self.socket.close()
         try:
             self._process.wait(_END_PATIENCE)
@@ -148,7 +150,7 @@ class Spawner:
 
     def _ask_for(self, child: Handle) -> None:
         try:
-            socket.send_fds(self.socket, [MESSAGE.pack(FORK, 0, 0)], child.descriptors)
+            socket.send_fds(self.socket, [MESSAGE.pack(Verb.FORK, 0, 0)], child.descriptors)
         except OSError as error:
             child.close()
             raise WorkerError(f"the fork server of the process executor is gone: {error}") from error
@@ -171,9 +173,9 @@ class Spawner:
                 yield Gone(list(pending))
                 return
             verb, pid, status = MESSAGE.unpack(data)
-            if verb == SPAWNED:
+            if verb == Verb.SPAWNED:
                 yield Spawned(self._pending.popleft(), pid)
-            elif verb == NO_ROOM:
+            elif verb == Verb.NO_ROOM:
                 _logger.error("A child cannot be forked, which is tried again: %s", os.strerror(status))
             else:
                 yield Died(pid, status)
@@ -181,8 +183,6 @@ class Spawner:
     def signal(self, pid: int, signum: int) -> None:
         """Have the fork server send a signal to a child and its group, if it lives."""
         try:
-            self.socket.send(MESSAGE.pack(KILL, pid, signum))
-        except (
-            OSError
-        ):  # the fork server is gone, which will be heard of; or its socket is full, and there is another time
+            self.socket.send(MESSAGE.pack(Verb.KILL, pid, signum))
+        except OSError:  # the fork server is gone, as ``read`` will tell; or it is busy, and there is another time
             return

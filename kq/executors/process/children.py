@@ -1,0 +1,379 @@
+"""The children of one run of a worker: what each is given, says and does, until it is replaced.
+
+1. They are requested from the spawner, and say when they are ready.
+2. Messages go to those that have least to do; while jobs are short, several travel in one write. What waits behind a
+   slow job is taken back when another child is idle: whoever reads a token owns the job.
+3. What they say is read while there is room for it.
+4. A deadline that passes, and whatever else goes wrong, ends the child: SIGTERM, then SIGKILL.
+5. What a dead child ran is settled, what it had not started is given to others, and another child replaces it.
+
+No user code runs here. All of it is called under the executor's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import time
+from collections import deque
+from typing import Any
+
+from kq.errors import WorkerError
+from kq.executors.process.handle import Handle
+from kq.executors.process.outcomes import Outcomes
+from kq.executors.process.protocol import Frame
+from kq.executors.process.spawner import Died, Spawned, Spawner
+from kq.message import Message
+
+__all__ = ["Children"]
+
+_logger = logging.getLogger("kq.executors")
+
+#: Seconds of work that a child may have queued: no message waits longer behind short ones that turn out longer.
+QUEUE_TIME = 0.004
+#: Messages that a child may have queued, however short they are: more make nothing faster.
+QUEUE_COUNT = 256
+#: Bytes that a busy child may have queued: they must fit the socket, since it reads only between jobs.
+QUEUE_BYTES = 64 * 1024
+#: Seconds that a job may keep others in its child's queue while another child is idle.
+STEAL_AFTER = 0.002
+#: Seconds between looks at deadlines.
+LOOK_EVERY = 0.05
+#: Seconds that a child which has closed its stream may take to end by itself.
+_EXIT_GRACE = 0.1
+#: Seconds after which a child that starts nothing of what it was given is replaced: a thread that a job has left there
+#: may hold the interpreter's lock for ever.
+_UNRESPONSIVE_AFTER = 3.0
+#: Children in a row that may fail to become ready before the worker gives up.
+_MAX_FAILED_STARTS = 3
+#: Seconds until another child is tried after one that failed to become ready: what ``on_start`` needs, a connection for
+#: instance, will not be there sooner.
+_RESTART_WAIT = 0.5
+
+
+class Children:
+    """The children, and the messages that wait for a place in one.
+
+    :param settings: What each child is told once, pickled.
+    :param timeout: Overrides each job's own limit, in seconds, if not None.
+    :raises kq.WorkerError: There is no room for a child, or the fork server does not start.
+    """
+
+    def __init__(
+        self, spawner: Spawner, outcomes: Outcomes, settings: bytes, timeout: float | None, kill_grace: float
+    ) -> None:
+        self.spawner = spawner
+        self._outcomes = outcomes
+        self._settings = settings
+        self._timeout = timeout
+        self._kill_grace = kill_grace
+        self.all: list[Handle] = []
+        #: What waits for a place in a child.
+        self.unassigned: deque[Message] = deque()
+        #: Children whose streams are not read, in the order in which that began.
+        self.paused: deque[Handle] = deque()
+        #: Bytes of a message, in the mean.
+        self.mean_bytes = 0.0
+        self._failed_starts = 0
+        #: Whether a stop ends what runs.
+        self.is_killing = False
+        self._looked = 0.0
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(spawner.socket, selectors.EVENT_READ, None)
+
+    def patience(self) -> float:
+        """Return the seconds after which the children should be tended again, though none of them says anything."""
+        loads = [child.load() for child in self.all if child.is_ready]
+        if loads and min(loads) == 0 and max(loads) > 1:
+            return STEAL_AFTER
+        return LOOK_EVERY if self.spawner.are_planned or self.unassigned or any(loads) else float("inf")
+
+    def close(self) -> None:
+        """Let all children go, with what a stop has ended or kept from starting."""
+        self.is_killing = True
+        self.read_ready()
+        self.spawner.end()
+        for child in self.all:
+            self._read_rest(child)
+            self.unassigned.extend(child.messages())
+            child.close()
+        self._outcomes.give_back(list(self.unassigned))
+        self.selector.close()
+
+    # -- tending -------------------------------------------------------------------------------------------------------
+
+    def tend(self, now: float) -> None:
+        """Do what is due for the children. Runs no user code."""
+        self._resume(now)
+        self.read_ready()
+        if now - self._looked > LOOK_EVERY or self.is_killing:
+            self._looked = now
+            self._watch_deadlines(now)
+        self._share_work(now)
+        if self.spawner.are_planned and not self.is_killing:
+            self.spawn(now)
+        if self.unassigned:
+            self.assign()
+
+    def spaces(self) -> list[tuple[Handle, int]]:
+        """Return the children that may be given more now, and how many messages."""
+        mean, mean_bytes = max(self._outcomes.mean, 1e-6), max(self.mean_bytes, 1)
+        depth = 1 + int(min(QUEUE_COUNT - 1, QUEUE_TIME / mean, QUEUE_BYTES / mean_bytes))
+        now = time.monotonic()
+        spaces = []
+        for child in self.all:
+            if not child.is_ready or child.kill_reason is not None or child.queued_bytes >= QUEUE_BYTES:
+                continue
+            # half of its queue must be done before it is filled again: fewer and larger writes
+            load = child.load()
+            if load * 2 <= depth and child.ran_for(now) < STEAL_AFTER:
+                spaces.append((child, depth - load))
+        return spaces
+
+    def assign(self) -> None:
+        """Give what waits for a place to the children: one message to each, then the next to each."""
+        waiting, spaces = self.unassigned, self.spaces()
+        turn = 0
+        while waiting and spaces:
+            for child, _ in spaces[: len(waiting)]:
+                child.put(waiting.popleft())
+            turn += 1
+            spaces = [(child, space) for child, space in spaces if space > turn]
+        for child in self.all:
+            if child.batch:
+                child.send(self._timeout)
+                self._listen(child)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def read_ready(self) -> bool:
+        """Read what there is, not more than a chunk of each; return whether there was anything."""
+        ready = self.selector.select(0)
+        for key, events in ready:
+            if key.data is None:
+                self._read_fork_server()
+            elif not key.data.is_closed:  # it may have been reaped since the system told of it
+                if events & selectors.EVENT_WRITE:
+                    key.data.write_on()
+                if events & selectors.EVENT_READ:
+                    self._read_child(key.data)
+                self._listen(key.data)
+        return bool(ready)
+
+    def _listen(self, child: Handle) -> None:
+        """Wait for what a child says, and until it takes more where it did not take all."""
+        wanted = selectors.EVENT_WRITE if child.has_more_to_write() else 0
+        wanted |= 0 if child.is_paused else selectors.EVENT_READ
+        if child.is_mute:
+            wanted = 0
+        key = self.selector.get_map().get(child.stream)
+        if key is None and wanted:
+            self.selector.register(child.stream, wanted, child)
+        elif key is not None and not wanted:
+            self.selector.unregister(child.stream)
+        elif key is not None and key.events != wanted:
+            self.selector.modify(child.stream, wanted, child)
+
+    def _read_child(self, child: Handle) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not child.read():  # it is dying, or lives on without its stream and can tell us nothing more
+                self._give_up_on(child, "closed its connection")
+                return
+        self._hear_all(child)
+        if not child.is_mute and not self._outcomes.has_room(child, others_wait=bool(self.paused)):
+            child.is_paused = True
+            self.paused.append(child)
+
+    def _resume(self, now: float) -> None:
+        """Read on where there is room again, in the order in which it ran out."""
+        while self.paused and self._outcomes.has_room(self.paused[0]):
+            child = self.paused.popleft()
+            child.resume(now)
+            self._listen(child)
+
+    def _give_up_on(self, child: Handle, why: str) -> None:
+        """Listen no more to a child, and end it if it does not end by itself."""
+        self._forget(child)
+        if child.kill_reason is None:
+            child.kill_reason, child.kill_at = why, time.monotonic() + _EXIT_GRACE
+
+    def _forget(self, child: Handle) -> None:
+        """Expect nothing more from a child."""
+        child.is_mute = True
+        self._outcomes.forget(child)
+        if child in self.paused:
+            self.paused.remove(child)
+        self._listen(child)
+
+    def _catch_up(self, child: Handle) -> None:
+        """Settle what shared memory shows to have ended."""
+        ended = child.ended()
+        # whatever there was to tell of these was sent before
+        if 0 < child.first() <= ended and not child.is_paused and self._read_all(child):
+            self._outcomes.succeed_through(child, ended)
+
+    def _read_all(self, child: Handle) -> bool:
+        """Read all that a child has said; return False if something must wait for room."""
+        with contextlib.suppress(BlockingIOError):
+            while not child.is_mute and child.read():
+                self._hear_all(child)
+                if not self._outcomes.has_room(child):
+                    return False
+        return True
+
+    def _hear_all(self, child: Handle) -> None:
+        try:
+            for size, frame in child.frames():
+                self._hear(child, size, *frame)
+        except (ValueError, TypeError) as error:  # of what a job has written into the stream: no frame, or a wrong one
+            self._give_up_on(child, f"was ended because {error}")
+
+    def _hear(self, child: Handle, size: int, kind: int, *rest: Any) -> None:
+        if kind == Frame.READY:
+            child.is_ready = True
+            self._failed_starts = 0
+            self.assign()
+        elif kind == Frame.UNREADY:
+            child.kill_reason = "failed to start"
+            _logger.error("A child failed to start:\n%s", *rest)
+        else:
+            self._outcomes.hear(child, size, kind, *rest)
+
+    # -- children ------------------------------------------------------------------------------------------------------
+
+    def spawn(self, now: float) -> None:
+        for child in self.spawner.ask(now, is_alone=not self.all):
+            child.write(self._settings)
+            self._listen(child)
+
+    def _read_fork_server(self) -> None:
+        for news in self.spawner.read():
+            if isinstance(news, Spawned):
+                news.child.pid = news.pid
+                self.all.append(news.child)
+                self.assign()  # it may have said that it is ready before
+            elif isinstance(news, Died):
+                self._reap(news.pid, news.status)
+            else:
+                self._replace_fork_server(news.pending)
+
+    def _replace_fork_server(self, pending: list[Handle]) -> None:
+        """Begin with another fork server: the one that is gone took its children with it."""
+        self.selector.unregister(self.spawner.socket)
+        self.spawner.end()
+        if self.is_killing:
+            return
+        _logger.error("The fork server of the process executor is gone; it is replaced")
+        self.spawner.start()
+        self.selector.register(self.spawner.socket, selectors.EVENT_READ, None)
+        for child in [*pending, *self.all]:
+            if child.pid is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(child.pid, signal.SIGKILL)
+            self._lose(child, None)
+
+    def _reap(self, pid: int, status: int) -> None:
+        for child in self.all:
+            if child.pid == pid:
+                self._lose(child, status)
+                return
+
+    def _lose(self, child: Handle, status: int | None) -> None:
+        """Settle what a dead child ran, have the rest run elsewhere, and replace it."""
+        child.pid = None
+        self._read_rest(child)
+        if child in self.all:
+            self.all.remove(child)
+        self._forget(child)
+        self._settle_dead(child, status)
+        self.unassigned.extend(child.messages())
+        child.close()
+        has_failed = not child.is_ready and status is not None
+        if has_failed:
+            self._note_failed_start()
+        if not self.is_killing:
+            self.spawner.plan(time.monotonic() + (_RESTART_WAIT if has_failed else 0.0))
+            self.assign()
+
+    def _note_failed_start(self) -> None:
+        self._failed_starts += 1
+        if self._failed_starts < _MAX_FAILED_STARTS or self.is_killing:
+            return
+        if not any(child.is_ready for child in self.all):
+            raise WorkerError("children of the process executor fail to start; the log says why")
+
+    def _read_rest(self, child: Handle) -> None:
+        """Settle what a dead child had still to say, also where that was to wait, or left to be seen."""
+        with contextlib.suppress(BlockingIOError):
+            while child.read():
+                pass
+        self._hear_all(child)
+        self._outcomes.succeed_through(child, child.ended())
+
+    def _settle_dead(self, child: Handle, status: int | None) -> None:
+        if child.expired is not None and child.expired.number == child.first():
+            self._outcomes.expire(child)
+        elif child.running() is None or child.kill_reason == "timeout":
+            return  # nothing ran, or what ran was killed for the job before it: it runs again
+        elif self.is_killing:
+            self._outcomes.give_back([child.pop()])
+        else:
+            how = child.kill_reason if child.was_killed and child.kill_reason is not None else _how_it_ended(status)
+            self._outcomes.lose(child, how, status)
+
+    def _watch_deadlines(self, now: float) -> None:
+        for child in self.all:
+            self._catch_up(child)
+            if child.kill_reason is None:
+                self._watch_child(child, now)
+            elif child.kill_at is not None and now > child.kill_at:
+                child.kill_at = now + max(LOOK_EVERY, self._kill_grace)
+                child.was_killed = True
+                self._signal(child, signal.SIGKILL)
+
+    def _watch_child(self, child: Handle, now: float) -> None:
+        """End a child that must end: because of a stop, its job's limit, or because it starts nothing."""
+        running = child.running()
+        if self.is_killing and child.load():
+            self._signal(child, signal.SIGKILL)
+        elif running is not None and child.is_late(running, now):
+            if child.expire(now):
+                child.kill_at = now + self._kill_grace
+                self._signal(child, signal.SIGTERM)
+                self._reassign(child)
+        elif child.waits_for(now) > _UNRESPONSIVE_AFTER:
+            _logger.error("A child has started nothing of its work for %g s; it is replaced", _UNRESPONSIVE_AFTER)
+            child.kill_reason, child.kill_at = "started nothing", now
+
+    def _share_work(self, now: float) -> None:
+        """Give what waits behind a slow job to children that are idle."""
+        idle = [child for child in self.all if child.is_ready and child.kill_reason is None and not child.load()]
+        if not idle:
+            return
+        for child in self.all:
+            if len(child.queue) > 1 and child.ran_for(now) > STEAL_AFTER:
+                self._catch_up(child)
+                self._reassign(child)
+
+    def _reassign(self, child: Handle) -> None:
+        """Take back what waits in a child, and give it to others."""
+        self.unassigned.extend(child.take_back())
+        self.assign()
+
+    def _signal(self, child: Handle, signum: int) -> None:
+        if child.pid is not None:
+            self.spawner.signal(child.pid, signum)
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "was lost with its fork server"
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was killed by signal {-status}"

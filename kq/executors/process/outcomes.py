@@ -1,0 +1,199 @@
+"""Outcomes: what children say becomes what the worker is told, in two steps.
+
+1. Frames are heard at any time, also by the watchdog's thread: the queue of the child is settled, and what there is to
+   tell is kept in order.
+2. ``take`` gives that to the loop. Only there user code runs: handlers of loggers, the deserializer, and whatever
+   unpickling a result calls.
+
+What is kept has a bound: while it is reached, further frames are left in the children's sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any
+
+from kq.errors import ChildLost
+from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
+from kq.executors.process.crossing import describe, unpack, unpack_error
+from kq.executors.process.handle import Handle
+from kq.executors.process.protocol import Frame, Result
+from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
+from kq.message import Message, job_from_headers
+
+__all__ = ["Outcomes"]
+
+_logger = logging.getLogger("kq.executors")
+
+#: Bytes of frames that were read and not settled by the loop: room for many small results, or for one that is larger.
+ROOM = 32 << 20
+#: Bytes of a frame for which room need not be made.
+_SMALL = 1 << 16
+#: Bytes that it costs to keep a frame beyond its own.
+_OVERHEAD = 512
+#: Weight of the latest job in the mean.
+_LATEST = 0.1
+#: What became of a job of which nobody asks for more.
+_SUCCESS = Outcome(SUCCESS)
+
+#: Something that the loop is to do: a function that adds to what has finished or logs, and its further arguments.
+_Step = tuple[Any, ...]
+
+
+class Outcomes:
+    """What the children of one run of a worker have said, and the loop has not taken."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        #: What there is to tell, and how many bytes that has.
+        self._steps: deque[tuple[int, _Step]] = deque()
+        #: Bytes that were read or have their room; and how many of them the loop has taken, but may hold still.
+        self._held = self.in_hand = 0
+        #: Seconds of a job, in the mean.
+        self.mean = 1.0
+
+    # -- room ----------------------------------------------------------------------------------------------------------
+
+    def has_room(self, child: Handle, *, others_wait: bool = False) -> bool:
+        """Make room for the frame that is coming from a child; return False if it is to wait where it is."""
+        size = child.incoming()
+        if child.reserved or (size <= _SMALL and self._held < ROOM):
+            return True
+        if others_wait or (self._held and self._held + size > ROOM):
+            return False
+        child.reserved = size
+        self._held += size
+        return True
+
+    def forget(self, child: Handle) -> None:
+        """Give up the room for a frame that will not come."""
+        self._held -= child.reserved
+        child.reserved = 0
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def release(self) -> None:
+        """Note that the loop is done with what it took."""
+        self._held -= self.in_hand
+        self.in_hand = 0
+
+    def take(self) -> list[_Step]:
+        """Return what the loop is to do now: as much as the bound allows, or one thing that is larger."""
+        taken: list[_Step] = []
+        while self._steps and (not taken or self.in_hand + self._steps[0][0] <= ROOM):
+            size, step = self._steps.popleft()
+            self.in_hand += size
+            taken.append(step)
+        return taken
+
+    def _keep(self, size: int, *step: Any) -> None:
+        self._held += size
+        self._steps.append((size, step))
+
+    # -- what children say ---------------------------------------------------------------------------------------------
+
+    def hear(self, child: Handle, size: int, kind: int, *rest: Any) -> None:
+        """Take in a frame that tells of jobs."""
+        self.forget(child)
+        size += _OVERHEAD
+        if kind == Frame.DONE:
+            self._hear_done(child, *rest)
+        elif kind == Frame.RESULT:
+            self._hear_result(child, size, Result(*rest))
+        elif kind == Frame.STARTED:
+            self._hear_start(child, size, *rest)
+        elif kind == Frame.LOG:
+            self._keep(size, _log, *rest)
+
+    def _hear_start(self, child: Handle, size: int, number: int, job_id: Any, text: str) -> None:
+        child.job_id, child.text = job_id, text
+        if child.first() == number:
+            self._keep(size, self._log_start, child.queue[0][1], job_id, text)
+
+    def _hear_done(self, child: Handle, number: int, count: int, seconds: float) -> None:
+        self.mean += (1 - (1 - _LATEST) ** count) * (seconds / count - self.mean)
+        self.succeed_through(child, number)
+
+    def succeed_through(self, child: Handle, number: int) -> None:
+        """Settle what ended without anything to tell, up to a number: it succeeded."""
+        finished = [Finished(message, None, _SUCCESS) for message in child.pop_through(number)]
+        if finished:
+            self._keep(0, list.extend, finished)
+
+    def _hear_result(self, child: Handle, size: int, result: Result) -> None:
+        self.succeed_through(child, result.number - 1)
+        if child.first() != result.number:
+            return
+        late = child.expired
+        if late is not None and late.number == result.number and result.ended > late.deadline:
+            return  # the timeout is reported once the child is reaped
+        self.mean += _LATEST * (result.ended - result.begun - self.mean)
+        self._keep(size, self._finish_result, child.pop(), child.job_id, result)
+        child.job_id, child.text = None, ""
+
+    # -- what became of dead children ----------------------------------------------------------------------------------
+
+    def expire(self, child: Handle) -> None:
+        """Settle the first job of a dead child: its time was up."""
+        is_read = child.has_read(child.first())
+        self._keep(0, self._finish, child.pop(), child.job_id, Outcome(TIMEOUT), "", is_read)
+
+    def lose(self, child: Handle, how: str, status: int | None) -> None:
+        """Settle the first job of a dead child: it went with the child."""
+        is_read, message = child.has_read(child.first()), child.pop()
+        what = child.text or f"job {job_from_headers(message).id}"
+        error = ChildLost(f"the child process {how} while it ran {what}", status)
+        outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
+        self._keep(0, self._finish, message, child.job_id, outcome, "", is_read)
+
+    def give_back(self, messages: list[Message]) -> None:
+        """Settle what a stop has ended, or kept from starting: it is to run again."""
+        self._keep(0, list.extend, [Finished(message, None, None) for message in messages])
+
+    # -- for the loop, without the lock --------------------------------------------------------------------------------
+
+    def _log_start(self, finished: list[Finished], message: Message, job_id: Any, text: str) -> None:
+        log_processing(self._setting.logger, message)
+        log_executing(self._setting.logger, message, job_id, text)
+
+    def _finish_result(self, finished: list[Finished], message: Message, job_id: Any, result: Result) -> None:
+        _, status, _, _, text, stacktrace, packed = result
+        if status == INVALID:
+            finished.append(Finished(message, None, Outcome(INVALID)))
+            log_processing(self._setting.logger, message)
+            log_invalid(self._setting.logger, message, text, stacktrace)
+        elif status == SUCCESS:
+            self._finish(finished, message, job_id, Outcome(SUCCESS, unpack(packed)), text)
+        else:
+            self._finish(
+                finished, message, job_id, Outcome(FAILURE, None, unpack_error(packed, stacktrace), stacktrace)
+            )
+
+    def _finish(
+        self, finished: list[Finished], message: Message, job_id: Any, outcome: Outcome, text: str = "", *read: bool
+    ) -> None:
+        finished.append(Finished(message, self._job(message, *read), outcome))
+        if outcome.status != SUCCESS or job_id is not None:
+            job_id = job_from_headers(message).id if job_id is None else job_id
+            log_outcome(self._setting.logger, message, job_id, outcome, text)
+
+    def _job(self, message: Message, is_read: bool = True) -> Any:
+        """Return the job for the callback: where a child could unpickle it, this process probably can."""
+        if not self._setting.wants_outcome:
+            return None
+        if not is_read:  # the attempt may have been what ended the child
+            return job_from_headers(message)
+        try:
+            return self._setting.deserialize(message.value)  # type: ignore[arg-type]
+        except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
+            _logger.warning("A job that a child could read cannot be read here: %s: %s", *describe(error))
+            return job_from_headers(message)
+
+
+def _log(finished: list[Finished], fields: dict[str, Any]) -> None:
+    record = logging.makeLogRecord(fields)
+    target = logging.getLogger(record.name)
+    if target.isEnabledFor(record.levelno):
+        target.handle(record)
