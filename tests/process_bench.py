@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dill
 import jobs
 import process_jobs
 import pytest
@@ -98,7 +99,8 @@ class Bench:
     def message(self, func: Callable[..., Any], *args: Any, timeout: float = 0) -> Message:
         job = Job(f"job-{self._offset}", 0, "bench", func, args, {}, timeout)
         self._offset += 1
-        return Message("bench", 0, self._offset - 1, None, kq.dumps(job))
+        # not ``kq.dumps``: that reads what it writes, and refuses what a child must refuse
+        return Message("bench", 0, self._offset - 1, None, dill.dumps(job))
 
     def run(self, *messages: Message) -> list[Finished]:
         """Run messages, and return what became of them in the order in which they ended."""

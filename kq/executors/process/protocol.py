@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -84,7 +85,11 @@ class ChildSettings(NamedTuple):
 
 
 def blocking(descriptor: int) -> socket.socket:
-    """Return a socket for a descriptor, without the default timeout that a script or a job may have set."""
+    """Return a socket for a descriptor, without the default timeout that a script or a job may have set.
+
+    Programs that a job starts do not inherit it.
+    """
+    os.set_inheritable(descriptor, False)
     adopted = socket.socket(fileno=descriptor)
     adopted.setblocking(True)
     return adopted
