@@ -348,7 +348,7 @@ def _executor(executor: Any, concurrency: int) -> Executor:
         raise ArgumentError(
             'an inline executor runs one job at a time: pass executor="process" or "thread" with concurrency above 1'
         )
-    parts = ("open", "room", "start", "flush", "finished", "patience", "kill", "close")
+    parts = ("open", "room", "start", "flush", "finished", "patience", "kill", "close", "release")
     if not all(callable(getattr(executor, part, None)) for part in parts):
         raise ArgumentError('executor must be "inline", "thread", "process" or an executor object')
     return executor  # type: ignore[no-any-return]

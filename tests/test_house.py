@@ -27,7 +27,7 @@ HOUSE = {
     "serializers": "byvalue default",
     "producing": "calls delivery window aio decorator",
     "what enqueues": "queue",
-    "executors": "coroutine interrupt base inline thread process",
+    "executors": "coroutine calling interrupt base inline thread process",
     "executors.process": "child handle forkserver spawner executor",
     "consuming": "metadata tracker assignment committer pump",
     "working": "callback backlog stop loop",

@@ -379,6 +379,8 @@ class Loop:
         self._publish()
         if not self._pump.stop(_PUMP_PATIENCE):
             _own_logger.error("The consumer does not end; it is left behind")
+        if self._is_open:
+            self._executor.release()
         self.state = State.STOPPED
 
     # -- the watchdog's thread -----------------------------------------------------------------------------------------

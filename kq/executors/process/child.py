@@ -30,8 +30,9 @@ from typing import Any, NamedTuple
 import dill
 
 from kq.errors import ChildLost, RemoteError
+from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, stacktrace_of
-from kq.executors.coroutine import complete
+from kq.executors.calling import Around, Caller
 from kq.executors.interrupt import Interrupt
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.utils import get_call_repr, safe_str
@@ -83,6 +84,7 @@ class ChildSettings(NamedTuple):
 
     deserialize: Callable[[bytes], Any]
     on_start: Callable[[], Any] | None
+    around: Around | None
     timeout: float | int | None
     #: Whether the worker logs each job.
     is_verbose: bool
@@ -136,10 +138,12 @@ class _Child:
                 break
         self._tell_done()
         self._words[3] = self._ended
+        coroutine.close()
 
     def _begin(self) -> bool:
         try:
             self._settings: ChildSettings = dill.loads(self._read_frame())
+            self._caller = Caller(self._settings.around, self._end_forked_copy)
             self._set_up_logging()
             os.register_at_fork(after_in_parent=self._note_fork, after_in_child=_reset_signals)
             signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -217,7 +221,7 @@ class _Child:
         self._shared[IS_READ] = 1
         self._tell_start(number, time.monotonic(), timeout)
         try:
-            result = complete(func(*args, **kwargs))
+            result = self._caller.call(job_id, func, args, kwargs)
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
             self._end_forked_copy()
             self._fail(number, begun, error)
@@ -258,7 +262,7 @@ class _Child:
         self._times[2] = deadline
         self._words[0] = number
 
-    def _end_forked_copy(self) -> None:
+    def _end_forked_copy(self, _error: object = None) -> None:
         """End here what is a copy of this child, made by a job that forked and came back twice."""
         if os.getpid() != self.pid:
             self._shared[_COPY_RETURNED] = 1

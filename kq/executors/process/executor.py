@@ -28,7 +28,8 @@ from typing import Any
 import dill
 
 from kq.errors import ArgumentError, ChildLost, ChildTraceback, RemoteError, WorkerError
-from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
+from kq.executors.base import Finished, Setting, check_hooks, log_executing, log_invalid, log_outcome, log_processing
+from kq.executors.calling import Around
 from kq.executors.process.child import DONE, LOG, READY, RESULT, STARTED, UNREADY, ChildSettings, Packed
 from kq.executors.process.handle import Handle
 from kq.executors.process.spawner import Died, Spawned, Spawner
@@ -75,6 +76,7 @@ class ProcessExecutor:
     :param max_memory: Bytes of resident memory beyond which a child is replaced, between jobs; None for no limit.
     :param preload: Names of modules that are imported once, before children are forked.
     :param on_start: Called without arguments in each child before its first job, to open connections for instance.
+    :param around: Called without arguments for each job; the job runs inside the context manager that it returns.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -85,6 +87,7 @@ class ProcessExecutor:
         max_memory: int | None = None,
         preload: Sequence[str] = (),
         on_start: Callable[[], Any] | None = None,
+        around: Around | None = None,
     ) -> None:
         if not (isinstance(kill_grace, (int, float)) and kill_grace >= 0):
             raise ArgumentError("kill_grace must be an int or float of 0 or greater")
@@ -93,8 +96,7 @@ class ProcessExecutor:
                 raise ArgumentError(f"{name} must be an int of 1 or greater")
         if not isinstance(preload, (list, tuple)) or not all(isinstance(name, str) for name in preload):
             raise ArgumentError("preload must be a list or tuple of module names")
-        if not (on_start is None or callable(on_start)):
-            raise ArgumentError("on_start must be a callable")
+        check_hooks(on_start, around)
         if not hasattr(os, "fork"):
             raise ArgumentError('executor="process" needs a system with fork; use executor="thread" here')
         self._kill_grace = kill_grace
@@ -102,6 +104,7 @@ class ProcessExecutor:
         self._max_memory = max_memory
         self._preload = tuple(preload)
         self._on_start = on_start
+        self._around = around
 
     def __repr__(self) -> str:
         return f"ProcessExecutor(kill_grace={self._kill_grace:g})"
@@ -137,6 +140,9 @@ class ProcessExecutor:
             self.close()
             raise
 
+    def watch(self, now: float) -> None:
+        pass
+
     def kill(self) -> None:
         self._killing = True
 
@@ -153,10 +159,14 @@ class ProcessExecutor:
         self._setting.unwatch(self._selector)
         self._selector.close()
 
+    def release(self) -> None:
+        pass
+
     def _pack_settings(self, setting: Setting) -> bytes:
         settings = ChildSettings(
             deserialize=setting.deserialize,
             on_start=self._on_start,
+            around=self._around,
             timeout=setting.timeout,
             is_verbose=setting.logger.isEnabledFor(logging.INFO),
             wants_outcome=setting.wants_outcome,
@@ -168,7 +178,7 @@ class ProcessExecutor:
             file = io.BytesIO()
             ByValue(file, pickle.HIGHEST_PROTOCOL).dump(settings)  # a hook of the script brings what it uses
         except Exception as error:  # the door of user code
-            raise ArgumentError(f"deserializer and on_start must be picklable to reach children: {error}") from error
+            raise ArgumentError(f"hooks and deserializer must be picklable to reach children: {error}") from error
         return file.getvalue()
 
     # -- for the loop --------------------------------------------------------------------------------------------------
