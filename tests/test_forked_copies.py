@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 
 import call_jobs
@@ -14,7 +17,24 @@ from journal import Journal
 import kq
 from kq import Queue
 
+#: Seconds until a program is too slow.
+PATIENCE = 30.0
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+
+
+def run(source: str, *args: str) -> jobs.Program:
+    """Run a program to its end, and end what it has left behind."""
+    with jobs.Program("import os; os.setpgrp()\n" + source, *args) as program:
+        try:
+            code = program.process.wait(PATIENCE)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.process.pid, signal.SIGKILL)
+        assert program.end() == code
+    assert code == 0, program.text
+    return program
+
 
 #: Writes down what the callback is told, and by which process.
 WORKER = """
@@ -49,8 +69,7 @@ def test_a_fork_that_comes_back_is_no_second_worker(executor: str, hosts: str, q
     for number in range(10):
         spec.enqueue(journals.work, journal.path, number)
     count = 2 * len(WAYS) + 10
-    with jobs.Program(WORKER, queue.topic, hosts, executor, journal.path, str(count)) as program:
-        assert program.end() == 0, program.text
+    program = run(WORKER, queue.topic, hosts, executor, journal.path, str(count))
     entries = list(journal.entries())
     assert {entry.pid for entry in entries} == {program.process.pid}
     assert journal.count("end") == {str(number): 1 for number in range(10)}
@@ -88,9 +107,7 @@ os._exit(0)
 
 def test_a_copy_whose_streams_are_locked_ends_all_the_same() -> None:
     """The thread that holds the lock is not in the copy and never lets it go."""
-    with jobs.Program(LOCKED) as program:
-        assert program.end() == 0, program.text
-    assert program.lines == ["success 0"]
+    assert run(LOCKED).lines == ["success 0"]
 
 
 def test_a_fork_that_returns_from_unpickling_or_from_on_start_ends_too(journal: Journal) -> None:
@@ -110,8 +127,7 @@ for executor in (kq.InlineExecutor, kq.ThreadExecutor):
     with Bench(executor(on_start=lambda: call_jobs.fork_and("0")), deserialize=read) as bench:
         bench.run(note, path, "ran", executor.__name__)
 """
-    with jobs.Program(source, journal.path) as program:
-        assert program.end() == 0, program.text
+    run(source, journal.path)
     assert journal.count("ran") == {"InlineExecutor": 1, "ThreadExecutor": 1}
 
 

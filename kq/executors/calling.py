@@ -102,23 +102,20 @@ def _check_ran(func: Callable[..., Any], result: Any) -> Any:
 
 def _end_copy(error: BaseException | None) -> None:
     """End this process, a fork of the worker, as Python would end it, but without the worker's exit handlers."""
-    code = int(error is not None)
+    left = error.code if isinstance(error, SystemExit) else error
     try:
-        if isinstance(error, SystemExit):
-            code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
-        teller = threading.Thread(target=_tell_and_flush, args=(error,), daemon=True)
+        teller = threading.Thread(target=_tell_and_flush, args=(left,), daemon=True)
         teller.start()
         teller.join(_FLUSH_WAIT)
     finally:
-        os._exit(code)
+        os._exit(left & 0xFF if isinstance(left, int) else int(left is not None))
 
 
-def _tell_and_flush(error: BaseException | None) -> None:
-    if not isinstance(error, SystemExit):
-        if error is not None:
-            sys.excepthook(type(error), error, error.__traceback__)
-    elif not isinstance(error.code, (int, type(None))):
-        sys.stderr.write(f"{error.code}\n")
+def _tell_and_flush(left: Any) -> None:
+    if isinstance(left, BaseException):
+        sys.excepthook(type(left), left, left.__traceback__)
+    elif not isinstance(left, (int, type(None))):
+        sys.stderr.write(f"{left}\n")
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # there may be none, and it may be closed
             stream.flush()

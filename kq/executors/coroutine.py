@@ -51,7 +51,10 @@ def close() -> None:
         return
     try:
         if _is_usable(loop):
-            _wait(loop, {loop.create_task(loop.shutdown_asyncgens())}, GRACE)
+            import asyncio
+
+            closing = loop.create_task(loop.shutdown_asyncgens())
+            loop.run_until_complete(asyncio.wait([closing], timeout=GRACE))
     except BaseException:  # the door of user code: generators clean up
         _logger.exception("An asynchronous generator failed to close:")
     finally:
@@ -97,18 +100,12 @@ def _end_tasks(loop: asyncio.AbstractEventLoop, main: Any, job_id: Any) -> None:
     while left and loop.time() < deadline:
         for task in left:
             task.cancel()
-        _wait(loop, left, deadline - loop.time())
+        loop.run_until_complete(asyncio.wait(left, timeout=deadline - loop.time()))
         left = asyncio.all_tasks(loop)
     if left:
         line = "Tasks of job %s ignore their cancellation: %s. They are abandoned, with the event loop and its clients"
         _logger.error(line, job_id, ", ".join(map(_name, left)))
         _let_go(loop)
-
-
-def _wait(loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]], timeout: float) -> None:
-    import asyncio
-
-    loop.run_until_complete(asyncio.wait(tasks, timeout=timeout))
 
 
 def _name(task: asyncio.Task[Any]) -> str:

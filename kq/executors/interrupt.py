@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from kq.executors.coroutine import wake
 
@@ -45,19 +45,6 @@ class Called(NamedTuple):
     interrupted: Reason | None
     result: Any = None
     error: BaseException | None = None
-
-
-class Interrupter(Protocol):
-    """Calls jobs, and can interrupt them."""
-
-    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
-        """Call a job. ``timeout`` is in seconds, 0 for no limit."""
-
-    def interrupt_all(self) -> None:
-        """Interrupt the jobs that run, because of a stop. From any thread, any number of times."""
-
-    def close(self) -> None:
-        """Interrupt nothing any more."""
 
 
 def _enter(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -246,6 +233,10 @@ def _raise_async(thread_id: int, kind: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread_id), None if kind is None else ctypes.py_object(kind)
     )
+
+
+#: Calls jobs with a time limit in seconds, 0 for none, and can interrupt them from any thread, any number of times.
+Interrupter = SignalInterrupter | ThreadInterrupter
 
 
 def best_interrupter() -> Interrupter:

@@ -28,7 +28,7 @@ __all__ = ["ThreadExecutor"]
 #: Seconds that ``close`` waits for interrupted jobs to end: one interrupt and its repetition.
 _GRACE = 2 * REPEAT
 #: Seconds between looks at whether they have.
-_LOOK_EVERY = 0.01
+_LOOK_EVERY = 0.1
 #: Calls of ``on_start`` in a row that may fail in a thread before the worker gives up, if no other thread works.
 _MAX_FAILED_STARTS = 3
 #: Seconds until ``on_start`` is tried again: what it wants, a connection for instance, is not there sooner.
@@ -90,12 +90,9 @@ class ThreadExecutor(Executor):
         crew.closing.set()
         for _ in self._threads:
             crew.tokens.put(None)
-        begun = time.monotonic()
-        interrupted = 0
-        while self._running > len(crew.finished) and (waited := time.monotonic() - begun) < _GRACE:
-            if waited >= interrupted * REPEAT:
-                interrupted += 1
-                crew.interrupter.interrupt_all()
+        deadline = time.monotonic() + _GRACE
+        while self._running > len(crew.finished) and time.monotonic() < deadline:
+            crew.interrupter.interrupt_all()
             time.sleep(_LOOK_EVERY)
         crew.interrupter.close()
 
