@@ -312,6 +312,10 @@ def give_generator() -> Any:
     return (number for number in ())
 
 
+def give_memoryview() -> memoryview:
+    return memoryview(b"")
+
+
 def give_bytes(size: int) -> bytes:
     return bytes(size)
 

@@ -37,11 +37,13 @@ def run(main: Coroutine[Any, Any, Any], job_id: Any) -> Any:
     try:
         return loop.run_until_complete(main)
     finally:
+        is_free = False
         try:
-            _end_tasks(loop, main, job_id)
-        except BaseException:  # an interrupt, or a task that exits: what else is on the loop cannot be known
-            _let_go(loop)
-            raise
+            is_free = _end_tasks(loop, main, job_id)
+        finally:
+            if not is_free:
+                _let_go(loop)
+                _logger.error("The event loop of job %s is abandoned, and with it all clients that use it", job_id)
 
 
 def close() -> None:
@@ -83,16 +85,16 @@ def _is_usable(loop: asyncio.AbstractEventLoop) -> bool:
     return not (loop.is_closed() or loop.is_running())
 
 
-def _end_tasks(loop: asyncio.AbstractEventLoop, main: Any, job_id: Any) -> None:
+def _end_tasks(loop: asyncio.AbstractEventLoop, main: Any, job_id: Any) -> bool:
+    """End what is left on a loop; return whether nothing is, so that it can be used on."""
     import asyncio
 
     if not _is_usable(loop):
-        _let_go(loop)
-        return
+        return False
+    if not asyncio.all_tasks(loop):
+        return True
+    loop.run_until_complete(asyncio.sleep(0))  # some have only their last step to do
     left = asyncio.all_tasks(loop)
-    if left:  # some have only their last step to do
-        loop.run_until_complete(asyncio.sleep(0))
-        left = asyncio.all_tasks(loop)
     names = sorted(_name(task) for task in left if task.get_coro() is not main)
     if names:
         _logger.warning("Job %s left tasks behind, which are cancelled: %s", job_id, ", ".join(names))
@@ -103,9 +105,8 @@ def _end_tasks(loop: asyncio.AbstractEventLoop, main: Any, job_id: Any) -> None:
         loop.run_until_complete(asyncio.wait(left, timeout=deadline - loop.time()))
         left = asyncio.all_tasks(loop)
     if left:
-        line = "Tasks of job %s ignore their cancellation: %s. They are abandoned, with the event loop and its clients"
-        _logger.error(line, job_id, ", ".join(map(_name, left)))
-        _let_go(loop)
+        _logger.error("Tasks of job %s ignore their cancellation: %s", job_id, ", ".join(map(_name, left)))
+    return not left
 
 
 def _name(task: asyncio.Task[Any]) -> str:

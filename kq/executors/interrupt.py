@@ -71,8 +71,8 @@ class SignalInterrupter:
         self._fired: Reason | None = None
         #: Held while an alarm is sent, so that none is after the handler is gone: it would end the process.
         self._lock = threading.Lock()
-        #: Where the interpreter writes down signals. It can only be read by being set, so in one expression.
-        self._wakeup_fd = signal.set_wakeup_fd(-1)
+        #: Where the interpreter writes down signals.
+        self._wakeup_fd = signal.set_wakeup_fd(-1)  # there is no other way to read it
         signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
 
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
