@@ -168,7 +168,7 @@ def give_future() -> Any:
     try:
         return loop.create_task(note_later(os.devnull))
     finally:
-        _kept.append(loop)
+        loop.close()
 
 
 async def give_task(path: str) -> Any:

@@ -111,6 +111,7 @@ say(f"returned {worker.start()}")
 """
 
 
+@pytest.mark.parametrize("executor", ["inline", "thread"])
 def test_a_stop_does_not_wait_for_tasks_that_ignore_their_cancellation(executor: str, hosts: str, queue: Queue) -> None:
     """Whatever a job has left behind, the worker ends at once."""
     queue.enqueue(call_jobs.leave_a_stubborn_task)

@@ -92,8 +92,8 @@ def test_sigterm_still_is_a_warm_stop(way: str, hosts: str, queue: Queue) -> Non
     """After such a job the worker lets the next one finish, and returns."""
     spec = queue.using(partition=0)
     spec.enqueue(signal.signal, signal.SIGTERM, getattr(signal, way))
-    spec.enqueue(jobs.say_and_nap, 1.0)
-    spec.enqueue(jobs.say_and_nap, 1.0)
+    spec.enqueue(jobs.say_and_nap, 0.5)
+    spec.enqueue(jobs.say_and_nap, 0.5)
     with jobs.Program(WORKER, queue.topic, hosts) as program:
         program.wait_for("begin")
         program.process.terminate()

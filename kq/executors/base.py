@@ -2,7 +2,7 @@
 
 1. ``open`` is called by ``Worker.start`` with what every run needs, ``close`` at its end.
 2. ``start`` begins a run; ``finished`` gives the runs that ended since it was asked last.
-3. ``kill`` ends what runs, without an outcome, because the worker stops.
+3. ``kill`` ends what runs, without an outcome, because the worker stops. ``close`` and ``release`` follow.
 
 ``run_message`` is the way of one message where a job runs in this process: unpickle, call, describe.
 """
@@ -75,7 +75,10 @@ class Finished(NamedTuple):
 
 
 class Executor(Protocol):
-    """Where jobs run. Used by one thread, the one that called ``Worker.start``, but for ``kill``."""
+    """Where jobs run. Used by one thread, the one that called ``Worker.start``, but for ``kill`` and ``watch``.
+
+    ``flush`` and ``watch`` do nothing where an executor has nothing to do.
+    """
 
     def open(self, setting: Setting, concurrency: int) -> None:
         """Make ready to run ``concurrency`` jobs at once."""
