@@ -77,7 +77,7 @@ class Finished(NamedTuple):
 class Executor(Protocol):
     """Where jobs run. Used by one thread, the one that called ``Worker.start``, but for ``kill`` and ``watch``.
 
-    ``flush`` and ``watch`` do nothing where an executor has nothing to do.
+    What has a body here is enough for an executor that runs jobs in this process.
     """
 
     def open(self, setting: Setting, concurrency: int) -> None:
@@ -98,6 +98,7 @@ class Executor(Protocol):
 
     def patience(self) -> float:
         """Return the seconds after which ``finished`` should be asked again, though nothing woke the worker."""
+        return float("inf")
 
     def kill(self) -> None:
         """End what runs, because of a stop. From any thread, any number of times."""

@@ -41,7 +41,8 @@ class InlineExecutor(Executor):
         self._setting = setting
         self._finished: list[Finished] = []
         self._caller = Caller(self._around)
-        self._get_ready()
+        if self._on_start is not None:
+            self._get_ready(self._on_start)
         self._interrupter = best_interrupter()
         if isinstance(self._interrupter, ThreadInterrupter):
             _logger.warning(
@@ -49,11 +50,10 @@ class InlineExecutor(Executor):
                 "when it comes back to Python code, so a long call into C code runs to its end."
             )
 
-    def _get_ready(self) -> None:
+    def _get_ready(self, on_start: Callable[[], Any]) -> None:
         try:
-            if self._on_start is not None:
-                with self._caller:
-                    self._on_start()
+            with self._caller:
+                on_start()
         except BaseException as error:  # the door of the user's hook: no job can run
             log_own("on_start raised an exception:", exc_info=error)
             raise WorkerError("on_start of the inline executor failed; the log says why") from error
@@ -67,9 +67,6 @@ class InlineExecutor(Executor):
     def finished(self) -> list[Finished]:
         finished, self._finished = self._finished, []
         return finished
-
-    def patience(self) -> float:
-        return float("inf")
 
     def kill(self) -> None:
         self._interrupter.interrupt_all()

@@ -79,9 +79,6 @@ class ThreadExecutor(Executor):
         self._running -= len(ended)
         return ended
 
-    def patience(self) -> float:
-        return float("inf")
-
     def kill(self) -> None:
         self._crew.interrupter.interrupt_all()
 
