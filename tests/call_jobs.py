@@ -113,15 +113,17 @@ async def leave_a_task(path: str) -> str:
     return await client.get()
 
 
-async def leave_a_stubborn_task() -> str:
+async def leave_a_stubborn_task(way: str = "kept") -> str:
     async def stubborn() -> None:
-        while True:
+        while True:  # when it is freed, no loop runs: what sleeps raises, and this never ends
             try:
-                await asyncio.sleep(1)
-            except asyncio.CancelledError:
+                await (asyncio.sleep(1) if way == "kept" else asyncio.get_running_loop().create_future())
+            except BaseException:
                 pass
 
-    _kept.append(asyncio.create_task(stubborn()))
+    task = asyncio.create_task(stubborn())
+    if way == "kept":
+        _kept.append(task)
     await asyncio.sleep(0)
     return "left"
 

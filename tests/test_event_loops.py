@@ -112,9 +112,12 @@ say(f"returned {worker.start()}")
 
 
 @pytest.mark.parametrize("executor", ["inline", "thread"])
-def test_a_stop_does_not_wait_for_tasks_that_ignore_their_cancellation(executor: str, hosts: str, queue: Queue) -> None:
-    """Whatever a job has left behind, the worker ends at once."""
-    queue.enqueue(call_jobs.leave_a_stubborn_task)
+@pytest.mark.parametrize("way", ["kept", "forgotten"])
+def test_a_stop_does_not_wait_for_tasks_that_ignore_their_cancellation(
+    way: str, executor: str, hosts: str, queue: Queue
+) -> None:
+    """Whatever a job has left behind, ``start`` returns, and the process ends, also where that frees the tasks."""
+    queue.enqueue(call_jobs.leave_a_stubborn_task, way)
     with jobs.Program(STOPPED, queue.topic, hosts, executor) as program:
         program.wait_for("callback success")
         begin = time.monotonic()

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import threading
 from collections.abc import Coroutine
@@ -106,6 +107,7 @@ def _end_tasks(loop: asyncio.AbstractEventLoop, main: Any, job_id: Any) -> bool:
         left = asyncio.all_tasks(loop)
     if left:
         _logger.error("Tasks of job %s ignore their cancellation: %s", job_id, ", ".join(map(_name, left)))
+        _let_go(loop)  # while they are referred to here
     return not left
 
 
@@ -117,6 +119,9 @@ def _let_go(loop: asyncio.AbstractEventLoop) -> None:
     """Close a loop; the thread gets another when it needs one."""
     import asyncio
 
+    for task in asyncio.all_tasks(loop):
+        # never freed, also not as Python ends: that raises in the coroutine, and one that catches everything would spin
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))
     _local.loop = None
     _loops.pop(threading.get_ident(), None)
     if loop.is_running():  # an interrupt hit it as it began or ended to run: it cannot be closed, and is in the way
