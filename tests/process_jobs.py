@@ -321,6 +321,10 @@ def give_generator() -> Any:
     return (number for number in ())
 
 
+def give_memoryview() -> memoryview:
+    return memoryview(b"")
+
+
 def give_bytes(size: int) -> bytes:
     return bytes(size)
 
@@ -487,13 +491,6 @@ def interrupt_everything() -> str:
         os.kill(pid, signal.SIGINT)
     time.sleep(0.3)
     return "went on"
-
-
-def say_and_nap(seconds: float) -> str:
-    print("begin", flush=True)
-    time.sleep(seconds)
-    print("end", flush=True)
-    return "rested"
 
 
 async def nap_async(path: str, name: Any, seconds: float) -> Any:

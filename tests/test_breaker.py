@@ -364,6 +364,7 @@ def test_a_thread_that_was_left_behind_serves_no_later_start() -> None:
     assert not left.is_alive()
     assert executor.finished() == []
     executor.close()
+    executor.release()
     assert [thread.is_alive() for thread in executor._threads] == [False]
 
 

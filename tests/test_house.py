@@ -27,7 +27,7 @@ HOUSE = {
     "serializers": "names handles byvalue legacy default",
     "producing": "binding calls delivery window aio spec decorator",
     "what enqueues": "queue",
-    "executors": "coroutine interrupt base inline thread process",
+    "executors": "coroutine calling interrupt base inline thread process",
     "executors.process": "protocol output crossing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed pump skipping",
     "working": "callback waker stop state backlog companions publisher settings settle watchdog loop",
@@ -199,8 +199,8 @@ def foreign_privates(path: Path) -> Iterator[str]:
     yield from (name for name in imports_of(path) if name.split(".")[0] == "kafka" and name not in faces)
 
 
-#: What is no client's: of a queue, for ``kq.testing``, and of every namedtuple.
-NO_CLIENTS = {"_access", "_replace"}
+#: What is no client's: of a queue, for ``kq.testing``, of every namedtuple, and asyncio's mark of a future.
+NO_CLIENTS = {"_access", "_replace", "_asyncio_future_blocking"}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at proces
 
 def test_a_result_that_cannot_cross_is_none(queue: Queue, work: Callable[..., jobs.Calls]) -> None:
     """The job has succeeded all the same."""
-    queue.enqueue(process_jobs.give_generator)
+    queue.enqueue(process_jobs.give_memoryview)
     calls = work(1)
     assert (calls.statuses, calls.results) == (["success"], [None])
 

@@ -41,7 +41,7 @@ print("processed", worker.start(), flush=True)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_lets_running_jobs_end(signum: int, topic: str, hosts: str, queue: Queue) -> None:
     """Ctrl-C goes to the whole group of a terminal, and is left to the worker."""
-    queue.enqueue(process_jobs.say_and_nap, 1)
+    queue.enqueue(jobs.say_and_nap, 1)
     with jobs.Program(_WORKER, topic, hosts, "2") as program:
         program.wait_for("begin")
         os.killpg(program.process.pid, signum)
@@ -51,7 +51,7 @@ def test_the_first_signal_lets_running_jobs_end(signum: int, topic: str, hosts: 
 
 def test_the_second_signal_ends_running_jobs(topic: str, hosts: str, queue: Queue) -> None:
     """They have no outcome, and run again."""
-    queue.enqueue(process_jobs.say_and_nap, 60)
+    queue.enqueue(jobs.say_and_nap, 60)
     for _ in range(2):
         with jobs.Program(_WORKER, topic, hosts, "2") as program:
             program.wait_for("begin")

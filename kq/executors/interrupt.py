@@ -19,9 +19,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
-from kq.executors.coroutine import complete, wake
+from kq.executors.coroutine import wake
 
 __all__ = ["Called", "Interrupt", "Interrupter", "SignalInterrupter", "ThreadInterrupter", "best_interrupter"]
 
@@ -47,26 +47,15 @@ class Called(NamedTuple):
     error: BaseException | None = None
 
 
-class Interrupter(Protocol):
-    """Calls jobs, and can interrupt them."""
-
-    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
-        """Call a job. ``timeout`` is in seconds, 0 for no limit."""
-
-    def interrupt_all(self) -> None:
-        """Interrupt the jobs that run, because of a stop. From any thread, any number of times."""
-
-    def close(self) -> None:
-        """Interrupt nothing any more."""
-
-
 def _enter(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Call the job. This frame marks on the stack where user code begins."""
-    return complete(func(*args, **kwargs))
+    return func(*args, **kwargs)
 
 
 #: The public one looks for an enum member of each handler, which takes longer than all else here; after every job.
 _getsignal: Callable[[int], Any] = _signal.getsignal
+#: The signals by which a worker is stopped. A job that takes one for itself makes the worker deaf.
+_SIGINT, _SIGTERM = int(signal.SIGINT), int(signal.SIGTERM)
 
 
 class SignalInterrupter:
@@ -82,8 +71,12 @@ class SignalInterrupter:
         self._fired: Reason | None = None
         #: Held while an alarm is sent, so that none is after the handler is gone: it would end the process.
         self._lock = threading.Lock()
+        #: Where the interpreter writes down signals.
+        self._wakeup_fd = signal.set_wakeup_fd(-1)  # there is no other way to read it
+        signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
 
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
+        handlers = ((_SIGINT, _getsignal(_SIGINT)), (_SIGTERM, _getsignal(_SIGTERM)))
         self._fired = None
         self._deadline = time.monotonic() + timeout if timeout else 0.0
         self._running = True
@@ -97,7 +90,7 @@ class SignalInterrupter:
         self._running = False
         if timeout:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        self._mend_handler()
+        self._mend_signals(handlers)
         return Called(self._fired, result, error)
 
     def interrupt_all(self) -> None:
@@ -114,9 +107,14 @@ class SignalInterrupter:
             left = delay - (time.monotonic() - self._opened)
             signal.setitimer(signal.ITIMER_REAL, max(left, _EARLY), interval)
 
-    def _mend_handler(self) -> None:
-        if _getsignal(signal.SIGALRM) != self._on_alarm:  # the job took it for itself
+    def _mend_signals(self, handlers: Sequence[tuple[int, Any]]) -> None:
+        """Take back what the job took for itself: the next one needs its limit, and the worker must hear of a stop."""
+        if _getsignal(signal.SIGALRM) != self._on_alarm:
             signal.signal(signal.SIGALRM, self._on_alarm)
+        for signum, handler in handlers:
+            if _getsignal(signum) is not handler and handler is not None:  # None: it is not Python's
+                signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
 
     def _on_alarm(self, _signum: int, frame: FrameType | None) -> None:
         """Raise inside the job; anywhere else a late alarm does nothing."""
@@ -235,6 +233,10 @@ def _raise_async(thread_id: int, kind: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread_id), None if kind is None else ctypes.py_object(kind)
     )
+
+
+#: Calls jobs with a time limit in seconds, 0 for none, and can interrupt them from any thread, any number of times.
+Interrupter = SignalInterrupter | ThreadInterrupter
 
 
 def best_interrupter() -> Interrupter:

@@ -32,8 +32,9 @@ from typing import Any
 import dill
 
 from kq.errors import ChildLost
+from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, stacktrace_of
-from kq.executors.coroutine import complete
+from kq.executors.calling import Caller
 from kq.executors.interrupt import Interrupt
 from kq.executors.process.crossing import PLAIN, Packed, pack, pack_error
 from kq.executors.process.output import flush_output
@@ -96,10 +97,12 @@ class _Child:
                 break
         self._tell_done()
         self._words[3] = self._ended
+        coroutine.close()
 
     def _begin(self) -> bool:
         try:
             self._settings: ChildSettings = dill.loads(self._read_frame())
+            self._caller = Caller(self._settings.around, self._come_back)
             self._set_up_logging()
             os.register_at_fork(
                 before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._become_copy
@@ -181,12 +184,12 @@ class _Child:
         self._shared[Shared.IS_READ] = 1
         self._tell_start(number, time.monotonic(), timeout)
         try:
-            result = complete(func(*args, **kwargs))
+            result = self._caller.call(job_id, func, args, kwargs)
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
-            self._come_back(number, error)
+            self._come_back(error)
             self._fail(number, begun, error)
         else:
-            self._come_back(number)
+            self._come_back()
             self._succeed(number, begun, result)
         self.running_id = None
 
@@ -198,14 +201,14 @@ class _Child:
         self._times[2] = deadline
         self._words[0] = number
 
-    def _come_back(self, number: int, error: BaseException | None = None) -> None:
+    def _come_back(self, error: BaseException | None = None) -> None:
         """Let out what the job printed; and end here if this is a copy of the child, which the job has forked."""
         flush_output()
         if os.getpid() == self.pid:
             return
         if isinstance(error, SystemExit):  # as such copies end
             os._exit(_exit_code(error) & 0xFF)
-        self._words[4] = number
+        self._words[4] = self._words[0]
         os._exit(0)
 
     def _succeed(self, number: int, begun: float, result: Any) -> None:

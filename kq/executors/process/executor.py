@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kq.errors import ArgumentError, WorkerError
-from kq.executors.base import Finished, Setting
+from kq.executors.base import Finished, Setting, check_hooks
+from kq.executors.calling import Around
 from kq.executors.process.children import Children
 from kq.executors.process.outcomes import Outcomes
 from kq.executors.process.protocol import ChildSettings
@@ -46,6 +47,7 @@ class ProcessExecutor:
     :param max_memory: Bytes of resident memory beyond which a child is replaced, between jobs; None for no limit.
     :param preload: Names of modules that are imported once, before children are forked.
     :param on_start: Called without arguments in each child before its first job, to open connections for instance.
+    :param around: Called without arguments for each job; the job runs inside the context manager that it returns.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -56,6 +58,7 @@ class ProcessExecutor:
         max_memory: int | None = None,
         preload: Sequence[str] = (),
         on_start: Callable[[], Any] | None = None,
+        around: Around | None = None,
     ) -> None:
         if not (isinstance(kill_grace, (int, float)) and kill_grace >= 0):
             raise ArgumentError("kill_grace must be an int or float of 0 or greater")
@@ -64,8 +67,7 @@ class ProcessExecutor:
                 raise ArgumentError(f"{name} must be an int of 1 or greater")
         if not isinstance(preload, (list, tuple)) or not all(isinstance(name, str) for name in preload):
             raise ArgumentError("preload must be a list or tuple of module names")
-        if not (on_start is None or callable(on_start)):
-            raise ArgumentError("on_start must be a callable")
+        check_hooks(on_start, around)
         if not hasattr(os, "fork"):
             raise ArgumentError('executor="process" needs a system with fork; use executor="thread" here')
         self._kill_grace = kill_grace
@@ -73,6 +75,7 @@ class ProcessExecutor:
         self._max_memory = max_memory
         self._preload = tuple(preload)
         self._on_start = on_start
+        self._around = around
         #: Guards everything below, between the loop and the watchdog.
         self._lock = threading.Lock()
         self._is_open = False
@@ -104,9 +107,6 @@ class ProcessExecutor:
             self.close()
             raise
 
-    def release(self) -> None:
-        pass
-
     def kill(self) -> None:
         if self._is_open:
             self._children.is_killing = True
@@ -117,10 +117,14 @@ class ProcessExecutor:
             self._setting.unwatch(self._children.selector)
             self._children.close()
 
+    def release(self) -> None:
+        pass
+
     def _pack_settings(self, setting: Setting) -> bytes:
         settings = ChildSettings(
             deserialize=setting.deserialize,
             on_start=self._on_start,
+            around=self._around,
             timeout=setting.timeout,
             is_verbose=setting.logger.isEnabledFor(logging.INFO),
             wants_outcome=setting.wants_outcome,
@@ -132,7 +136,7 @@ class ProcessExecutor:
             file = io.BytesIO()
             ByValue(file, pickle.HIGHEST_PROTOCOL).dump(settings)  # a hook of the script brings what it uses
         except Exception as error:  # the door of user code
-            raise ArgumentError(f"deserializer and on_start must be picklable to reach children: {error}") from error
+            raise ArgumentError(f"hooks and deserializer must be picklable to reach children: {error}") from error
         return file.getvalue()
 
     # -- for the loop --------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from kq.executors.calling import Around
 from kq.job import Status
 
 __all__ = ["LENGTH", "MESSAGE", "NEVER", "TOKEN", "ChildSettings", "Frame", "Result", "Shared", "Verb", "blocking"]
@@ -73,6 +74,7 @@ class ChildSettings(NamedTuple):
 
     deserialize: Callable[[bytes], Any]
     on_start: Callable[[], Any] | None
+    around: Around | None
     timeout: float | int | None
     #: Whether the worker logs each job.
     is_verbose: bool
