@@ -1,12 +1,14 @@
 """Executors: where jobs run. Alternatives behind one protocol, ``kq.executors.base.Executor``."""
 
 from kq.executors.base import Executor, Finished, Setting, run_message
+from kq.executors.calling import Caller
 from kq.executors.inline import InlineExecutor
 from kq.executors.interrupt import best_interrupter
 from kq.executors.process import ProcessExecutor
 from kq.executors.thread import ThreadExecutor
 
 __all__ = [
+    "Caller",
     "Executor",
     "Finished",
     "InlineExecutor",

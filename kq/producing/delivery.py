@@ -40,7 +40,7 @@ __all__ = ["Delivery", "EnqueueError", "EnqueueUnknown", "Sent", "describe", "is
 
 #: Settings of a producer that the queue makes. A restarted broker is back within seconds, so after 30 s without an
 #: acknowledgement, or 10 s without a topic, the caller should know; the client's own limits are 120 s and 60 s.
-#: ``batch_size``: many jobs at once go 1.4 times as fast as with the client's 16 kB; brokers take up to 1 MB.
+#: ``batch_size``: many jobs at once go 1.4 times as fast as with the client's 16 kB. Brokers take up to 1 MB.
 PRODUCER_DEFAULTS: Mapping[str, Any] = {
     "acks": "all",
     "batch_size": 131_072,

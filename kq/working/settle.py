@@ -14,7 +14,7 @@ import logging
 from heapq import heappop, heappush
 from typing import Any
 
-from kq.executors import Finished
+from kq.executors import Caller, Finished
 from kq.job import INVALID, Outcome
 from kq.message import Message
 from kq.utils import safe_str
@@ -37,6 +37,8 @@ class Settler:
         self._settings = settings
         self._companions = companions
         self._publisher = publisher
+        #: Ends a fork that a callback leaves behind.
+        self._caller = Caller()
         #: What was told and is not done, by the identity of its message.
         self._outcomes: dict[int, Outcome] = {}
         #: Heap of what a companion failed to answer to: when to ask again, a number that tells those of one time apart,
@@ -87,10 +89,11 @@ class Settler:
             return
         self._settings.logger.info("Executing callback ...")
         try:
-            if takes_message:
-                callback(outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace)
-            else:
-                callback(outcome.status, job, outcome.result, outcome.exception, outcome.stacktrace)
+            with self._caller:
+                if takes_message:
+                    callback(outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace)
+                else:
+                    callback(outcome.status, job, outcome.result, outcome.exception, outcome.stacktrace)
         except BaseException as error:  # the door of the user's hook: it is logged, and changes nothing
             self._settings.logger.exception("Callback raised an exception: %s", safe_str(error))
 
