@@ -204,9 +204,9 @@ def test_a_decorated_method_of_main_goes_by_value(kind: str, tmp_path: Any) -> N
         enqueue()
     program = f"""
 import kq
-from kq.executors.coroutine import complete
+from kq.executors import Caller
 job = kq.loads({ran[0].message.value!r})
-print(complete(job.func(*job.args, **job.kwargs)))
+print(Caller().call(None, job.func, job.args, job.kwargs))
 """
     with jobs.Program(program, folder=tmp_path) as there:
         assert (there.end(), there.lines) == (0, [expected])

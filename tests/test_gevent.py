@@ -1,4 +1,4 @@
-"""A web program that gevent has patched can enqueue."""
+"""Where gevent has patched the standard library a program can enqueue, and a worker says that it does not run."""
 
 from __future__ import annotations
 
@@ -57,3 +57,23 @@ def test_a_program_under_gevent_enqueues(before: str, topic: str, hosts: str) ->
     assert len(told) == 2 * 520 + 101
     assert sorted(told) == sorted(ids_of(on_topic(hosts, topic)))
     assert "turns True" in program.lines
+
+
+WORKER = """
+from gevent import monkey
+monkey.patch_all()
+import sys, kq
+try:
+    kq.Worker("topic", hosts=sys.argv[1]).start()
+except kq.KQError as error:
+    print(error)
+"""
+
+
+def test_a_worker_under_gevent_refuses_in_one_line(hosts: str) -> None:
+    """It needs threads that run while a job does; the line says where to start it instead."""
+    with jobs.Program(WORKER, hosts) as program:
+        assert program.end() == 0, program.text
+    (line,) = program.lines
+    assert "gevent has patched" in line
+    assert "kq worker" in line
