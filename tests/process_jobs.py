@@ -477,18 +477,10 @@ def read_input() -> str:
     return sys.stdin.read()
 
 
-def terminate_everything() -> str:
-    """Send SIGTERM to child and fork server, as a service manager does that stops a whole control group."""
+def signal_everything(signum: int) -> str:
+    """Signal the child and what it comes from, as a terminal does, or a service manager that stops a control group."""
     for pid in (os.getppid(), os.getpid()):
-        os.kill(pid, signal.SIGTERM)
-    time.sleep(0.3)
-    return "went on"
-
-
-def interrupt_everything() -> str:
-    """Send SIGINT to child and fork server, as Ctrl-C in a terminal might."""
-    for pid in (os.getppid(), os.getpid()):
-        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signum)
     time.sleep(0.3)
     return "went on"
 

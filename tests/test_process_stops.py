@@ -75,12 +75,10 @@ def test_the_third_signal_ends_the_worker_at_once(topic: str, hosts: str, queue:
         wait_until(lambda: [pid for pid in pids(journal) if process_jobs.exists(pid)] == [], GONE_WITHIN)
 
 
-@pytest.mark.parametrize("job", [process_jobs.interrupt_everything, process_jobs.terminate_everything])
-def test_children_leave_signals_to_the_worker(
-    job: Callable[[], str], queue: Queue, work: Callable[..., jobs.Calls]
-) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_children_leave_signals_to_the_worker(signum: int, queue: Queue, work: Callable[..., jobs.Calls]) -> None:
     """SIGINT of a terminal, and SIGTERM of a service manager that sends it to all: the running job is not lost."""
-    queue.enqueue(job)
+    queue.enqueue(process_jobs.signal_everything, signum)
     assert work(1).results == ["went on"]
 
 
