@@ -281,8 +281,8 @@ def test_a_worker_says_what_runs_where(hosts, topic, here, options, expected):
 def test_modules_are_preloaded(hosts, topic, here):
     """--preload imports a module once, where children come from."""
     at = ("--hosts", hosts, "--topic", topic)
-    (here / "heavy.py").write_text("import os\npid = os.getpid()\ndef made_by(): return os.getppid() == pid\n")
-    run("enqueue", *at, "heavy:made_by", cwd=here)
+    (here / "heavy.py").write_text("import os\npid = os.getpid()\ndef is_elsewhere(): return os.getpid() != pid\n")
+    run("enqueue", *at, "heavy:is_elsewhere", cwd=here)
     done = run("worker", *at, "--preload", "heavy", "--callback", "good", "--max-messages", 1, cwd=here)
     assert "success True" in done.stderr.splitlines()
 

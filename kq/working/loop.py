@@ -46,6 +46,8 @@ _CAREFUL_PATIENCE = 5.0
 _PUMP_PATIENCE = 15.0
 #: Seconds that records may take to be acknowledged, and companions to end, at the end.
 _LAST_PATIENCE = 5.0
+#: Settings of producers for companions: they make no topic, and one that is not there is soon known.
+_PUBLISHING = {"allow_auto_create_topics": False, "max_block_ms": 2_000}
 #: Seconds between looks at what may be published while jobs come and go without a pause.
 _PUBLISH_EVERY = 0.005
 
@@ -426,4 +428,4 @@ def _publisher(plan: Plan, waker: Waker) -> Publisher | None:
     if not plan.companions:
         return None
     config = settings_for(KafkaProducer.DEFAULT_CONFIG, plan.context.config)
-    return Publisher(plan.context.hosts, {**config, "allow_auto_create_topics": False}, waker.wake)
+    return Publisher(plan.context.hosts, {**config, **_PUBLISHING}, waker.wake)
