@@ -46,7 +46,7 @@ __all__ = ["run_child"]
 
 #: Seconds after which successes are sent, if the child does not run out of work before: a quarter of what it may have
 #: queued, so that more comes before it does.
-_TELL_AFTER = 0.001
+_SEND_AFTER = 0.001
 #: Seconds that a forked copy which still computes may take to come back from the job as well.
 _COPY_WAIT = 0.5
 #: Modules that keep a state of random numbers, which forks would share.
@@ -80,7 +80,7 @@ class _Child:
         #: Number of the job that ended last.
         self._ended = 0
         #: Successes that were not sent, the seconds that they took, and when something was sent last.
-        self._untold, self._busy, self._told = 0, 0.0, 0.0
+        self._unsent, self._busy, self._sent_at = 0, 0.0, 0.0
         self._forked = False
         #: Whether a SIGTERM that was meant for this child has come.
         self._is_ending = False
@@ -95,7 +95,7 @@ class _Child:
             self._done += 1
             if self._is_ending or self._has_done_its_share():
                 break
-        self._tell_done()
+        self._send_done()
         self._words[3] = self._ended
         coroutine.close()
 
@@ -113,7 +113,7 @@ class _Child:
                     sys.modules[name].seed()
             if self._settings.on_start is not None:
                 self._settings.on_start()
-        except BaseException as error:  # noqa: BLE001 - the door of the user's hook: the worker hears of it
+        except BaseException as error:  # noqa: BLE001 - the door of the user's hook: the worker logs it
             self._send((Frame.UNREADY, stacktrace_of(error)))
             return False
         self._send((Frame.READY,))
@@ -142,13 +142,13 @@ class _Child:
         try:
             token = self._tokens.recv(TOKEN.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self._tell_done()
+            self._send_done()
         self._words[3] = self._ended  # not before a socket was used: a job that closed them all is no success
         if self._shared[Shared.EXPIRED]:  # it is to end because of the job before: the token's job runs elsewhere
             return None
         if token is None:
             token = self._tokens.recv(TOKEN.size, socket.MSG_WAITALL)
-            self._told = time.monotonic()
+            self._sent_at = time.monotonic()
         return TOKEN.unpack(token)[0] if len(token) == TOKEN.size else None
 
     def _job(self, number: int) -> tuple[bytes, float]:
@@ -165,10 +165,10 @@ class _Child:
         settings = self._settings
         self._shared[Shared.IS_READ] = self._shared[Shared.IS_TELLING] = 0
         begun = time.monotonic()
-        self._tell_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
+        self._note_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
         value, limit = self._job(number)
         if limit:
-            self._tell_start(number, begun, limit)
+            self._note_start(number, begun, limit)
         try:
             job = settings.deserialize(value)
             func, args, kwargs, timeout = call_of(job, settings.timeout)
@@ -182,7 +182,7 @@ class _Child:
             self._send((Frame.STARTED, number, job_id, text))
         self._forked = False
         self._shared[Shared.IS_READ] = 1
-        self._tell_start(number, time.monotonic(), timeout)
+        self._note_start(number, time.monotonic(), timeout)
         try:
             result = self._caller.call(job_id, func, args, kwargs)
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
@@ -193,7 +193,7 @@ class _Child:
             self._succeed(number, begun, result)
         self.running_id = None
 
-    def _tell_start(self, number: int, now: float, limit: float) -> None:
+    def _note_start(self, number: int, now: float, limit: float) -> None:
         deadline = now + min(limit, LONGEST) if limit else NEVER
         # the worker may look, and this process be paused, at any moment: number and times must never be of two jobs
         self._words[0] = 0
@@ -224,10 +224,10 @@ class _Child:
             return
         now = time.monotonic()
         self._ended = number
-        self._untold += 1
+        self._unsent += 1
         self._busy += now - begun
-        if now - self._told > _TELL_AFTER:
-            self._tell_done()
+        if now - self._sent_at > _SEND_AFTER:
+            self._send_done()
 
     def _fail(self, number: int, begun: float, error: BaseException) -> None:
         stacktrace = stacktrace_of(error)
@@ -271,11 +271,11 @@ class _Child:
 
     # -- the stream ----------------------------------------------------------------------------------------------------
 
-    def _tell_done(self) -> None:
+    def _send_done(self) -> None:
         """Send the successes that were not sent."""
-        if self._untold:
-            self._send((Frame.DONE, self._ended, self._untold, self._busy))
-            self._untold, self._busy, self._told = 0, 0.0, time.monotonic()
+        if self._unsent:
+            self._send((Frame.DONE, self._ended, self._unsent, self._busy))
+            self._unsent, self._busy, self._sent_at = 0, 0.0, time.monotonic()
 
     def _send_result(
         self, number: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: Packed = None

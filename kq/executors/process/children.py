@@ -155,7 +155,7 @@ class Children:
         for key, events in ready:
             if key.data is None:
                 self._read_fork_server()
-            elif not key.data.is_closed:  # it may have been reaped since the system told of it
+            elif not key.data.is_closed:  # it may have been reaped since the system reported it
                 if events & selectors.EVENT_WRITE:
                     key.data.write_on()
                 if events & selectors.EVENT_READ:
@@ -182,7 +182,7 @@ class Children:
             if not child.read():  # it is dying, or lives on without its stream and can tell us nothing more
                 self._give_up_on(child, "closed its connection")
                 return
-        self._hear_all(child)
+        self._take_frames(child)
         if not child.is_mute and not self._outcomes.has_room(child, others_wait=bool(self.paused)):
             child.is_paused = True
             self.paused.append(child)
@@ -219,19 +219,19 @@ class Children:
         """Read all that a child has said; return False if something must wait for room."""
         with contextlib.suppress(BlockingIOError):
             while not child.is_mute and child.read():
-                self._hear_all(child)
+                self._take_frames(child)
                 if not self._outcomes.has_room(child):
                     return False
         return True
 
-    def _hear_all(self, child: Handle) -> None:
+    def _take_frames(self, child: Handle) -> None:
         try:
             for size, frame in child.frames():
-                self._hear(child, size, *frame)
+                self._take_frame(child, size, *frame)
         except (ValueError, TypeError) as error:  # of what a job has written into the stream: no frame, or a wrong one
             self._give_up_on(child, f"was ended because {error}")
 
-    def _hear(self, child: Handle, size: int, kind: int, *rest: Any) -> None:
+    def _take_frame(self, child: Handle, size: int, kind: int, *rest: Any) -> None:
         if kind == Frame.READY:
             child.is_ready = True
             self._failed_starts = 0
@@ -240,7 +240,7 @@ class Children:
             child.kill_reason = "failed to start"
             _logger.error("A child failed to start:\n%s", *rest)
         else:
-            self._outcomes.hear(child, size, kind, *rest)
+            self._outcomes.add(child, size, kind, *rest)
 
     # -- children ------------------------------------------------------------------------------------------------------
 
@@ -310,7 +310,7 @@ class Children:
         with contextlib.suppress(BlockingIOError):
             while child.read():
                 pass
-        self._hear_all(child)
+        self._take_frames(child)
         self._outcomes.succeed_through(child, child.ended())
 
     def _settle_dead(self, child: Handle, status: int | None) -> None:

@@ -17,7 +17,7 @@ from kq.errors import ChildTraceback, RemoteError
 from kq.serializers import safe_loads
 from kq.utils import safe_str
 
-__all__ = ["PLAIN", "Packed", "describe", "pack", "pack_error", "unpack", "unpack_error"]
+__all__ = ["PLAIN", "Packed", "pack", "pack_error", "unpack", "unpack_error"]
 
 _logger = logging.getLogger("kq.executors")
 
@@ -66,13 +66,10 @@ def unpack(packed: Packed) -> Any:
     try:
         return safe_loads(packed)
     except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
-        _logger.warning("What a job returned or raised cannot be read here: %s: %s", *describe(error))
+        _logger.warning(
+            "What a job returned or raised cannot be read here: %s: %s", type(error).__name__, safe_str(error)
+        )
         return None
-
-
-def describe(error: BaseException) -> tuple[str, str]:
-    """Return type and text of an exception: some have no text."""
-    return type(error).__name__, safe_str(error)
 
 
 def unpack_error(packed: Packed, stacktrace: str) -> BaseException | None:

@@ -1,7 +1,7 @@
 """Outcomes: what children say becomes what the worker is told, in two steps.
 
-1. Frames are heard at any time, also by the watchdog's thread: the queue of the child is settled, and what there is to
-   tell is kept in order.
+1. Frames are taken in at any time, also by the watchdog's thread: the queue of the child is settled, and what there is
+   to tell is kept in order.
 2. ``take`` gives that to the loop. Only there user code runs: handlers of loggers, the deserializer, and whatever
    unpickling a result calls.
 
@@ -16,11 +16,12 @@ from typing import Any
 
 from kq.errors import ChildLost
 from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.process.crossing import describe, unpack, unpack_error
+from kq.executors.process.crossing import unpack, unpack_error
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import Frame, Result
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers
+from kq.utils import safe_str
 
 __all__ = ["Outcomes"]
 
@@ -94,25 +95,25 @@ class Outcomes:
 
     # -- what children say ---------------------------------------------------------------------------------------------
 
-    def hear(self, child: Handle, size: int, kind: int, *rest: Any) -> None:
+    def add(self, child: Handle, size: int, kind: int, *rest: Any) -> None:
         """Take in a frame that tells of jobs."""
         self.forget(child)
         size += _OVERHEAD
         if kind == Frame.DONE:
-            self._hear_done(child, *rest)
+            self._add_done(child, *rest)
         elif kind == Frame.RESULT:
-            self._hear_result(child, size, Result(*rest))
+            self._add_result(child, size, Result(*rest))
         elif kind == Frame.STARTED:
-            self._hear_start(child, size, *rest)
+            self._add_start(child, size, *rest)
         elif kind == Frame.LOG:
             self._keep(size, _log, *rest)
 
-    def _hear_start(self, child: Handle, size: int, number: int, job_id: Any, text: str) -> None:
+    def _add_start(self, child: Handle, size: int, number: int, job_id: Any, text: str) -> None:
         child.job_id, child.text = job_id, text
         if child.first() == number:
             self._keep(size, self._log_start, child.queue[0][1], job_id, text)
 
-    def _hear_done(self, child: Handle, number: int, count: int, seconds: float) -> None:
+    def _add_done(self, child: Handle, number: int, count: int, seconds: float) -> None:
         self.mean += (1 - (1 - _LATEST) ** count) * (seconds / count - self.mean)
         self.succeed_through(child, number)
 
@@ -122,7 +123,7 @@ class Outcomes:
         if finished:
             self._keep(0, list.extend, finished)
 
-    def _hear_result(self, child: Handle, size: int, result: Result) -> None:
+    def _add_result(self, child: Handle, size: int, result: Result) -> None:
         self.succeed_through(child, result.number - 1)
         if child.first() != result.number:
             return
@@ -188,7 +189,9 @@ class Outcomes:
         try:
             return self._setting.deserialize(message.value)  # type: ignore[arg-type]
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            _logger.warning("A job that a child could read cannot be read here: %s: %s", *describe(error))
+            _logger.warning(
+                "A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error)
+            )
             return job_from_headers(message)
 
 

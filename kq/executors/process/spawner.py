@@ -29,7 +29,7 @@ _logger = logging.getLogger("kq.executors")
 
 #: Seconds until another try where there is no room for a child.
 _ROOM_WAIT = 0.5
-#: Children that are asked for and not there yet, at most.
+#: Children that are requested and not there yet, at most.
 _MAX_PENDING = 16
 #: Seconds that the fork server may take to import what it is to import.
 _START_PATIENCE = 60.0
@@ -52,7 +52,7 @@ class Died(NamedTuple):
 
 
 class Gone(NamedTuple):
-    """The fork server is gone, with all children, and those that were asked for will not come."""
+    """The fork server is gone, with all children, and those that were requested will not come."""
 
     pending: list[Handle]
 
@@ -66,9 +66,9 @@ class Spawner:
 
     def __init__(self, preload: Sequence[str]) -> None:
         self._preload = preload
-        #: When children are to be asked for, by the monotonic clock.
+        #: When children are to be requested, by the monotonic clock.
         self._due: deque[float] = deque()
-        #: Children that were asked for, in that order, and are not there yet.
+        #: Children that were requested, in that order, and are not there yet.
         self._pending: deque[Handle] = deque()
         self.start()
 
@@ -119,16 +119,16 @@ class Spawner:
             self._pending.popleft().close()
 
     def plan(self, when: float) -> None:
-        """Have a child asked for at a time, by the monotonic clock."""
+        """Have a child requested at a time, by the monotonic clock."""
         insort(self._due, when)
 
     @property
     def are_planned(self) -> bool:
-        """Whether a child is still to be asked for."""
+        """Whether a child is still to be requested."""
         return bool(self._due)
 
     def ask(self, now: float, *, is_alone: bool) -> list[Handle]:
-        """Ask for the children that are due, and return them.
+        """Request the children that are due, and return them.
 
         :param is_alone: There is no other child: one that there is no room for is an error.
         :raises kq.WorkerError: There is no room, or no fork server.
