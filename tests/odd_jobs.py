@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,23 @@ def say_lines(number: int) -> None:
         print("job", number, "line", line, "x" * 60, "end")
     print("\n".join(f"job {number} line {line} {'x' * 60} end" for line in range(30, 150)))
     print("job", number, "line 150 end", file=sys.stderr)
+
+
+def _write_lines(number: int) -> None:
+    for line in range(150):
+        sys.stdout.write(f"job {number} line {line} {'x' * 60} end\n")
+
+
+def say_from_threads(number: int) -> None:
+    """Print lines from threads, and from a fork in the midst of that."""
+    threads = [threading.Thread(target=_write_lines, args=(number,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    process = _fork.Process(target=_write_lines, args=(number,))
+    process.start()
+    process.join(30)
+    for thread in threads:
+        thread.join()
 
 
 def say_partly(way: str) -> None:

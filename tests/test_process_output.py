@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import re
 import subprocess
@@ -43,6 +44,19 @@ with Bench(kq.ProcessExecutor(), 4) as bench:
     torn = [line for line in lines if not re.fullmatch(r"job \d+ line \d+ x{60} end", line)]
     assert (len(lines), torn[:3]) == (40 * 150, [])
     assert len(done.stderr.splitlines()) == 40
+
+
+def test_lines_of_threads_and_forks_are_whole() -> None:
+    """Each is there once."""
+    source = """
+with Bench(kq.ProcessExecutor(), 2) as bench:
+    print(set(statuses(bench.run(*[bench.message(odd_jobs.say_from_threads, number) for number in range(6)]))))
+"""
+    lines = run(source).stdout.splitlines()
+    counts = collections.Counter(re.sub(r"^job \d+ line (\d+) .*", r"\1", line) for line in lines[:-1])
+    assert lines[-1] == "{'success'}"
+    assert set(counts) == set(map(str, range(150)))
+    assert set(counts.values()) == {6 * 5}
 
 
 @pytest.mark.parametrize("way", ["success", "failure", "timeout"])

@@ -8,28 +8,46 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import select
 import sys
+import threading
 from typing import Any
 
 __all__ = ["flush_output", "open_output"]
 
 
+#: Held while one thread of a job writes. A fork waits for that, or its copy could print nothing.
+_lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
 class _Lines(io.FileIO):
     """A file that takes whole lines, as many at once as a pipe keeps together, and the rest when it is flushed."""
+
+    #: Whether any of these files was closed, or has something that does not end a line.
+    is_due = False
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self.rest = bytearray()
 
     def write(self, data: Any, /) -> int:
-        self.rest += data
-        end = self.rest.rfind(b"\n") + 1
-        self._put(end if end or len(self.rest) < select.PIPE_BUF else len(self.rest))
+        with _lock:
+            self.rest += data
+            end = self.rest.rfind(b"\n") + 1
+            self._put(end if end or len(self.rest) < select.PIPE_BUF else len(self.rest))
+            _Lines.is_due = _Lines.is_due or bool(self.rest)
         return len(data)
 
     def flush(self) -> None:
-        self._put(len(self.rest))
+        with _lock:
+            self._put(len(self.rest))
+
+    def close(self) -> None:
+        _Lines.is_due = True
+        super().close()
 
     def _put(self, end: int) -> None:
         while end > 0:
@@ -41,32 +59,22 @@ class _Lines(io.FileIO):
             end -= written
 
 
-#: What ``open_output`` has made, by the names that it has in ``sys``.
-_streams: dict[str, tuple[io.TextIOWrapper, _Lines]] = {}
-
-
 def open_output() -> None:
     """Make standard output and error anew where they are Python's own."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         old = getattr(sys, name)
         if type(old) is io.TextIOWrapper:  # not what a module has put there
             with contextlib.suppress(OSError):  # there is no such descriptor any more
-                lines = _Lines(descriptor)
-                new = io.TextIOWrapper(lines, old.encoding, old.errors, write_through=True)
-                _streams[name] = new, lines
+                new = io.TextIOWrapper(_Lines(descriptor), old.encoding, old.errors, write_through=True)
                 setattr(sys, name, new)
                 setattr(sys, f"__{name}__", new)
 
 
 def flush_output() -> None:
-    """Let out what is left of what a job printed."""
-    for name, (stream, lines) in _streams.items():
-        if lines.rest or lines.closed or getattr(sys, name) is not stream:
-            _flush()
-            return
-
-
-def _flush() -> None:
+    """Let out what is left of what a job printed. Quick where it printed nothing."""
+    if not _Lines.is_due and sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:
+        return
+    _Lines.is_due = False
     for stream in (sys.__stdout__, sys.__stderr__, sys.stdout, sys.stderr):
         try:
             stream.flush()  # type: ignore[union-attr]  # None where it is closed
