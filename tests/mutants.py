@@ -55,8 +55,8 @@ MUTANTS = [
     Mutant(
         "done-map claims what is not done",
         "kq/consuming/metadata.py",
-        "        if len(gaps) + _size(offset - base) > room:\n            top = offset\n",
-        "        if len(gaps) + _size(offset - base) > room:\n",
+        "        if len(gaps) + _size(gap) > room:\n            top = offset\n",
+        "        if len(gaps) + _size(gap) > room:\n",
         "test_metadata.py",
         is_short=True,
     ),
