@@ -173,7 +173,7 @@ MUTANTS = [
     Mutant(
         "a worker's death is counted against nothing",
         "kq/consuming/tracker.py",
-        "        deaths = self.deliveries(message)\n",
+        "        deaths = partition.deliveries.get(message.offset, 0)\n",
         "        deaths = 0\n",
         "test_tracker.py",
         is_short=True,

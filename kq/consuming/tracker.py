@@ -63,8 +63,10 @@ class _Partition:
     def has_done(self, message: Message) -> None:
         offset = message.offset
         self.lately.append((offset, _fingerprint(message)))
-        self.deliveries.pop(offset, None)
-        self.top = max(self.top, offset + 1)
+        if self.deliveries:
+            self.deliveries.pop(offset, None)
+        if offset >= self.top:
+            self.top = offset + 1
         self.changed = True
 
     def view(self) -> View:
@@ -211,7 +213,7 @@ class Tracker:
         partition = self._partitions.get(message.partition)
         if partition is None:
             return 0, False
-        deaths = self.deliveries(message)
+        deaths = partition.deliveries.get(message.offset, 0)
         is_careful = partition.careful > 0 or deaths > 0
         if partition.incomplete.get(message.offset) is message:
             partition.running[message.offset] = message
