@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kafka import TopicPartition
+
 import kq
 from kq.consuming import Assigned, Assignment, Event, Polled, Revoked
 from kq.consuming.metadata import Progress
@@ -33,7 +35,7 @@ class FakePump:
         self.assignments: dict[int, Assignment] = {}
 
     def assign(self, partition: int, progress: Progress, epoch: int = 1) -> None:
-        assignment = self.assignments[partition] = Assignment(partition, epoch)
+        assignment = self.assignments[partition] = Assignment(TopicPartition("t", partition), epoch)
         assignment.open(None, progress, -1)
         self.events.append(Assigned(assignment, progress))
 

@@ -47,16 +47,16 @@ MUTANTS = [
     Mutant(
         "commit from the highest seen",
         "kq/consuming/tracker.py",
-        "        for offset in self.incomplete:\n            return offset\n        return self.position",
-        "        return self.position",
+        "return next(iter(self.incomplete), self.position)",
+        "return self.position",
         "test_tracker.py",
         is_short=True,
     ),
     Mutant(
         "done-map claims what is not done",
         "kq/consuming/metadata.py",
-        "        if len(gaps) + _size(offset - base) > room:\n            top = offset\n",
-        "        if len(gaps) + _size(offset - base) > room:\n",
+        "        if len(gaps) + _size(gap) > room:\n            top = offset\n",
+        "        if len(gaps) + _size(gap) > room:\n",
         "test_metadata.py",
         is_short=True,
     ),
@@ -133,8 +133,8 @@ MUTANTS = [
     Mutant(
         "a refused commit is waited for no more",
         "kq/consuming/committer.py",
-        "            return\n        self._flushes = commit.flushes + self._flushes\n",
-        "            return\n        for flush in commit.flushes:\n            flush.done.set()\n",
+        "            return\n        self.flushes = commit.flushes + self.flushes\n",
+        "            return\n        for flush in commit.flushes:\n            flush.set()\n",
         "test_a_commit_that_was_refused_is_made_again",
     ),
     # -- same key: one at a time, in order; a suspect runs alone
@@ -173,7 +173,7 @@ MUTANTS = [
     Mutant(
         "a worker's death is counted against nothing",
         "kq/consuming/tracker.py",
-        "        deaths = partition.deliveries.get(message.offset, 0) if partition.deliveries else 0\n",
+        "        deaths = partition.deliveries.get(message.offset, 0)\n",
         "        deaths = 0\n",
         "test_tracker.py",
         is_short=True,
@@ -181,8 +181,8 @@ MUTANTS = [
     Mutant(
         "the next owner is not told that a worker died",
         "kq/consuming/metadata.py",
-        "    _put(head, int(alive))\n",
-        "    _put(head, 0)\n",
+        "    _put(head, int(alive), ",
+        "    _put(head, 0, ",
         "test_tracker.py test_tracker_model.py",
         is_short=True,
     ),
@@ -268,8 +268,8 @@ MUTANTS = [
     Mutant(
         "the user's consumer is closed",
         "kq/consuming/pump.py",
-        "        if self._make is None:\n            return\n        try:\n",
-        "        try:\n",
+        "        if self._make is not None:\n            kafka_python.throw_away(",
+        "        if True:\n            kafka_python.throw_away(",
         "test_the_consumer_of_the_user_is_never_closed",
     ),
     Mutant(

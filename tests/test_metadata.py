@@ -37,7 +37,7 @@ def views(draw: st.DrawFn, most: int = 60) -> View:
     running = tuple(draw(st.permutations(offsets)))[: draw(st.integers(0, len(offsets)))]
     counted = draw(st.lists(st.sampled_from(offsets), unique=True, max_size=5))
     deliveries = tuple((offset, draw(st.integers(1, 200))) for offset in sorted(counted))
-    return View(draw(st.integers(1, 9)), watermark, top, incomplete, running, deliveries, draw(st.integers(0, 2000)))
+    return View(watermark, top, incomplete, running, deliveries, draw(st.integers(0, 2000)))
 
 
 def expected(view: View, *, alive: bool) -> Progress:
@@ -71,20 +71,20 @@ def test_what_was_written_is_read(view: View, alive: bool, writer: UUID | None, 
 def test_an_epoch_opens_with_what_was_committed(view: View) -> None:
     """``reopen``, and a tracker that is told the same, give the view that was written, and its next commit says so."""
     progress = decode(encode(view, TOPIC, alive=False, limit=ROOMY), view.watermark, TOPIC)
-    again = reopen(progress, view.epoch)
+    again = reopen(progress)
     assert again == view._replace(running=())
     tracker = Tracker()
-    tracker.assign(0, view.epoch, TOPIC, progress)
+    tracker.assign(0, 1, TOPIC, progress)
     assert tracker.view(0) == again
     assert decode(encode(again, TOPIC, alive=False, limit=ROOMY), view.watermark, TOPIC) == progress
 
 
 def test_the_format_is_the_documented_one() -> None:
     """A commit is read by workers of other versions: the letters are fixed."""
-    view = View(3, 10, 500, (10, 11, 300), (300, 11), ((11, 2), (300, 1)), 7)
+    view = View(10, 500, (10, 11, 300), (300, 11), ((11, 2), (300, 1)), 7)
     body = bytes([1, 7, 2, 1, 2, 0xA1, 0x02, 1, 2, 1, 0xA1, 0x02, 0xEA, 0x03, 0, 1, 0xA1, 0x02])
     assert encode(view, TOPIC, alive=True) == sealed(TOPIC.bytes + body, 10)
-    assert encode(View(1, 0), None, alive=False) == "kq1.C1TFJgAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    assert encode(View(0), None, alive=False) == "kq1.C1TFJgAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
 
 def assert_fits(view: View, text: str, limit: int, *, alive: bool) -> None:
@@ -99,7 +99,7 @@ def assert_fits(view: View, text: str, limit: int, *, alive: bool) -> None:
 
 @given(views(), st.booleans(), st.data())
 @settings(max_examples=300)
-@example(View(1, 0, 2, (0,), (0,), (), 0), True, None)
+@example(View(0, 2, (0,), (0,), (), 0), True, None)
 def test_it_fits_and_claims_nothing_that_is_not_done(view: View, alive: bool, data: st.DataObject | None) -> None:
     """In any room, from none to enough."""
     complete = len(encode(view, TOPIC, alive=alive, limit=ROOMY))
@@ -113,7 +113,7 @@ def test_it_fits_and_claims_nothing_that_is_not_done(view: View, alive: bool, da
 def test_each_room_is_used_to_the_full(gap: int, first: int) -> None:
     """Limit by limit: it fits, a larger room never tells less, and what is cut is less than what fits twice."""
     incomplete = tuple(100 + first + gap * n for n in range(100))
-    view = View(1, 100, incomplete[-1] + gap, incomplete, incomplete[:3], ((incomplete[0], 2),))
+    view = View(100, incomplete[-1] + gap, incomplete, incomplete[:3], ((incomplete[0], 2),))
     complete = encode(view, TOPIC, alive=True, limit=ROOMY)
     top = 0
     for limit in range(len(complete) + 2):
@@ -137,7 +137,7 @@ def test_the_topic_id_is_the_last_to_go(view: View, limit: int) -> None:
 
 def test_more_runs_than_fit_do_not_cost_the_topic_id() -> None:
     """Five thousand jobs at once are too many to list; the counts are kept instead."""
-    view = View(1, 0, 10_000, tuple(range(0, 10_000, 2)), tuple(range(0, 10_000, 2)), ((0, 2),))
+    view = View(0, 10_000, tuple(range(0, 10_000, 2)), tuple(range(0, 10_000, 2)), ((0, 2),))
     text = encode(view, TOPIC, alive=True)
     assert len(text) <= METADATA_LIMIT
     progress = decode(text, 0, TOPIC)
@@ -151,7 +151,7 @@ def test_a_thousand_incompletes_over_a_hundred_thousand_offsets_fit(base: int) -
     for seed in range(5):
         spread = random.Random(seed).sample(range(1, 100_000), 999)
         incomplete = tuple(base + offset for offset in sorted([0, *spread]))
-        view = View(1, base, base + 100_000, incomplete)
+        view = View(base, base + 100_000, incomplete)
         text = encode(view, TOPIC, alive=True)
         assert 1700 <= len(text) <= 1800
         assert decode(text, base, TOPIC) == expected(view, alive=True)
@@ -159,7 +159,7 @@ def test_a_thousand_incompletes_over_a_hundred_thousand_offsets_fit(base: int) -
 
 def test_hours_behind_one_message_cost_a_few_characters() -> None:
     """One message is not done, a billion behind it are."""
-    text = encode(View(1, 2**62, 2**62 + 10**9, (2**62,)), TOPIC, alive=True)
+    text = encode(View(2**62, 2**62 + 10**9, (2**62,)), TOPIC, alive=True)
     assert len(text) < 60
     assert decode(text, 2**62, TOPIC).top == 2**62 + 10**9
 
@@ -180,7 +180,7 @@ def test_a_changed_character_tells_nothing(view: View, alive: bool, data: st.Dat
 
 def test_every_character_counts() -> None:
     """No character but the last, of which some bits mean nothing, can be another one of the alphabet."""
-    view = View(1, 5, 900, (5, 100, 700), (100,), ((5, 1),))
+    view = View(5, 900, (5, 100, 700), (100,), ((5, 1),))
     text = encode(view, TOPIC, alive=True)
     for place in range(len(text) - 1):
         for other in set("ABCDEFwxyz0189-_") - {text[place]}:
@@ -234,5 +234,5 @@ def test_a_wrong_body_under_a_good_checksum_raises_nothing(body: bytes, offset: 
     progress = decode(sealed(TOPIC.bytes + body, offset), offset, TOPIC)
     assert progress.watermark == offset
     assert [o for o, _ in progress.deliveries if o < offset] == []
-    assert encode(reopen(progress, 1), TOPIC, alive=True)
+    assert encode(reopen(progress), TOPIC, alive=True)
     assert decode(sealed(body[:15], offset), offset, TOPIC) == Progress(offset)

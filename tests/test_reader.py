@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from helpers import wait_until
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewPartitions
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
@@ -191,12 +191,16 @@ def test_a_restart_of_the_broker_is_survived(
     assert reads.records == [(b"a", b"1"), (b"c", b"3")]
 
 
-def test_a_closed_client_is_made_anew(table: Callable[..., Table], compacted: str, client: KafkaProducer) -> None:
+def test_a_closed_client_is_made_anew(
+    table: Callable[..., Table], compacted: str, client: KafkaProducer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It goes on where the old one was."""
+    consumers: list[KafkaConsumer] = []
+    monkeypatch.setattr("kq.clients.kafka_python.mend", consumers.append)
     put(client, compacted, a="1")
     reads = table(compacted)
     assert reads.reader.wait_loaded(20)
-    reads.reader._consumer.close()
+    consumers[0].close()
     put(client, compacted, b="2")
     wait_until(lambda: b"b" in reads.entries, timeout=20)
     assert reads.records == [(b"a", b"1"), (b"b", b"2")]

@@ -112,7 +112,7 @@ def test_a_job_from_a_clock_of_2006_has_the_brokers_time(hosts: str, monkeypatch
     now = time.time()
     with kq.Queue(topic, hosts=hosts) as queue:
         queue.ensure_topic()
-        monkeypatch.setattr("kq.queue.time.time", lambda: now - 20 * 365 * 86400)
+        monkeypatch.setattr("kq.producing.spec.time.time", lambda: now - 20 * 365 * 86400)
         queue.enqueue(abs, -1)
         monkeypatch.undo()
     worker = kq.Worker(topic, hosts=hosts, callback=lambda _, message, *rest: stamps.append(message.timestamp))

@@ -47,7 +47,7 @@ class Epoch:
         incomplete = tuple(sorted(offset for offset in open_all if offset < top))
         counts = tuple(sorted(item for item in self.counts.items() if item[0] >= watermark))
         running = tuple(one.offset for one in self.started)
-        return View(self.number, watermark, top, incomplete, running, counts, self.careful)
+        return View(watermark, top, incomplete, running, counts, self.careful)
 
     def finish(self, one: Message) -> None:
         self.status[one.offset] = DONE
@@ -78,7 +78,7 @@ class Partition(RuleBasedStateMachine):
         self.finished: set[bytes | None] = set()
         #: Offset, metadata and topic id, if known, of the last commit; and what it says in the model's words.
         self.last_commit: tuple[int, str, UUID | None] | None = None
-        self.last_view, self.last_alive = View(0, first), False
+        self.last_view, self.last_alive = View(first), False
         self.number = 0
         self.produce([1] * count, 0)
         self._new_process()
@@ -294,7 +294,7 @@ class Partition(RuleBasedStateMachine):
         self.published = self.tracker.view(0)
         if self.known_topic != self.topic_id or epoch.begin < self.known_begin:
             self._forget()
-        assert self.tracker.view(0) == reopen(progress, epoch.number) == epoch.view()
+        assert self.tracker.view(0) == reopen(progress) == epoch.view()
 
     def _close(self) -> None:
         epoch = self.epoch
@@ -340,7 +340,7 @@ class Partition(RuleBasedStateMachine):
             return
         offset = max(self.log_begin, offset - back)
         self.last_commit = (offset, text if keeps_metadata else "", None)
-        self.last_view, self.last_alive = View(0, offset), False
+        self.last_view, self.last_alive = View(offset), False
 
     def _make_topic_anew(self) -> None:
         """The topic is deleted and made again: the same offsets are other messages."""

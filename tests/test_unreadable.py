@@ -60,7 +60,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             for number in range(5):
                 spec.enqueue(abs, number)
             with kq.Queue("damaged", hosts=kafka.hosts, config={"linger_ms": 1000}) as slow:  # one batch
-                slow.using(partition=0).enqueue_many([abs] * 3)
+                slow.using(partition=0).enqueue_many([(abs, (-7,))] * 3)
             spec.enqueue(abs, -8)
         kafka.terminate()
         damage(data, "damaged", batch=5)

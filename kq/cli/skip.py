@@ -12,9 +12,6 @@ from kq.cli.options import config_option, group_option, hosts_option
 
 __all__ = ["skip"]
 
-#: What a consumer that only reads and commits needs, besides the user's settings.
-_SETTINGS = {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
-
 
 @click.command()
 @hosts_option
@@ -26,7 +23,8 @@ _SETTINGS = {"enable_auto_commit": False, "auto_offset_reset": "earliest"}
 def skip(hosts: str, config: dict[str, Any], group: str | None, topic: str, partition: int, offset: int) -> None:
     """Have a stopped group go on after the message at OFFSET; if its batch cannot be read, after the batch."""
     group = group or topic
-    settings = {**clients.settings_for(KafkaConsumer.DEFAULT_CONFIG, config), **_SETTINGS, "group_id": group}
+    settings = clients.settings_for(KafkaConsumer.DEFAULT_CONFIG, config)
+    settings |= {"group_id": group, "enable_auto_commit": False, "auto_offset_reset": "earliest"}
     consumer = clients.connect(KafkaConsumer, clients.check_hosts(hosts), settings)
     try:
         after = consuming.skip(consumer, topic, partition, offset)

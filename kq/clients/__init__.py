@@ -1,7 +1,6 @@
 """Kafka clients: the only rooms that know a client from inside."""
 
 from kq.clients import kafka_python, topics
-from kq.clients.assignor import BusyFirstAssignor
 from kq.clients.connect import (
     DEFAULT_TOPIC,
     access_of,
@@ -11,7 +10,7 @@ from kq.clients.connect import (
     hosts_of,
     settings_for,
 )
-from kq.clients.kafka_python import Fault
+from kq.clients.kafka_python import BusyFirstAssignor, Fault
 from kq.clients.reader import TableReader
 
 __all__ = [

@@ -74,7 +74,6 @@ class TableReader:
         self._reset = reset
         self._since = since
         self._config = {**SETTINGS, **(config or {}), "group_id": None}
-        self._consumer: Any = None
         self._topic_id: UUID | None = None
         #: Partition -> the offset that is read next, and the one that was the end when it was first seen.
         self._next: dict[int, int] = {}
@@ -119,35 +118,26 @@ class TableReader:
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
-                self._open()
-                while not self._closing.is_set():
-                    self._turn()
+                self._read()
             except Exception as error:  # the door of the thread: whatever it is, another client may do  # noqa: BLE001
                 _logger.warning("Topic %s cannot be read, in %.1f s again: %s", self._topic, self._pause, error)
                 self._wait()
-            finally:
-                self._let_go()
 
     def _wait(self) -> None:
         self._closing.wait(self._pause)
         self._pause = min(self._pause * 2, PAUSES[1])
 
-    def _open(self) -> None:
-        self._consumer = connect(KafkaConsumer, self._hosts, self._config)
-        kafka_python.mend(self._consumer)
-        self._followed = set()
-
-    def _let_go(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is None:
-            return
+    def _read(self) -> None:
+        """Read by one client, until that fails."""
+        consumer, self._followed = connect(KafkaConsumer, self._hosts, self._config), set()
         try:
-            consumer.close(autocommit=False, timeout_ms=CLOSE_MS)
-        except Exception as error:  # it is thrown away: how it ends matters to nobody  # noqa: BLE001
-            _logger.debug("The consumer did not close: %s", error)
+            kafka_python.mend(consumer)
+            while not self._closing.is_set():
+                self._turn(consumer)
+        finally:
+            kafka_python.throw_away(consumer, CLOSE_MS)
 
-    def _turn(self) -> None:
-        consumer = self._consumer
+    def _turn(self, consumer: KafkaConsumer) -> None:
         self._follow(consumer)
         if not self._followed:
             self._wait()

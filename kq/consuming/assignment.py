@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from kafka import TopicPartition
+
 from kq.consuming.metadata import Progress, View
 from kq.consuming.tracker import reopen
 
@@ -41,34 +43,14 @@ TOTAL_BYTES = 64 * 1024 * 1024
 class Assignment:
     """One partition in one epoch: what pump and worker share of it. Each field has one writer."""
 
-    __slots__ = (
-        "begin",
-        "committed",
-        "crowded",
-        "delivered",
-        "delivered_bytes",
-        "epoch",
-        "fault_at",
-        "fault_told",
-        "is_open",
-        "leader_epoch",
-        "next",
-        "partition",
-        "paused",
-        "still_until",
-        "taken",
-        "taken_bytes",
-        "topic_id",
-        "view",
-    )
-
-    def __init__(self, partition: int, epoch: int) -> None:
-        self.partition = partition
+    def __init__(self, tp: TopicPartition, epoch: int) -> None:
+        self.tp = tp
+        self.partition: int = tp.partition
         self.epoch = epoch
         self.is_open = False
         self.topic_id: UUID | None = None
         #: Written by the worker: what may be committed.
-        self.view = View(epoch, 0)
+        self.view = View(0)
         #: Written by the worker: messages, and bytes, that it has in hand no more.
         self.taken = 0
         self.taken_bytes = 0
@@ -90,7 +72,7 @@ class Assignment:
     def open(self, topic_id: UUID | None, progress: Progress, leader_epoch: int) -> None:
         """Begin the epoch where the last commit says."""
         self.topic_id = topic_id
-        self.view = reopen(progress, self.epoch)
+        self.view = reopen(progress)
         self.begin = self.next = progress.watermark
         self.leader_epoch = leader_epoch
         self.is_open = True
@@ -111,13 +93,13 @@ class Assignment:
     def in_hand(self) -> int:
         return self.delivered - self.taken
 
+    def in_hand_bytes(self) -> int:
+        return self.delivered_bytes - self.taken_bytes
+
     def commit_lag(self) -> int:
         """Return the offsets from what is committed to what was polled."""
         committed = self.committed
         return self.next - (self.begin if committed is None else committed[0].watermark)
-
-    def in_hand_bytes(self) -> int:
-        return self.delivered_bytes - self.taken_bytes
 
 
 class Assigned(NamedTuple):

@@ -3,7 +3,7 @@
 1. An assignment is dirty while the worker has published more of it than was committed.
 2. One commit is on its way at a time, for all dirty assignments together: every interval, at once where nothing is in
    hand or somebody waits for it, and again soon where one failed.
-3. Who waits for a commit, waits for a ``Flush``: it is done when all that was published when it was asked for is
+3. Who waits for a commit, waits for an event, a flush: it is set when all that was published when it was asked for is
    committed.
 """
 
@@ -23,7 +23,7 @@ from kafka.structs import OffsetAndMetadata
 from kq.consuming.assignment import Assignment
 from kq.consuming.metadata import METADATA_LIMIT, View, encode
 
-__all__ = ["FATAL", "SYNC_COMMIT_TIMEOUT", "Committer", "Flush"]
+__all__ = ["FATAL", "SYNC_COMMIT_TIMEOUT", "Committer"]
 
 _logger = logging.getLogger("kq.pump")
 
@@ -50,18 +50,11 @@ FATAL = (
 )
 
 
-class Flush:
-    """Somebody waits until what is published now is committed."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-
-
 class _Commit(NamedTuple):
     """A commit on its way."""
 
     assignments: dict[Assignment, tuple[View, bool]]
-    flushes: list[Flush]
+    flushes: list[threading.Event]
     sent: float
 
 
@@ -75,8 +68,7 @@ class Committer:
     :param poke: Called from any thread when an answer has come, which the consumer tells of when it is used next.
     """
 
-    def __init__(self, topic: str, consumer: KafkaConsumer, interval: float | None, poke: Callable[[], None]) -> None:
-        self._topic = topic
+    def __init__(self, consumer: KafkaConsumer, interval: float | None, poke: Callable[[], None]) -> None:
         self._consumer = consumer
         self._poke = poke
         self.is_on = interval is not None
@@ -85,8 +77,9 @@ class Committer:
         self.alive = True
         #: When a commit was sent that the coordinator answered as to a member.
         self.vouched = 0.0
-        self._flushes: list[Flush] = []
-        self._on_its_way: _Commit | None = None
+        #: Set when what was published when they were added is committed.
+        self.flushes: list[threading.Event] = []
+        self.on_its_way: _Commit | None = None
         self._next = 0.0
         self._retry = 0.0
         self._metadata_limit = METADATA_LIMIT
@@ -94,22 +87,9 @@ class Committer:
     def go_on_with(self, consumer: KafkaConsumer) -> None:
         """Commit by another consumer from now on: nothing will be heard of what is on its way by the old one."""
         self._consumer = consumer
-        if self._on_its_way is not None:
-            self._flushes = self._on_its_way.flushes + self._flushes
-            self._on_its_way = None
-
-    def add(self, flush: Flush) -> None:
-        """Have somebody told when what is published now is committed."""
-        self._flushes.append(flush)
-
-    @property
-    def is_asked_for(self) -> bool:
-        """Whether somebody waits for a commit."""
-        return bool(self._flushes)
-
-    @property
-    def is_on_its_way(self) -> bool:
-        return self._on_its_way is not None
+        if self.on_its_way is not None:
+            self.flushes = self.on_its_way.flushes + self.flushes
+            self.on_its_way = None
 
     def is_dirty(self, assignment: Assignment, *, alive: bool | None = None) -> bool:
         """Return whether there is something of an assignment to commit.
@@ -124,19 +104,17 @@ class Committer:
         assignment.crowded = len(metadata) > CROWDED * self._metadata_limit
         return OffsetAndMetadata(view.watermark, metadata, assignment.leader_epoch)
 
-    def look(self, assignments: Collection[Assignment], now: float) -> None:
-        """Give up a commit whose answer does not come; have nobody wait where nothing is to be committed."""
-        if self._on_its_way is not None and now > self._on_its_way.sent + COMMIT_TIMEOUT:
-            self._ended(self._on_its_way, KafkaError("no answer"))
-        if self._on_its_way is None and not any(map(self.is_dirty, assignments)):
+    def look(self, assignments: Collection[Assignment], now: float) -> bool:
+        """Return whether it is time for a commit; give up one whose answer does not come."""
+        if self.on_its_way is not None:
+            if now <= self.on_its_way.sent + COMMIT_TIMEOUT:
+                return False
+            self._ended(self.on_its_way, KafkaError("no answer"))
+        if not any(map(self.is_dirty, assignments)):
             self.release()
-
-    def is_due(self, assignments: Collection[Assignment], now: float) -> bool:
-        """Return whether it is time for a commit."""
-        if self._on_its_way is not None or now < self._retry or not any(map(self.is_dirty, assignments)):
             return False
         at_rest = not any(assignment.in_hand() or assignment.view.running for assignment in assignments)
-        return at_rest or self.is_asked_for or now >= self._next
+        return now >= self._retry and (at_rest or bool(self.flushes) or now >= self._next)
 
     def send(self, assignments: Iterable[Assignment]) -> None:
         """Send a commit of what is dirty."""
@@ -144,8 +122,8 @@ class Committer:
         dirty = {assignment: (assignment.view, alive) for assignment in assignments if self.is_dirty(assignment)}
         if not dirty:  # the listener has closed what was
             return
-        commit = self._on_its_way = _Commit(dirty, self._flushes, now)
-        self._flushes = []
+        commit = self.on_its_way = _Commit(dirty, self.flushes, now)
+        self.flushes = []
         self._next = now + self._interval
         future = self._consumer.commit_async(
             self._offsets(dirty), callback=lambda _, answer: self._ended(commit, answer)
@@ -154,21 +132,20 @@ class Committer:
 
     def _offsets(self, dirty: dict[Assignment, tuple[View, bool]]) -> dict[TopicPartition, OffsetAndMetadata]:
         return {
-            TopicPartition(self._topic, assignment.partition): self.offset(assignment, view, alive=alive)
-            for assignment, (view, alive) in dirty.items()
+            assignment.tp: self.offset(assignment, view, alive=alive) for assignment, (view, alive) in dirty.items()
         }
 
     def _ended(self, commit: _Commit, answer: Any) -> None:
         """Note how a commit ended. The client calls this in a later poll or commit."""
-        if commit is not self._on_its_way:
+        if commit is not self.on_its_way:
             return
-        self._on_its_way = None
+        self.on_its_way = None
         if not isinstance(answer, BaseException):
             self._succeeded(commit.assignments, commit.sent)
             for flush in commit.flushes:
-                flush.done.set()
+                flush.set()
             return
-        self._flushes = commit.flushes + self._flushes
+        self.flushes = commit.flushes + self.flushes
         if isinstance(answer, FATAL):
             raise answer
         self._failed(answer)
@@ -186,9 +163,9 @@ class Committer:
 
     def release(self) -> None:
         """Have nobody wait any longer."""
-        for flush in self._flushes:
-            flush.done.set()
-        self._flushes = []
+        for flush in self.flushes:
+            flush.set()
+        self.flushes = []
 
     def commit_now(self, assignments: Iterable[Assignment]) -> None:
         """Commit and wait for the answer. If that fails, the assignments stay dirty."""

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -47,28 +48,19 @@ class Origin(NamedTuple):
 class Feed:
     """The way from one consumer's partitions to the worker. For the pump's thread."""
 
-    def __init__(self, topic: str, consumer: KafkaConsumer, post: Callable[[Event], None]) -> None:
-        self._topic = topic
+    def __init__(self, consumer: KafkaConsumer, post: Callable[[Event], None]) -> None:
         self.consumer = consumer
         self._post = post
-        self.origins: dict[int, Origin] = {}
-
-    def tp(self, partition: int) -> TopicPartition:
-        """Return the client's word for a partition."""
-        return TopicPartition(self._topic, partition)
-
-    def topic_id(self) -> UUID | None:
-        """Return the topic's ID, by which one that was made anew is told; None while it is unknown."""
-        return kafka_python.topic_id(self.consumer, self._topic)
+        self.origins: dict[TopicPartition, Origin] = {}
 
     # -- where a partition begins --------------------------------------------------------------------------------------
 
-    def begin(self, partition: int, topic_id: UUID | None) -> tuple[Progress, int]:
+    def begin(self, tp: TopicPartition, topic_id: UUID | None) -> tuple[Progress, int]:
         """Seek to where an epoch begins; return what is known of it, and the leader's epoch of the commit.
 
         :raises KafkaError: It is not known yet.
         """
-        tp, origin = self.tp(partition), self.origins.get(partition)
+        origin = self.origins.get(tp)
         committed = self.consumer.committed(tp, metadata=True, timeout_ms=ASK_MS)
         progress = None if committed is None else decode(committed.metadata, committed.offset, topic_id)
         if progress is not None and not progress.foreign_topic:
@@ -84,7 +76,7 @@ class Feed:
         position = self.consumer.position(tp, timeout_ms=ASK_MS)
         if position is None:
             raise KafkaError(f"no position for {tp}")
-        self.origins[partition] = Origin(topic_id, position)
+        self.origins[tp] = Origin(topic_id, position)
         return Progress(position), -1
 
     def _go_on(self, tp: TopicPartition, progress: Progress, leader_epoch: int) -> tuple[Progress, int]:
@@ -92,7 +84,8 @@ class Feed:
         offset = progress.watermark
         if not kafka_python.has_leader(self.consumer, tp):  # to ask would be to wait for one, and others with it
             raise KafkaError(f"{tp} has no leader")
-        begin, end = self._begins([tp])[tp], self._end(tp)
+        begin = self.consumer.beginning_offsets([tp], timeout_ms=ASK_MS)[tp]
+        end = self.consumer.end_offsets([tp], timeout_ms=ASK_MS)[tp]
         kafka_python.seek(self.consumer, tp, offset, leader_epoch)
         self.consumer.resume(tp)
         if offset < begin:
@@ -108,22 +101,15 @@ class Feed:
             return Progress(cut), -1
         return progress, leader_epoch
 
-    def give_back(self, partitions: Collection[int]) -> None:
+    def give_back(self, partitions: Iterable[TopicPartition]) -> None:
         """Leave the user's consumer where the next start goes on."""
         kafka_python.give_back(self.consumer)
         owned = self.consumer.assignment()
-        for partition in partitions:
-            tp, origin = self.tp(partition), self.origins.get(partition)
+        for tp in partitions:
+            origin = self.origins.get(tp)
             if tp in owned and origin is not None and origin.offset is not None:
                 self.consumer.seek(tp, origin.offset)
                 self.consumer.resume(tp)
-
-    def _begins(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
-        begins: dict[TopicPartition, int] = self.consumer.beginning_offsets(tps, timeout_ms=ASK_MS) if tps else {}
-        return begins
-
-    def _end(self, tp: TopicPartition) -> int:
-        return int(self.consumer.end_offsets([tp], timeout_ms=ASK_MS)[tp])
 
     # -- what polls give -----------------------------------------------------------------------------------------------
 
@@ -131,7 +117,7 @@ class Feed:
         self, assignments: list[Assignment], records: dict[TopicPartition, list[Any]]
     ) -> Iterator[tuple[Assignment, int]]:
         """Give the worker what was polled; yield assignments whose logs were cut, and where they begin anew."""
-        held = {self.tp(assignment.partition): assignment for assignment in assignments}
+        held = {assignment.tp: assignment for assignment in assignments}
         again = self._find_removed({held[tp]: polled[0].offset for tp, polled in records.items() if tp in held})
         for tp, polled in records.items():
             assignment = held.get(tp)
@@ -153,7 +139,7 @@ class Feed:
             if assignment.in_hand():
                 continue
             try:
-                position = self.consumer.position(self.tp(assignment.partition), timeout_ms=0)
+                position = self.consumer.position(assignment.tp, timeout_ms=0)
             except KafkaError:
                 continue
             if position is not None and position > assignment.next:
@@ -174,9 +160,9 @@ class Feed:
 
         Not every gap is a loss: compaction and transaction markers leave some, above the begin of the log.
         """
-        jumps = {self.tp(a.partition): a for a, position in positions.items() if position > a.next}
+        jumps = {a.tp: a for a, position in positions.items() if position > a.next}
         try:
-            begins = self._begins(list(jumps))
+            begins = self.consumer.beginning_offsets(list(jumps), timeout_ms=ASK_MS) if jumps else {}
         except KafkaError:  # it is not known yet: they jump once more
             begins = {}
         again = set()
@@ -188,7 +174,7 @@ class Feed:
                 self._tell_removed(tp, assignment.next, begin)
                 self._move(assignment, begin)
             again.add(assignment)
-            self.consumer.seek(tp, assignment.next)
+            self._seek(tp, assignment.next)
         return again
 
     def _find_cut(
@@ -199,20 +185,24 @@ class Feed:
         :param offset: Where the client went: to the cut, or, if it could not ask for that, to the begin of the log.
         :param leader_epoch: Of the record there: a later one than before stands at the cut. None if none has come.
         """
-        tp = self.tp(assignment.partition)
+        tp = assignment.tp
         is_guess = leader_epoch is not None and not leader_epoch > assignment.leader_epoch >= 0
         try:
-            end = self._end(tp)
+            end = self.consumer.end_offsets([tp], timeout_ms=ASK_MS)[tp]
         except KafkaError:  # it is not known yet: it jumps once more
-            self.consumer.seek(tp, assignment.next)
+            self._seek(tp, assignment.next)
             return
         if leader_epoch is None and end > offset:  # a record will come
             return
         cut = min(end, assignment.next) if is_guess else offset
         begin = min(cut, assignment.view.watermark)
         self._tell_cut(tp, cut, assignment.next, is_guess=is_guess)
-        self.consumer.seek(tp, begin)
+        self._seek(tp, begin)
         yield assignment, begin
+
+    def _seek(self, tp: TopicPartition, offset: int) -> None:
+        with suppress(ValueError):  # the partition went while a broker was asked about it
+            self.consumer.seek(tp, offset)
 
     def _tell_removed(self, tp: TopicPartition, offset: int, begin: int) -> None:
         _logger.warning(
@@ -233,10 +223,10 @@ class Feed:
 
     def note_faults(self, assignments: list[Assignment]) -> None:
         """Have partitions stand still whose next record cannot be read, and say so."""
-        held, now = {assignment.partition: assignment for assignment in assignments}, time.monotonic()
+        held, now = {assignment.tp: assignment for assignment in assignments}, time.monotonic()
         for tp, fault in kafka_python.take_faults(self.consumer).items():
-            assignment = held.get(tp.partition)
-            if tp.topic != self._topic or assignment is None:  # it is sought anew, and met again
+            assignment = held.get(tp)
+            if assignment is None:  # it is sought anew, and met again
                 continue
             assignment.still_until = now + STILL_WAIT
             if assignment.fault_at != fault.offset or now - assignment.fault_told > STILL_TOLD:
@@ -248,14 +238,14 @@ class Feed:
         has_resumed = False
         count = sum(assignment.in_hand() for assignment in assignments)
         size = sum(assignment.in_hand_bytes() for assignment in assignments)
-        owned, now = self.consumer.assignment(), time.monotonic()
+        now = time.monotonic()
         for assignment in assignments:
             part = assignment.part()
             full = assignment.is_full() or count >= TOTAL_COUNT * part or size >= TOTAL_BYTES * part
             full = full or now < assignment.still_until
-            tp = self.tp(assignment.partition)
-            if full != assignment.paused and tp in owned:
-                (self.consumer.pause if full else self.consumer.resume)(tp)
+            if full != assignment.paused:
+                with suppress(KeyError):  # the partition has just gone
+                    (self.consumer.pause if full else self.consumer.resume)(assignment.tp)
                 assignment.paused = full
                 has_resumed = has_resumed or not full
         return has_resumed

@@ -13,7 +13,9 @@ import base64
 import binascii
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from operator import sub
 from typing import NamedTuple
 from uuid import UUID
 
@@ -32,7 +34,6 @@ _NO_TOPIC = UUID(int=0)
 class View(NamedTuple):
     """What may be committed of one partition: immutable, so that another thread may read it."""
 
-    epoch: int
     #: Lowest offset that is not done: the offset to commit.
     watermark: int
     #: One beyond the highest offset that is done; equal to the watermark if nothing beyond it is.
@@ -103,65 +104,52 @@ def decode(text: str | None, watermark: int, topic_id: UUID | None) -> Progress:
     if topic_id is not None and body[:16] not in (topic_id.bytes, _NO_TOPIC.bytes):
         return Progress(watermark, foreign_topic=True)
     try:
-        return _read(iter(body[16:]), watermark)
+        return _read(_numbers(body[16:]), watermark)
     except StopIteration:
         return Progress(watermark)
 
 
 def _head(
-    view: View, topic_id: UUID | None, alive: bool, counted: Iterable[tuple[int, int]], running: list[int]
+    view: View, topic_id: UUID | None, alive: bool, counted: Sequence[tuple[int, int]], running: Sequence[int]
 ) -> bytearray:
     head = bytearray((topic_id or _NO_TOPIC).bytes)
-    counts = dict(counted)
-    _put(head, int(alive))
-    _put(head, view.careful)
-    _put(head, len(counts))
-    base = view.watermark
-    for offset, count in sorted(counts.items()):
-        _put(head, offset - base)
-        _put(head, count)
-        base = offset
-    _put(head, len(running))
-    for offset, base in zip(running, [view.watermark, *running], strict=False):
-        _put(head, offset - base)
+    gaps = _gaps([offset for offset, _ in counted], view.watermark)
+    _put(head, int(alive), view.careful, len(counted))
+    for gap, (_, count) in zip(gaps, counted, strict=True):
+        _put(head, gap, count)
+    _put(head, len(running), *_gaps(running, view.watermark))
     return head
 
 
 def _done_map(view: View, room: int) -> bytearray:
     """Return what is done beyond the watermark, in at most ``room`` bytes (one or more), cut from above."""
-    top, base = max(view.top, view.watermark), view.watermark
-    room -= _size(top - base)
+    top = max(view.top, view.watermark)
+    room -= _size(top - view.watermark)
     if room < 0:
         return bytearray(1)
-    gaps = bytearray()
-    for offset in view.incomplete:
-        if len(gaps) + _size(offset - base) > room:
+    gaps, out = bytearray(), bytearray()
+    for offset, gap in zip(view.incomplete, _gaps(view.incomplete, view.watermark), strict=True):
+        if len(gaps) + _size(gap) > room:
             top = offset
             break
-        _put(gaps, offset - base)
-        base = offset
-    out = bytearray()
+        _put(gaps, gap)
     _put(out, top - view.watermark)
     return out + gaps
 
 
-def _read(body: Iterator[int], watermark: int) -> Progress:
-    alive, careful = bool(_get(body)), _get(body)
+def _read(numbers: Iterator[int], watermark: int) -> Progress:
+    alive, careful = bool(next(numbers)), next(numbers)
     counts: dict[int, int] = {}
     offset = watermark
-    for _ in range(_get(body)):
-        offset += _get(body)
-        counts[offset] = _get(body)
+    for _ in range(next(numbers)):
+        offset += next(numbers)
+        counts[offset] = next(numbers)
     offset = watermark
-    for _ in range(_get(body)):
-        offset += _get(body)
+    for _ in range(next(numbers)):
+        offset += next(numbers)
         counts[offset] = counts.get(offset, 0) + 1
-    top = watermark + _get(body)
-    offset = watermark
-    incomplete = []
-    for gap in _rest(body):
-        offset += gap
-        incomplete.append(offset)
+    top = watermark + next(numbers)
+    _, *incomplete = accumulate(numbers, initial=watermark)
     deliveries = tuple(sorted(counts.items()))
     careful = CAREFUL_STARTS if alive else careful
     return Progress(watermark, top, frozenset(incomplete), deliveries, unclean=alive, careful=careful)
@@ -184,28 +172,27 @@ def _unseal(text: str, watermark: int) -> bytes | None:
     return raw[4:] if len(raw) >= 20 and raw[:4] == struct.pack(">I", crc) else None
 
 
-def _put(out: bytearray, number: int) -> None:
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    out.append(number)
+def _gaps(offsets: Sequence[int], base: int) -> Iterator[int]:
+    return map(sub, offsets, [base, *offsets])
+
+
+def _put(out: bytearray, *numbers: int) -> None:
+    for number in numbers:
+        while number > 127:
+            out.append(number & 127 | 128)
+            number >>= 7
+        out.append(number)
 
 
 def _size(number: int) -> int:
     return (max(number.bit_length(), 1) + 6) // 7
 
 
-def _get(body: Iterator[int]) -> int:
+def _numbers(body: bytes) -> Iterator[int]:
     number = shift = 0
-    while (byte := next(body)) > 127:
+    for byte in body:
         number |= (byte & 127) << shift
         shift += 7
-    return number | byte << shift
-
-
-def _rest(body: Iterator[int]) -> Iterator[int]:
-    while True:
-        try:
-            yield _get(body)
-        except StopIteration:
-            return
+        if byte < 128:
+            yield number
+            number = shift = 0

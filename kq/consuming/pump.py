@@ -17,8 +17,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any
+from uuid import UUID
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, TopicPartition
 from kafka.errors import FencedInstanceIdError, KafkaError
@@ -26,7 +28,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from kq.clients import BusyFirstAssignor, kafka_python
 from kq.consuming.assignment import Assigned, Assignment, Event, Failed, Revoked
-from kq.consuming.committer import FATAL, SYNC_COMMIT_TIMEOUT, Committer, Flush
+from kq.consuming.committer import FATAL, SYNC_COMMIT_TIMEOUT, Committer
 from kq.consuming.feed import Feed, Origin, differ
 from kq.consuming.metadata import Progress
 from kq.errors import BrokerUnreachable
@@ -72,14 +74,14 @@ class Pump:
         self.events: deque[Event] = deque()
         #: When the thread was last seen at work, by the monotonic clock.
         self.heartbeat = time.monotonic()
-        self._inbox: SimpleQueue[Flush | None] = SimpleQueue()
+        self._inbox: SimpleQueue[threading.Event | None] = SimpleQueue()
         #: Guards what the rebalance listener shares with the thread: assignments, origins, order of commits.
         self._lock = threading.Lock()
         #: Also those that are not open yet.
-        self._assignments: dict[int, Assignment] = {}
+        self._assignments: dict[TopicPartition, Assignment] = {}
         self._epoch = 0
-        self._committer = Committer(topic, consumer, commit_interval, self.poke)
-        self._feed = Feed(topic, consumer, self._post)
+        self._committer = Committer(consumer, commit_interval, self.poke)
+        self._feed = Feed(consumer, self._post)
         self._wait = BUSY_WAIT[0]
         self._session = consumer.config["session_timeout_ms"] / 1000
         self._stopping = False
@@ -104,11 +106,11 @@ class Pump:
         """
         if not self._committer.is_on:
             return True
-        flush = Flush()
+        flush = threading.Event()
         self._inbox.put(flush)
         if self._ended:  # it may have looked at its inbox for the last time
             return True
-        return flush.done.wait(timeout)
+        return flush.wait(timeout)
 
     def is_vouched(self, now: float) -> bool:
         """Return whether the coordinator was asked, and knew this member, within the session timeout.
@@ -144,7 +146,7 @@ class Pump:
             while not self._stopping:
                 self._step_or_rebuild()
             self._finish()
-        except Exception as error:  # the door of the thread: the worker must hear of it, whatever it is  # noqa: BLE001
+        except BaseException as error:  # the door of the thread: the worker must hear of it, whatever it is  # noqa: BLE001
             self._post(Failed(error))
             self._let_go()
         finally:
@@ -189,28 +191,24 @@ class Pump:
         """Begin another epoch where a log lost its end: from there on its offsets are other messages now."""
         for assignment, begin in cuts:
             with self._lock:
-                if self._assignments.get(assignment.partition) is assignment:
-                    fresh, progress = self._renew(assignment.partition), Progress(begin)
+                if self._assignments.get(assignment.tp) is assignment:
+                    fresh, progress = self._renew(assignment.tp), Progress(begin)
                     fresh.open(assignment.topic_id, progress, assignment.leader_epoch)
                     self._post(Assigned(fresh, progress))
 
     def _commit_if_due(self) -> None:
-        held, now = self._held(), time.monotonic()
-        self._committer.look(held, now)
-        if self._committer.is_due(held, now):
+        if self._committer.look(self._held(), time.monotonic()):
             with self._lock:  # what the listener closes must not be committed after what the listener commits
                 self._committer.send(self._held())
 
     def _is_idle(self) -> bool:
         """Return whether nothing is in hand nor to be committed, or polling matters more, as in a rebalance."""
-        if self._stopping or self._committer.is_asked_for:
+        if self._stopping or self._committer.flushes:
             return False
         assignments = self._held()
         if not assignments or self._consumer.group_metadata().state != MemberState.STABLE:
             return True
-        if self._committer.is_on_its_way:
-            return False
-        return not any(
+        return self._committer.on_its_way is None and not any(
             assignment.in_hand() or assignment.view.running or self._committer.is_dirty(assignment)
             for assignment in assignments
         )
@@ -220,14 +218,12 @@ class Pump:
         return [assignment for assignment in list(self._assignments.values()) if assignment.is_open]
 
     def _read_inbox(self, timeout: float) -> None:
-        try:
-            item = self._inbox.get(timeout=timeout) if timeout else self._inbox.get_nowait()
+        with suppress(Empty):
+            item = self._inbox.get(timeout > 0, timeout)
             while True:
                 if item is not None:
-                    self._committer.add(item)
+                    self._committer.flushes.append(item)
                 item = self._inbox.get_nowait()
-        except Empty:
-            return
 
     def _post(self, event: Event) -> None:
         self.events.append(event)
@@ -249,7 +245,7 @@ class Pump:
         if consumer.config["auto_offset_reset"] == "earliest":
             # what the user's consumer had before: it may be behind messages that nobody processed
             for tp in consumer.assignment():
-                self._feed.origins[tp.partition] = Origin(None, None)
+                self._feed.origins[tp] = Origin(None, None)
         self.assigned(consumer.assignment())  # a consumer that was here before has no news to tell
 
     def _busy_partitions(self) -> list[int]:
@@ -260,16 +256,16 @@ class Pump:
         with self._lock:
             for tp in partitions:
                 if tp.topic == self._topic:  # a user's consumer may come from another topic
-                    self._renew(tp.partition)
+                    self._renew(tp)
 
-    def _renew(self, partition: int) -> Assignment:
+    def _renew(self, tp: TopicPartition) -> Assignment:
         """Begin another epoch of a partition; the lock is held."""
-        old = self._assignments.pop(partition, None)
+        old = self._assignments.pop(tp, None)
         if old is not None and old.is_open:
             self._note_origin(old)
             self._post(Revoked(old))
         self._epoch += 1
-        new = self._assignments[partition] = Assignment(partition, self._epoch)
+        new = self._assignments[tp] = Assignment(tp, self._epoch)
         return new
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
@@ -277,7 +273,7 @@ class Pump:
         offsets = {}
         with self._lock:
             for tp in partitions:
-                assignment = self._assignments.pop(tp.partition, None) if tp.topic == self._topic else None
+                assignment = self._assignments.pop(tp, None)
                 if assignment is None or not assignment.is_open:
                     continue
                 self._note_origin(assignment)
@@ -298,44 +294,45 @@ class Pump:
 
     def _note_origin(self, assignment: Assignment) -> None:
         offset = assignment.view.watermark if self._committer.is_on else assignment.begin
-        self._feed.origins[assignment.partition] = Origin(assignment.topic_id, offset)
+        self._feed.origins[assignment.tp] = Origin(assignment.topic_id, offset)
 
     def _open_fresh(self, records: dict[TopicPartition, list[Any]]) -> None:
         """Begin the epochs of new partitions."""
-        fresh = self._set_aside(records)
         until = time.monotonic() + SYNC_COMMIT_TIMEOUT
-        opened = []
-        for assignment in fresh:
+        opened = set()
+        for assignment in self._set_aside(records):
             if time.monotonic() > until or self._stopping:  # a broker that does not answer must not end the polling
                 break
             if self._open(assignment):
-                opened.append(assignment)
-        if opened and self._committer.is_on:
-            self._committer.commit_now(opened)
+                opened.add(assignment)
+        # that took its time: what was revoked meanwhile is another's, and may have been committed further there
+        still = [assignment for assignment in self._held() if assignment in opened]
+        if still and self._committer.is_on:
+            self._committer.commit_now(still)
 
     def _set_aside(self, records: dict[TopicPartition, list[Any]]) -> list[Assignment]:
         """Take out what was polled of new partitions: it came from a position that nobody vouches for."""
         fresh = [assignment for assignment in list(self._assignments.values()) if not assignment.is_open]
         for assignment in fresh:
-            if polled := records.pop(self._feed.tp(assignment.partition), None):
-                origin = Origin(self._feed.topic_id(), polled[0].offset)
-                self._feed.origins.setdefault(assignment.partition, origin)
+            if polled := records.pop(assignment.tp, None):
+                origin = Origin(self._topic_id(), polled[0].offset)
+                self._feed.origins.setdefault(assignment.tp, origin)
         return fresh
 
     def _open(self, assignment: Assignment) -> bool:
-        partition, topic_id = assignment.partition, self._feed.topic_id()
-        if self._feed.tp(partition) not in self._consumer.assignment():
+        tp, topic_id = assignment.tp, self._topic_id()
+        if tp not in self._consumer.assignment():
             return False
         try:
-            progress, leader_epoch = self._feed.begin(partition, topic_id)
+            progress, leader_epoch = self._feed.begin(tp, topic_id)
         except FATAL:
             raise
-        except (KafkaError, ValueError) as error:  # tried again after the next poll, or revoked meanwhile
-            _logger.debug("Partition %s could not be opened yet: %s", partition, error)
+        except (KafkaError, KeyError, ValueError) as error:  # tried again after the next poll, or revoked meanwhile
+            _logger.debug("Partition %s could not be opened yet: %s", tp.partition, error)
             self._postpone(assignment)
             return False
         with self._lock:
-            if self._assignments.get(partition) is not assignment:
+            if self._assignments.get(tp) is not assignment:
                 return False
             assignment.open(topic_id, progress, leader_epoch)
             self._post(Assigned(assignment, progress))
@@ -344,16 +341,19 @@ class Pump:
     def _postpone(self, assignment: Assignment) -> None:
         """Let others go first: opening this one may take its time."""
         with self._lock:
-            if self._assignments.get(assignment.partition) is assignment:
-                self._assignments[assignment.partition] = self._assignments.pop(assignment.partition)
+            if self._assignments.get(assignment.tp) is assignment:
+                self._assignments[assignment.tp] = self._assignments.pop(assignment.tp)
+
+    def _topic_id(self) -> UUID | None:
+        return kafka_python.topic_id(self._consumer, self._topic)
 
     def _check_topic_id(self) -> None:
         """Begin anew where the topic was deleted and made anew: the offsets in hand are another topic's."""
-        topic_id = self._feed.topic_id()
+        topic_id = self._topic_id()
         with self._lock:
             for assignment in self._held():
                 if differ(assignment.topic_id, topic_id):
-                    self._renew(assignment.partition)
+                    self._renew(assignment.tp)
 
     def _check_membership(self) -> None:
         """Notice another member of this one's name, of whom the client says nothing."""
@@ -391,16 +391,12 @@ class Pump:
             self._feed.give_back(held)
 
     def _close_own(self) -> None:
-        if self._make is None:
-            return
-        try:
-            self._consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT * 1000)
-        except Exception as error:  # it is thrown away: how it ends matters to nobody  # noqa: BLE001
-            _logger.debug("The consumer did not close: %s", error)
+        if self._make is not None:
+            kafka_python.throw_away(self._consumer, CLOSE_TIMEOUT * 1000)
 
     def _rebuild(self) -> None:
         assert self._make is not None
-        self.revoked([self._feed.tp(partition) for partition in list(self._assignments)])
+        self.revoked(list(self._assignments))
         self._close_own()
         while not self._stopping:
             self.heartbeat = time.monotonic()

@@ -34,7 +34,7 @@ def skip(consumer: KafkaConsumer, topic: str, partition: int, offset: int) -> in
     after = _end_of(consumer, tp, offset)
     topic_id = kafka_python.topic_id(consumer, topic)
     progress = decode(committed.metadata, offset, topic_id).beyond(after)
-    text = encode(reopen(progress, 0), topic_id, alive=False)
+    text = encode(reopen(progress), topic_id, alive=False)
     try:
         consumer.commit({tp: OffsetAndMetadata(after, text, committed.leader_epoch)})
     except _HAS_MEMBERS as error:

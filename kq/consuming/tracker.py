@@ -27,27 +27,13 @@ __all__ = ["Tracker", "reopen"]
 REMEMBERED = 2000
 
 
-def reopen(progress: Progress, epoch: int) -> View:
+def reopen(progress: Progress) -> View:
     """Return the first view of an epoch: what was committed, with the counts of an unclean end."""
-    return _Partition(epoch, None, progress).view()
+    return _Partition(0, None, progress).view()
 
 
 class _Partition:
     """One partition in one epoch."""
-
-    __slots__ = (
-        "careful",
-        "changed",
-        "deliveries",
-        "epoch",
-        "incomplete",
-        "lately",
-        "position",
-        "restored",
-        "running",
-        "top",
-        "topic_id",
-    )
 
     def __init__(self, epoch: int, topic_id: UUID | None, progress: Progress) -> None:
         self.epoch = epoch
@@ -69,9 +55,7 @@ class _Partition:
 
     @property
     def watermark(self) -> int:
-        for offset in self.incomplete:
-            return offset
-        return self.position
+        return next(iter(self.incomplete), self.position)
 
     def is_restored_done(self, offset: int) -> bool:
         return offset < self.restored.top and offset not in self.restored.incomplete
@@ -89,8 +73,9 @@ class _Partition:
         watermark = self.watermark
         top = max(self.top, watermark)
         incomplete = self._incomplete_below(top) if top > watermark else ()
-        deliveries = self._deliveries_from(watermark) if self.deliveries else ()
-        return View(self.epoch, watermark, top, incomplete, tuple(self.running), deliveries, self.careful)
+        # a message that was counted may be gone from the log: it is never done
+        deliveries = sorted(item for item in self.deliveries.items() if item[0] >= watermark)
+        return View(watermark, top, incomplete, tuple(self.running), tuple(deliveries), self.careful)
 
     def _incomplete_below(self, top: int) -> tuple[int, ...]:
         offsets: list[int] = []
@@ -102,10 +87,6 @@ class _Partition:
         if self.restored.top > self.position:
             offsets += sorted(o for o in self.restored.incomplete if o >= self.position)
         return tuple(offsets)
-
-    def _deliveries_from(self, watermark: int) -> tuple[tuple[int, int], ...]:
-        # a message that was counted may be gone from the log: it is never done
-        return tuple(sorted(item for item in self.deliveries.items() if item[0] >= watermark))
 
     def close(self, before: _Closed | None) -> _Closed:
         """Return what is known at the end: of older runs, only of those whose messages did not come back."""
@@ -189,9 +170,7 @@ class Tracker:
             return False
         partition.position = offset + 1
         partition.changed = True
-        if partition.is_restored_done(offset):
-            return False
-        if self._closed and self._adopt(partition, message):
+        if partition.is_restored_done(offset) or self._adopt(partition, message):
             return False
         partition.incomplete[offset] = message
         return True
@@ -206,7 +185,7 @@ class Tracker:
             del closed.running[offset]
             self._adopt_run(partition, run, count)
             return True
-        if offset in closed.done and closed.done[offset] == _fingerprint(message):
+        if closed.done.get(offset) == _fingerprint(message):
             partition.has_done(message)
             return True
         return False
@@ -234,7 +213,7 @@ class Tracker:
         partition = self._partitions.get(message.partition)
         if partition is None:
             return 0, False
-        deaths = partition.deliveries.get(message.offset, 0) if partition.deliveries else 0
+        deaths = partition.deliveries.get(message.offset, 0)
         is_careful = partition.careful > 0 or deaths > 0
         if partition.incomplete.get(message.offset) is message:
             partition.running[message.offset] = message
@@ -248,16 +227,13 @@ class Tracker:
         partition = self._partitions.get(message.partition)
         offset = message.offset
         if partition is None or partition.running.get(offset) is not message:
-            self._done_after_close(message)
+            if self._end_old_run(message):
+                self._closed[message.partition].done[offset] = _fingerprint(message)
             return False
         del partition.running[offset]
         del partition.incomplete[offset]
         partition.has_done(message)
         return True
-
-    def _done_after_close(self, message: Message) -> None:
-        if self._end_old_run(message):
-            self._closed[message.partition].done[message.offset] = _fingerprint(message)
 
     def _end_old_run(self, message: Message) -> bool:
         closed = self._closed.get(message.partition)
