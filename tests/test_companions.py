@@ -280,6 +280,24 @@ def test_a_restart_of_the_broker_loses_no_record(
     assert sorted(set(values(consumer, answers))) == list(range(300))
 
 
+def test_messages_are_done_while_jobs_come_without_a_pause(
+    queue: Queue, begin: Callable[..., With], make_topic: Callable[..., str]
+) -> None:
+    """An inline executor has an outcome in each turn of the loop; acknowledgements are heard of all the same."""
+    answers = make_topic()
+
+    class Slow(Answering):
+        def on_started(self, message: Message) -> None:
+            super().on_started(message)
+            time.sleep(0.01)
+
+    companion = Slow(lambda _: answers)
+    enqueue(queue, 1000)
+    worker = begin(companion)
+    wait_until(lambda: worker.stats().done or len(companion.started) == 1000, timeout=60)
+    assert len(companion.started) < 1000
+
+
 KILLED = """
 import os, signal, sys
 import kq, test_companions

@@ -30,8 +30,8 @@ __all__ = ["Publisher"]
 
 _logger = logging.getLogger("kq.publisher")
 
-#: Messages whose records are on their way, and bytes of these records, beyond which no job is started.
-MOST_MESSAGES, MOST_BYTES = 2000, 32 * 1024 * 1024
+#: Bytes of records that are on their way, beyond which no job is started.
+MOST_BYTES = 32 * 1024 * 1024
 #: Seconds until a refused record is sent again, at first and at most; each refusal doubles it.
 RETRY_WAIT = (0.25, 5.0)
 #: Seconds between two lines in the log about one topic that refuses.
@@ -78,7 +78,7 @@ class Publisher:
 
     def is_full(self) -> bool:
         """Return whether no more jobs should be started before some messages are through."""
-        return len(self._left) >= MOST_MESSAGES or self._bytes >= MOST_BYTES
+        return self._bytes >= MOST_BYTES
 
     def patience(self, now: float) -> float:
         """Return the seconds after which ``acknowledged`` has something to do, though nothing woke the worker."""
