@@ -111,9 +111,15 @@ class Publisher:
         return done
 
     def close(self, timeout: float) -> None:
-        """Let the producers go. What is not acknowledged by now may be published or not; its messages are undone."""
+        """Let the producers go, within so many seconds, however many there are.
+
+        What is not acknowledged by now may be published or not; its messages are undone.
+        """
+        deadline = time.monotonic() + timeout
         for topic in self._topics.values():
-            topic.close(timeout)
+            topic.end(timeout)
+        for topic in self._topics.values():
+            topic.join(max(0.0, deadline - time.monotonic()))
 
     def _send(self, entry: _Entry) -> None:
         name = entry.record.topic
@@ -160,6 +166,8 @@ class _Topic:
         self._is_suspect = False
         self._refusing_since: float | None = None
         self._complain_at = 0.0
+        #: Seconds that the producer has to close; None until the end.
+        self._last_patience: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"kq-publish-{name}", daemon=True)
         self._thread.start()
 
@@ -180,23 +188,26 @@ class _Topic:
             line = "Topic %s refuses a record, which is tried again; its message stays undone until then: %s"
             _logger.error(line, self._name, describe(error))
 
-    def close(self, timeout: float) -> None:
+    def end(self, patience: float) -> None:
+        """Have the thread end, and close the producer: to connect may take it long, and who closes would wait."""
+        self._last_patience = patience
         self._queue.put(None)
-        self._delivery.close(timeout)
+
+    def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
+        while self._last_patience is None:
             try:
                 entry = self._queue.get(timeout=LOOK_EVERY if self._sent else None)
-                if entry is None:
-                    return
-                self._hand_over(entry)
+                if entry is not None:
+                    self._hand_over(entry)
             except Empty:
                 pass
             self._give_up_on_silent()
+        self._delivery.close(self._last_patience)
 
     def _hand_over(self, entry: _Entry) -> None:
         try:
