@@ -252,3 +252,27 @@ def test_answers_are_looked_for_however_many_jobs_end(
         executor.end_all()
         loop._turn()
         assert loop.stats().done == 20
+
+
+def test_what_is_done_is_published_before_the_last_answers_are_waited_for(
+    pump: FakePump, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends the process within that time has nothing run again that was done."""
+    monkeypatch.setattr("kq.working.settle.RESTART_WAIT", (0.01, 0.01))
+    monkeypatch.setattr("kq.working.loop._LAST_PATIENCE", 0.2)
+    pump.assign(0, Progress(0))
+    pump.poll(0, range(2))
+    seen = []
+
+    class FailingForOne(Failing):
+        def on_settled(self, message: Message, outcome: Outcome) -> list[Record]:
+            if message.offset == 1:
+                return []
+            seen.append(pump.assignments[0].view.top)
+            return super().on_settled(message, outcome)
+
+    with loop_between(pump, executor, companions=[FailingForOne()]) as loop:
+        loop._turn()
+        executor.end_all()
+        loop._end()
+    assert (seen[0], seen[1]) == (0, 2)

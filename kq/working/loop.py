@@ -400,6 +400,7 @@ class Loop:
             self._let_go()
 
     def _await_acknowledgements(self) -> None:
+        self._publish()  # this process may be ended meanwhile
         deadline = time.monotonic() + _LAST_PATIENCE
         while self._settler and time.monotonic() < deadline:
             if not self._complete_acknowledged():
