@@ -16,7 +16,7 @@ from kq.consuming.metadata import Progress
 from kq.executors import Finished
 from kq.job import SUCCESS, Outcome
 from kq.message import Message
-from kq.working import Companions, Context, Loop, Plan, Settings, Stop, Waker
+from kq.working import Companion, Companions, Context, Loop, Plan, Settings, Stop, Waker
 
 __all__ = ["FakeExecutor", "FakePump", "loop_between"]
 
@@ -30,8 +30,9 @@ class FakePump:
         self.events: deque[Event] = deque()
         self.heartbeat = FOREVER
         self.is_known = True
-        #: Called when the loop waits for a commit.
+        #: Called when the loop waits for a commit, and when it lets the pump go.
         self.on_flush: Callable[[], Any] = bool
+        self.on_stop: Callable[[], Any] = bool
         self.assignments: dict[int, Assignment] = {}
 
     def assign(self, partition: int, progress: Progress, epoch: int = 1) -> None:
@@ -61,6 +62,7 @@ class FakePump:
         return True
 
     def stop(self, timeout: float) -> bool:
+        self.on_stop()
         return True
 
 
@@ -123,14 +125,16 @@ class FakeExecutor:
 
 
 @contextmanager
-def loop_between(pump: FakePump, executor: FakeExecutor, callback: Any = None) -> Iterator[Loop]:
+def loop_between(
+    pump: FakePump, executor: FakeExecutor, callback: Any = None, companions: Iterable[Companion] = ()
+) -> Iterator[Loop]:
     """Give a loop that is open, whose turns the test takes."""
     settings = Settings(
         topic="t", consumer=None, hosts="h:1", group="g", config={}, callback=callback, takes_message=True,
         deserializer=kq.loads, logger=logging.getLogger("kq.worker"), timeout=None, executor=executor, concurrency=10,
         ordering="key", commit_interval=0.1, shutdown_timeout=1.0, max_deliveries=3,
     )  # fmt: skip
-    plan = Plan(False, FOREVER, FOREVER, Companions(), Context("t", "g", "h:1", {}))
+    plan = Plan(False, FOREVER, FOREVER, Companions(companions), Context("t", "g", "h:1", {}))
     waker = Waker()
     loop = Loop(settings, plan, Stop(), waker, pump)  # type: ignore[arg-type]
     loop._open()

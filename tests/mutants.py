@@ -198,7 +198,7 @@ MUTANTS = [
     Mutant(
         "a commit's time is forgotten",
         "kq/working/loop.py",
-        "        if is_careful:\n            batch = self._still_ours(batch)\n",
+        "        if is_careful:\n            self._look_again()\n",
         "",
         "test_what_a_commit_waited_through_is_news_before_anything_starts",
         is_short=True,

@@ -25,6 +25,7 @@ from kq.consuming.metadata import decode
 from kq.job import Outcome
 from kq.message import Message, Record
 from kq.working import Companion, Context, ThreadedCompanion
+from kq.working.publisher import Publisher
 
 
 class Answering(Companion):
@@ -280,6 +281,24 @@ def test_a_restart_of_the_broker_loses_no_record(
     assert sorted(set(values(consumer, answers))) == list(range(300))
 
 
+def test_messages_are_done_while_jobs_come_without_a_pause(
+    queue: Queue, begin: Callable[..., With], make_topic: Callable[..., str]
+) -> None:
+    """An inline executor has an outcome in each turn of the loop; acknowledgements are heard of all the same."""
+    answers = make_topic()
+
+    class Slow(Answering):
+        def on_started(self, message: Message) -> None:
+            super().on_started(message)
+            time.sleep(0.01)
+
+    companion = Slow(lambda _: answers)
+    enqueue(queue, 1000)
+    worker = begin(companion)
+    wait_until(lambda: worker.stats().done or len(companion.started) == 1000, timeout=60)
+    assert len(companion.started) < 1000
+
+
 KILLED = """
 import os, signal, sys
 import kq, test_companions
@@ -319,6 +338,17 @@ def test_a_worker_without_companions_has_no_publisher(queue: Queue, begin: Calla
     worker = begin()
     wait_until(lambda: worker.stats().done == 1, timeout=20)
     assert [thread.name for thread in threading.enumerate() if "publish" in thread.name] == []
+
+
+def test_a_publisher_closes_in_time_where_no_broker_answers() -> None:
+    """Its threads are connecting, again for each of many records, and to more than one topic."""
+    publisher = Publisher("127.0.0.1:1", {"bootstrap_timeout_ms": 3000}, lambda: None)
+    for offset in range(40):
+        record = Record(f"topic-{offset % 2}", b"", None, [], None, 0)
+        publisher.publish(Message("t", 0, offset, None, b""), [(Companion(), record)])
+    begun = time.monotonic()
+    publisher.close(0.5)
+    assert time.monotonic() - begun < 2.5
 
 
 # -- threads of companions ---------------------------------------------------------------------------------------------

@@ -84,6 +84,8 @@ class Loop:
         self._running: dict[int, tuple[Message, float]] = {}
         #: A message that may have killed a worker, taken out of the backlog: it runs alone.
         self._suspect: Message | None = None
+        #: What is about to start, and waits for the commit that tells of it.
+        self._starting: list[Message] = []
         self._started = 0
         self._retried = 0
         self._outcomes: Counter[Status] = Counter()
@@ -147,7 +149,9 @@ class Loop:
     def _turn(self) -> None:
         self._take_in()
         finished = self._executor.finished()
-        has_settled = self._settle(finished) or self._complete_acknowledged()
+        has_settled = self._settle(finished)
+        # also where runs end in each turn, as those of an inline executor do: nothing would be done till there are none
+        has_settled = self._complete_acknowledged() or has_settled
         if has_settled and self._plan.commits_each:
             self._commit_each()
         has_started = self._start_jobs()
@@ -216,6 +220,7 @@ class Loop:
         partition = assignment.partition
         if not self._tracker.is_open(partition, assignment.epoch):
             return
+        self._withdraw([message for message in self._starting if message.partition == partition])
         suspect = self._suspect
         if suspect is not None and suspect.partition == partition and id(suspect) not in self._running:
             self._free(suspect)
@@ -234,13 +239,14 @@ class Loop:
         self._take_in()  # callbacks and commits took their time: partitions may have moved meanwhile
         if self.state is not State.RUNNING or self._stop.requests or not self._pump.is_vouched(time.monotonic()):
             return False
-        batch, is_careful = self._take_jobs(self._room())
-        if not batch:
+        is_careful = self._take_jobs(self._room())
+        if not self._starting:
             return False
         self._announce(is_careful)
         if is_careful:
-            batch = self._still_ours(batch)
-        for message, _ in batch:
+            self._look_again()
+        batch, self._starting = self._starting, []
+        for message in batch:
             self._plan.companions.started(message)
             self._executor.start(message)
         self._executor.flush()
@@ -255,14 +261,10 @@ class Loop:
             room = min(room, self._settings.concurrency - len(self._running) - len(self._settler))
         return room
 
-    def _take_jobs(self, room: float) -> tuple[list[tuple[Message, Assignment | None]], bool]:
-        """Take out of the backlog what starts now, each with the assignment under which it does.
-
-        :returns: These, and whether one of the starts is to be committed before it happens.
-        """
-        batch: list[tuple[Message, Assignment | None]] = []
+    def _take_jobs(self, room: float) -> bool:
+        """Take out of the backlog what starts now; return whether one of the starts is to be committed before."""
         now, is_careful = time.monotonic(), False
-        while len(batch) < room and (message := self._next(is_first=not batch)) is not None:
+        while len(self._starting) < room and (message := self._next(is_first=not self._starting)) is not None:
             assignment = self._assignments.get(message.partition)
             if assignment is not None:
                 assignment.taken += 1
@@ -275,9 +277,9 @@ class Loop:
             if deaths >= self._settings.max_deliveries:
                 self._report_poison(message, deaths)
                 break  # the callback has taken its time
-            batch.append((message, assignment))
+            self._starting.append(message)
         self._make_room()
-        return batch, is_careful
+        return is_careful
 
     def _next(self, *, is_first: bool) -> Message | None:
         """Return what may start next. What may have killed a worker runs alone: it waits for what runs, all for it.
@@ -299,20 +301,21 @@ class Loop:
         if is_careful and not self._pump.flush(_CAREFUL_PATIENCE):
             _own_logger.warning("A job starts though its start could not be committed")
 
-    def _still_ours(self, batch: list[tuple[Message, Assignment | None]]) -> list[tuple[Message, Assignment | None]]:
-        """Return what may start after a wait: partitions may have moved, or the membership may be lost."""
+    def _look_again(self) -> None:
+        """Start nothing after a wait that may start no more: partitions may have moved, or the membership is lost."""
         self._take_in()
         while not (self._pump.is_vouched(time.monotonic()) or self._stop.requests):
             self._waker.wait(TICK)
             self._take_in()
-        ours = []
-        for message, assignment in batch:
-            if self._assignments.get(message.partition) is assignment and not self._stop.requests:
-                ours.append((message, assignment))
-            else:
-                self._started -= 1
-                self._give_up(message)
-        return ours
+        if self._stop.requests:
+            self._withdraw(list(self._starting))
+
+    def _withdraw(self, messages: list[Message]) -> None:
+        """Have messages not start. Before their epoch ends: they would pass for runs that the next one can adopt."""
+        for message in messages:
+            self._starting.remove(message)
+            self._started -= 1
+            self._give_up(message)
 
     # -- outcomes ------------------------------------------------------------------------------------------------------
 
@@ -369,6 +372,8 @@ class Loop:
         _own_logger.error("%s", error)
         outcome = Outcome(FAILURE, None, error, f"{type(error).__module__}.PoisonMessage: {error}\n")
         self._settle([Finished(message, job_from_headers(message), outcome)])
+        if self._plan.commits_each:
+            self._commit_each()
 
     # -- commits -------------------------------------------------------------------------------------------------------
 
@@ -397,6 +402,7 @@ class Loop:
             self._let_go()
 
     def _await_acknowledgements(self) -> None:
+        self._publish()  # this process may be ended meanwhile
         deadline = time.monotonic() + _LAST_PATIENCE
         while self._settler and time.monotonic() < deadline:
             if not self._complete_acknowledged():
@@ -414,6 +420,7 @@ class Loop:
         self._publish()
         if not self._pump.stop(_PUMP_PATIENCE):
             _own_logger.error("The consumer does not end; it is left behind")
+        self._take_in()  # its last commit may have failed for good
         self._plan.companions.stop(time.monotonic() + _LAST_PATIENCE)
         if self._publisher is not None:
             self._publisher.close(_LAST_PATIENCE)

@@ -30,8 +30,8 @@ __all__ = ["Publisher"]
 
 _logger = logging.getLogger("kq.publisher")
 
-#: Messages whose records are on their way, and bytes of these records, beyond which no job is started.
-MOST_MESSAGES, MOST_BYTES = 2000, 32 * 1024 * 1024
+#: Bytes of records that are on their way, beyond which no job is started.
+MOST_BYTES = 32 * 1024 * 1024
 #: Seconds until a refused record is sent again, at first and at most; each refusal doubles it.
 RETRY_WAIT = (0.25, 5.0)
 #: Seconds between two lines in the log about one topic that refuses.
@@ -78,7 +78,7 @@ class Publisher:
 
     def is_full(self) -> bool:
         """Return whether no more jobs should be started before some messages are through."""
-        return len(self._left) >= MOST_MESSAGES or self._bytes >= MOST_BYTES
+        return self._bytes >= MOST_BYTES
 
     def patience(self, now: float) -> float:
         """Return the seconds after which ``acknowledged`` has something to do, though nothing woke the worker."""
@@ -111,9 +111,15 @@ class Publisher:
         return done
 
     def close(self, timeout: float) -> None:
-        """Let the producers go. What is not acknowledged by now may be published or not; its messages are undone."""
+        """Let the producers go, within so many seconds, however many there are.
+
+        What is not acknowledged by now may be published or not; its messages are undone.
+        """
+        deadline = time.monotonic() + timeout
         for topic in self._topics.values():
-            topic.close(timeout)
+            topic.end(timeout)
+        for topic in self._topics.values():
+            topic.join(max(0.0, deadline - time.monotonic()))
 
     def _send(self, entry: _Entry) -> None:
         name = entry.record.topic
@@ -160,6 +166,8 @@ class _Topic:
         self._is_suspect = False
         self._refusing_since: float | None = None
         self._complain_at = 0.0
+        #: Seconds that the producer has to close; None until the end.
+        self._last_patience: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"kq-publish-{name}", daemon=True)
         self._thread.start()
 
@@ -180,23 +188,26 @@ class _Topic:
             line = "Topic %s refuses a record, which is tried again; its message stays undone until then: %s"
             _logger.error(line, self._name, describe(error))
 
-    def close(self, timeout: float) -> None:
+    def end(self, patience: float) -> None:
+        """Have the thread end, and close the producer: to connect may take it long, and who closes would wait."""
+        self._last_patience = patience
         self._queue.put(None)
-        self._delivery.close(timeout)
+
+    def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
+        while self._last_patience is None:
             try:
                 entry = self._queue.get(timeout=LOOK_EVERY if self._sent else None)
-                if entry is None:
-                    return
-                self._hand_over(entry)
+                if entry is not None:
+                    self._hand_over(entry)
             except Empty:
                 pass
             self._give_up_on_silent()
+        self._delivery.close(self._last_patience)
 
     def _hand_over(self, entry: _Entry) -> None:
         try:

@@ -10,6 +10,7 @@ Without companions a message is done as soon as the callback has returned.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from heapq import heappop, heappush
 from typing import Any
@@ -25,6 +26,9 @@ from kq.working.settings import Settings
 __all__ = ["Settler"]
 
 _logger = logging.getLogger("kq.companions")
+
+#: Messages that were told and are not done, beyond which no job is started: they are in memory, and would run again.
+MOST_MESSAGES = 2000
 
 
 class Settler:
@@ -50,7 +54,7 @@ class Settler:
 
     def is_full(self) -> bool:
         """Return whether no more jobs should start before some messages are done."""
-        return self._publisher is not None and self._publisher.is_full()
+        return len(self) >= MOST_MESSAGES or (self._publisher is not None and self._publisher.is_full())
 
     def patience(self, now: float) -> float:
         """Return the seconds after which ``done`` has something to do, though nothing woke the worker."""
@@ -87,15 +91,20 @@ class Settler:
         callback, takes_message = self._settings.callback, self._settings.takes_message
         if callback is None or (outcome.status == INVALID and not takes_message):
             return
-        self._settings.logger.info("Executing callback ...")
+        self._log(logging.INFO, "Executing callback ...")
         try:
             with self._caller:
                 if takes_message:
                     callback(outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace)
                 else:
                     callback(outcome.status, job, outcome.result, outcome.exception, outcome.stacktrace)
-        except BaseException as error:  # the door of the user's hook: it is logged, and changes nothing
-            self._settings.logger.exception("Callback raised an exception: %s", safe_str(error))
+        except BaseException as error:  # the door of the user's hook: it is logged, and changes nothing  # noqa: BLE001
+            self._log(logging.ERROR, "Callback raised an exception: %s", safe_str(error), exc_info=True)
+
+    def _log(self, level: int, line: str, *args: object, exc_info: bool | None = None) -> None:
+        """Log; a filter or handler of the program that raises costs its line, but no outcome."""
+        with contextlib.suppress(Exception):
+            self._settings.logger.log(level, line, *args, exc_info=exc_info)
 
     def _answer(self, message: Message, now: float, wait: float) -> bool:
         """Publish what the companions answer to an outcome; return whether there is nothing to publish."""
