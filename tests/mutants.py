@@ -203,6 +203,14 @@ MUTANTS = [
         "test_what_a_commit_waited_through_is_news_before_anything_starts",
         is_short=True,
     ),
+    Mutant(
+        "a member that nobody vouches for starts jobs",
+        "kq/working/loop.py",
+        "while not (self._pump.is_vouched(time.monotonic()) or self._stop.requests):",
+        "while False:",
+        "test_after_a_commit_that_took_long_the_coordinator_is_asked_for",
+        is_short=True,
+    ),
     # -- publish, acknowledge, then complete
     Mutant(
         "done before its records are published",
@@ -242,8 +250,8 @@ MUTANTS = [
     ),
     Mutant(
         "a result before the successes that came before it",
-        "kq/executors/process/executor.py",
-        "        self._succeed_through(child, number - 1)\n",
+        "kq/executors/process/outcomes.py",
+        "        self.succeed_through(child, result.number - 1)\n",
         "",
         "test_successes_that_are_told_together_are_not_mistaken",
         is_short=True,
@@ -251,7 +259,7 @@ MUTANTS = [
     Mutant(
         "a fork of a job goes on as a second child",
         "kq/executors/process/child.py",
-        "        if self._forked and self._has_forked_copy():\n",
+        "        if self._forked and self._has_forked_copy(number):\n",
         "        if False:\n",
         "test_successes_that_are_told_together_are_not_mistaken",
         is_short=True,
