@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -42,6 +43,9 @@ __all__ = ["Ran", "drain", "eager"]
 _logger = logging.getLogger("kq.worker")
 
 Callback = Callable[..., Any]
+
+#: Stands in for the future of a record that the broker has acknowledged.
+_ACKNOWLEDGED = SimpleNamespace(is_done=True, exception=None)
 
 #: Milliseconds without a message after which ``drain`` counts what is left: some offsets hold no message.
 _IDLE = 500
@@ -110,27 +114,18 @@ def eager(
     def send(delivery: Delivery, job: Job, record: Record) -> Sent:
         if delivery.is_closed:
             raise EnqueueError(f"the queue of topic {delivery.topic} is closed", [job])
-        headers = tuple(record.headers)
         where = record.topic, record.partition or 0, next(offsets)
-        message = Message(*where, record.key, record.value, record.timestamp_ms, headers)
-        finished = _run(message, setting)
-        note(*finished)
-        return Sent(job, len(record.value), _Acknowledged(), None)
+        message = Message(*where, record.key, record.value, record.timestamp_ms, tuple(record.headers))
+        note(*_run(message, setting))
+        return Sent(job, len(record.value), None, _ACKNOWLEDGED, None)
 
-    patches: dict[str, Any] = {"send": send, "wait": _nothing, "is_ready": lambda _: True}
+    patches: dict[str, Any] = {"send": send, "wait": _nothing, "is_ready": lambda _: True, "must_look": _nothing}
     with mock.patch.multiple(Delivery, **patches):
         yield ran
 
 
 def _nothing(*_args: object) -> None:
-    """There is nobody to wake, and nothing to wait for."""
-
-
-class _Acknowledged:
-    """Stands in for the future of a record that the broker has acknowledged."""
-
-    is_done = True
-    exception = None
+    """There is nobody to wake, and nothing to wait or look for."""
 
 
 def _noting(ran: list[Ran], callback: Callback | None) -> Callback:

@@ -55,6 +55,16 @@ def test_eager_jobs_run_where_they_are_enqueued(nowhere: Queue) -> None:
     assert [one.message.offset for one in ran] == list(range(6))
 
 
+def test_an_eager_job_may_name_its_partition(nowhere: Queue) -> None:
+    """Nobody is asked whether there is one, whichever way the job goes."""
+    spec = nowhere.using(partition=1)
+    with eager() as ran:
+        spec.enqueue(jobs.add, 1, 2)
+        asyncio.run(spec.aenqueue(jobs.add, 1, 2))
+        asyncio.run(spec.aenqueue_many([jobs.add]))
+    assert [one.message.partition for one in ran] == [1, 1, 1]
+
+
 def test_eager_jobs_have_outcomes(nowhere: Queue) -> None:
     """A failure and a timeout are told as by a worker; ``enqueue`` raises nothing."""
     with eager() as ran:
