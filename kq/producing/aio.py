@@ -45,7 +45,7 @@ class Bridge:
 
     async def deliver(self, job: Job, record: Record) -> None:
         """Send a record, and return when the broker has acknowledged it."""
-        while self._is_full() or not self._is_prepared(job):
+        while self._is_full() or not self._delivery.is_ready(job.partition):
             await self._prepared(job)
             await self._room()
         self._count += 1
@@ -95,7 +95,7 @@ class Bridge:
 
     async def _prepared(self, job: Job) -> None:
         """Return when ``send`` has nothing to wait for; all tasks share one thread for that."""
-        while not self._is_prepared(job):
+        while not self._delivery.is_ready(job.partition):
             if self._preparing is None:
                 self._preparing = self._loop.run_in_executor(None, self._delivery.prepare, job.partition)
                 self._preparing.add_done_callback(self._has_prepared)
@@ -103,9 +103,6 @@ class Bridge:
                 await asyncio.shield(self._preparing)
             except (KafkaError, KQError, ValueError) as error:
                 raise self._delivery.refused(job, error) from error
-
-    def _is_prepared(self, job: Job) -> bool:
-        return self._delivery.is_ready() and not self._delivery.must_look(job.partition)
 
     def _has_prepared(self, preparing: asyncio.Future[None]) -> None:
         self._preparing = None

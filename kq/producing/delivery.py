@@ -152,28 +152,29 @@ class Delivery:
             producer, self._producer = self._producer, None
         _shut(producer, self.patience if timeout is None else timeout)
 
-    def is_ready(self) -> bool:
+    def is_ready(self, partition: int | None) -> bool:
         """Return whether ``send`` would neither connect nor wait for the topic's partitions."""
         producer = self._producer
-        return producer is not None and kafka_python.partitions(producer, self.topic) is not None
+        if producer is None or kafka_python.partitions(producer, self.topic) is None:
+            return False
+        return not self._must_look(partition)
 
-    def prepare(self, partition: int | None = None) -> None:
+    def prepare(self, partition: int | None) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
         self._check_process()
         self.producer.partitions_for(self.topic)
-        if self.must_look(partition):
-            self.look()
+        self._look(partition)
 
-    def must_look(self, partition: int | None) -> bool:
+    def _must_look(self, partition: int | None) -> bool:
         """Return whether a partition is unknown, and the brokers were not asked just now: it may have been added."""
         if partition is None or partition in self.producer.partitions_for(self.topic):
             return False
         return time.monotonic() > self._looked + _LOOK_EVERY
 
-    def look(self) -> None:
-        """Ask the brokers again which partitions the topic has."""
-        kafka_python.ask_again(self.producer, self.producer.config["max_block_ms"] / 1000)
-        self._looked = time.monotonic()
+    def _look(self, partition: int | None) -> None:
+        if self._must_look(partition):
+            kafka_python.ask_again(self.producer, self.producer.config["max_block_ms"] / 1000)
+            self._looked = time.monotonic()
 
     def send(self, job: Job, record: Record) -> Sent:
         """Hand a record to the producer.
@@ -183,8 +184,7 @@ class Delivery:
         try:
             self._check_process()
             producer = self.producer
-            if self.must_look(record.partition):
-                self.look()
+            self._look(record.partition)
             future = producer.send(*record)
         except (KafkaError, KQError, ValueError) as error:
             raise self.refused(job, error) from error
