@@ -101,15 +101,19 @@ class Report:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.figures: dict[str, Figures] = {}
-        self.failed: dict[str, str] = {}
-        self.timed_out: set[str] = set()
+        #: Path -> what its job returned, or why it failed; None if it took too long.
+        self.outcomes: dict[str, Figures | str | None] = {}
         self._first = self._last = 0.0
 
     @property
     def done(self) -> int:
         """How many jobs have an outcome. A job that ran twice counts once."""
-        return len(self.figures) + len(self.failed) + len(self.timed_out)
+        return len(self.outcomes)
+
+    @property
+    def figures(self) -> dict[str, Figures]:
+        """The figures of each file that was measured."""
+        return {path: outcome for path, outcome in self.outcomes.items() if isinstance(outcome, Figures)}
 
     @property
     def rate(self) -> float | None:
@@ -122,15 +126,12 @@ class Report:
         self._last = time.monotonic()
         self._first = self._first or self._last
         path = str(job.args[0]) if job and job.args else "(not a job)"
-        for outcomes in (self.figures, self.failed):
-            outcomes.pop(path, None)
-        self.timed_out.discard(path)
         if status == "success":
-            self.figures[path] = result
+            self.outcomes[path] = result
         elif status == "timeout":
-            self.timed_out.add(path)
+            self.outcomes[path] = None
         else:
-            self.failed[path] = status if exception is None else _reason(exception)
+            self.outcomes[path] = status if exception is None else _reason(exception)
 
 
 def _reason(exception: BaseException) -> str:
@@ -186,11 +187,12 @@ def _topic(hosts: str, keep: bool) -> Iterator[str]:
 
 def summary(report: Report) -> list[tuple[str, str]]:
     """Return the rows of the table of totals: name, value."""
+    succeeded, timed_out = len(report.figures), sum(outcome is None for outcome in report.outcomes.values())
     return [
         ("jobs", f"{report.done:,}"),
-        ("succeeded", f"{len(report.figures):,}"),
-        ("failed", f"{len(report.failed):,}"),
-        ("timed out", f"{len(report.timed_out):,}"),
+        ("succeeded", f"{succeeded:,}"),
+        ("failed", f"{report.done - succeeded - timed_out:,}"),
+        ("timed out", f"{timed_out:,}"),
         ("jobs a second", "–" if report.rate is None else f"{report.rate:,.0f}"),
     ]
 
@@ -206,9 +208,8 @@ def largest(report: Report, folder: Path) -> list[tuple[str, str, str, str, str]
 
 def failures(report: Report, folder: Path) -> list[tuple[str, str]]:
     """Return the rows of the table of files without figures, the first few: path, reason."""
-    timed_out = dict.fromkeys(report.timed_out, f"timed out after {JOB_TIMEOUT} s")
-    rows = sorted({**report.failed, **timed_out}.items())
-    shown = [(printable(path, folder), reason) for path, reason in rows[:LARGEST]]
+    rows = sorted((path, why) for path, why in report.outcomes.items() if not isinstance(why, Figures))
+    shown = [(printable(path, folder), why or f"timed out after {JOB_TIMEOUT} s") for path, why in rows[:LARGEST]]
     return shown + ([("…", f"and {len(rows) - LARGEST:,} more")] if len(rows) > LARGEST else [])
 
 

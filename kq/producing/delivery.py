@@ -110,14 +110,13 @@ class Delivery:
         self._name = name
         self.topic = topic
         self._hosts = hosts
-        self._config = config
         self._producer = producer
         self.is_owner = producer is None
         self._lock = threading.Lock()
         self.is_closed = False
-        settings = {**PRODUCER_DEFAULTS, **config} if producer is None else producer.config
+        self._settings = {**PRODUCER_DEFAULTS, **config} if producer is None else producer.config
         #: Seconds after which the producer must have told of a record.
-        self.patience = float(settings["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
+        self.patience = float(self._settings["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
         #: When the brokers were last asked for a partition that was not known, by the monotonic clock.
         self._looked = -_LOOK_EVERY
         #: The future of the batch that the last record went into, and the batch: the next one mostly goes there, too.
@@ -140,7 +139,7 @@ class Delivery:
             if self.is_closed:
                 raise EnqueueError(f"{self._name} is closed")
             if self._producer is None:
-                self._producer = connect(KafkaProducer, self._hosts, {**PRODUCER_DEFAULTS, **self._config})
+                self._producer = connect(KafkaProducer, self._hosts, self._settings)
             return self._producer
 
     def close(self, timeout: float | None = None) -> None:
@@ -173,7 +172,7 @@ class Delivery:
 
     def _look(self, partition: int | None) -> None:
         if self._must_look(partition):
-            kafka_python.ask_again(self.producer, self.producer.config["max_block_ms"] / 1000)
+            kafka_python.ask_again(self.producer, self._settings["max_block_ms"] / 1000)
             self._looked = time.monotonic()
 
     def send(self, job: Job, record: Record) -> Sent:

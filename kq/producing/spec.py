@@ -19,12 +19,10 @@ from kq.message import Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
 from kq.producing.delivery import Delivery
-from kq.producing.window import Window
+from kq.producing.window import Progress, Window
 from kq.utils import safe_str
 
-__all__ = ["EnqueueSpec", "Progress", "Sender"]
-
-Progress = Callable[[int, "int | None"], None]
+__all__ = ["EnqueueSpec", "Sender"]
 
 #: How many IDs are made at once where many jobs are enqueued.
 _IDS_AHEAD = 256

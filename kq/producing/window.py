@@ -17,7 +17,9 @@ from kq.job import Job
 from kq.message import Record
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 
-__all__ = ["WINDOW_BYTES", "WINDOW_COUNT", "Window"]
+__all__ = ["WINDOW_BYTES", "WINDOW_COUNT", "Progress", "Window"]
+
+Progress = Callable[[int, "int | None"], None]
 
 _own_logger = logging.getLogger("kq.window")
 
@@ -34,7 +36,7 @@ class Window:
     :param on_progress: Called with how many were acknowledged and how many there are, None where that is not known.
     """
 
-    def __init__(self, delivery: Delivery, on_progress: Callable[[int, int | None], None] | None, total: int | None):
+    def __init__(self, delivery: Delivery, on_progress: Progress | None, total: int | None):
         self._delivery = delivery
         self._on_progress = on_progress
         self._total = total
@@ -101,7 +103,12 @@ class Window:
     def _take_while(self, is_ripe: Callable[[Sent], bool]) -> None:
         before = self._done
         while self._sent and is_ripe(self._sent[0]):
-            self._settle(self._sent.popleft())
+            sent = self._sent.popleft()
+            self._bytes -= sent.size
+            if error := self._delivery.verdict(sent):
+                self._note(sent.job, error)
+            else:
+                self._done += 1
         if self._on_progress is not None and self._done > before:
             try:
                 self._on_progress(self._done, self._total)
@@ -120,14 +127,6 @@ class Window:
         assert self._cause is not None
         kind = EnqueueError if jobs else EnqueueUnknown
         raise kind(f"{text}: {describe(self._cause)}", jobs, unknown) from self._cause
-
-    def _settle(self, sent: Sent) -> None:
-        self._bytes -= sent.size
-        error = self._delivery.verdict(sent)
-        if error is None:
-            self._done += 1
-        else:
-            self._note(sent.job, error)
 
     def _note(self, job: Job, error: EnqueueError) -> None:
         cause = error.__cause__ or error

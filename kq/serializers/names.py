@@ -16,10 +16,12 @@ from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["MAIN", "by_name", "is_importable", "module_by_name"]
+__all__ = ["FUNCTIONS", "MAIN", "by_name", "is_importable", "module_by_name"]
 
 #: Names of the module that each process has of its own: the second is what multiprocessing calls the parent's.
 MAIN = ("__main__", "__mp_main__")
+#: Types whose objects have names of their own, as classes do.
+FUNCTIONS = frozenset({BuiltinFunctionType, FunctionType})
 _METHODS = frozenset({BuiltinFunctionType, MethodType})
 
 
