@@ -91,11 +91,12 @@ class Queue:
         self._topic = topic
         self._hosts = hosts_of(producer) if hosts is None else check_hosts(hosts)
         self._config = check_config(config, KafkaProducer.DEFAULT_CONFIG, _RESERVED)
-        self._timeout = check_timeout(timeout, "timeout")
+        self._terms = Terms(topic, check_timeout(timeout, "timeout"), None, None, [])
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config)
         self._sender = Sender(self._delivery, serializer or dumps, logger or _logger)
-        self._spec = self.using()
-        _warn_of_acks_0(producer.config if producer is not None else self._config)
+        self._spec = EnqueueSpec(self._sender, self._terms)
+        if (producer.config if producer is not None else self._config).get("acks") == 0:
+            _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")
 
     def __repr__(self) -> str:
         return f"Queue(hosts={self._hosts}, topic={self._topic})"
@@ -135,7 +136,7 @@ class Queue:
     @property
     def timeout(self) -> float | int:
         """How long a job may take where nothing else is said, in seconds; 0 means no limit."""
-        return self._timeout
+        return self._terms.timeout
 
     def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
         """Enqueue a function call or a job, and return when the broker has acknowledged it.
@@ -201,9 +202,8 @@ class Queue:
 
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
-        terms = {"timeout": timeout, "key": key, "partition": partition, "headers": headers}
-        self.using(**terms)  # type: ignore[arg-type]  # checked here, not first where a function is decorated
-        return lambda func: job_function(func, self.using, terms)
+        terms = self._terms.changed(timeout, key, partition, headers)
+        return lambda func: job_function(func, self._sender, terms)
 
     def using(
         self,
@@ -221,8 +221,7 @@ class Queue:
         :param headers: More record headers, as (name, value); names that begin with ``kq-`` are refused.
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
-        timeout = self._timeout if timeout is None else timeout
-        return EnqueueSpec(self._sender, Terms.checked(self._topic, timeout, key, partition, headers))
+        return EnqueueSpec(self._sender, self._terms.changed(timeout, key, partition, headers))
 
     def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
         """Make the topic, unless there is one of its name, which is left as it is.
@@ -251,8 +250,3 @@ class Queue:
         """Return what another client needs to get to the brokers, of the settings that it knows."""
         given = self._config if self._delivery.is_owner else access_of(self._delivery.producer)
         return settings_for(known, given)
-
-
-def _warn_of_acks_0(config: Mapping[str, Any]) -> None:
-    if config.get("acks") == 0:
-        _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")

@@ -20,6 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -43,8 +44,12 @@ _logger = logging.getLogger("kq.worker")
 
 Callback = Callable[..., Any]
 
-#: Milliseconds without a message after which ``drain`` counts what is left: some offsets hold no message.
-_IDLE = 500
+#: Stands in for the future of a record that the broker has acknowledged.
+_ACKNOWLEDGED = SimpleNamespace(is_done=True, exception=None)
+
+#: Milliseconds without a message after which ``drain`` counts what is left: some offsets hold no message. Within that
+#: time the worker must be able to begin, and what it asks a broker waits behind the fetch before, for so long at most.
+_IDLE, _FETCH = 500, 50
 
 
 class Ran(NamedTuple):
@@ -110,27 +115,18 @@ def eager(
     def send(delivery: Delivery, job: Job, record: Record) -> Sent:
         if delivery.is_closed:
             raise EnqueueError(f"the queue of topic {delivery.topic} is closed", [job])
-        headers = tuple(record.headers)
         where = record.topic, record.partition or 0, next(offsets)
-        message = Message(*where, record.key, record.value, record.timestamp_ms, headers)
-        finished = _run(message, setting)
-        note(*finished)
-        return Sent(job, len(record.value), _Acknowledged(), None)
+        message = Message(*where, record.key, record.value, record.timestamp_ms, tuple(record.headers))
+        note(*_run(message, setting))
+        return Sent(job, len(record.value), None, _ACKNOWLEDGED, None)
 
-    patches: dict[str, Any] = {"send": send, "wait": _nothing, "is_ready": lambda _: True}
+    patches: dict[str, Any] = {"send": send, "wait": _nothing, "is_ready": lambda *_: True}
     with mock.patch.multiple(Delivery, **patches):
         yield ran
 
 
 def _nothing(*_args: object) -> None:
     """There is nobody to wake, and nothing to wait for."""
-
-
-class _Acknowledged:
-    """Stands in for the future of a record that the broker has acknowledged."""
-
-    is_done = True
-    exception = None
 
 
 def _noting(ran: list[Ran], callback: Callback | None) -> Callback:
@@ -194,7 +190,7 @@ def drain(
     ran: list[Ran] = []
     deadline = time.monotonic() + timeout
     settings = {**CONSUMER_DEFAULTS, **queue._access(KafkaConsumer.DEFAULT_CONFIG), "consumer_timeout_ms": _IDLE}
-    settings |= {"group_id": group or queue.topic, "enable_auto_commit": False}
+    settings |= {"group_id": group or queue.topic, "enable_auto_commit": False, "fetch_max_wait_ms": _FETCH}
     consumer = connect(KafkaConsumer, queue.hosts, settings, queue.topic)
     options: dict[str, Any] = {"deserializer": deserializer, "executor": executor, "concurrency": concurrency}
     worker = Worker(queue.topic, consumer, _noting(ran, callback), **options)
@@ -213,19 +209,15 @@ def drain(
 
 
 def _left(consumer: KafkaConsumer, topic: str) -> int:
-    """Return how many messages, or other offsets, a group has not done."""
+    """Return how many messages, or other offsets, a group has not done.
+
+    Only commits tell: the consumer's position may be behind messages that came before the worker was ready for them.
+    """
     partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
     if not partitions:
         return 0
     begin, end = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-    mine = consumer.assignment()
-    left = 0
-    for partition in partitions:
-        done = max(consumer.committed(partition) or 0, begin[partition])
-        if partition in mine and done > begin[partition]:  # what follows the last commit may be no message
-            done = max(done, consumer.position(partition))
-        left += max(0, end[partition] - done)
-    return left
+    return sum(max(0, end[tp] - max(consumer.committed(tp) or 0, begin[tp])) for tp in partitions)
 
 
 try:
@@ -241,10 +233,9 @@ else:
             yield local
 
     @pytest.fixture(scope="session")
-    def kq_hosts(request: pytest.FixtureRequest) -> str:
+    def kq_hosts(kq_kafka: LocalKafka) -> str:
         """The addresses of the Kafka for tests: override this fixture to use another than ``kq_kafka``."""
-        local: LocalKafka = request.getfixturevalue("kq_kafka")
-        return local.hosts
+        return kq_kafka.hosts
 
     @pytest.fixture
     def kq_queue(kq_hosts: str) -> Iterator[Queue]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jobs
 import pytest
+from kafka.future import Future
 from test_enqueue import ids_of, on_topic
 
 import kq
@@ -79,3 +80,14 @@ def test_a_producer_that_never_tells_is_given_up(
         assert [job.id for job in caught.value.jobs + caught.value.unknown] == ["mine"]
         assert queue.producer is not first
         enqueue(queue, Job("next", func=jobs.add))
+
+
+def test_who_gives_up_late_leaves_the_next_producer_alone(topic: str, hosts: str) -> None:
+    """Another thread has let go of the silent one before, and records of a third are with its successor."""
+    with Queue(topic, hosts=hosts) as queue:
+        delivery, job = queue._delivery, queue.enqueue(jobs.add)
+        sent = delivery.send(job, queue._sender.record(job, queue._terms))
+        delivery.abandon()
+        successor = queue.producer
+        delivery.recover(sent._replace(future=Future()))
+        assert queue.producer is successor

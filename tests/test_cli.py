@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import signal
@@ -10,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 import kq
 from kq.cli.options import Size
+from kq.cli.reload import Watcher
 
 #: Seconds for one command.
 PATIENCE = 60
@@ -276,6 +279,22 @@ def test_a_worker_says_what_runs_where(hosts, topic, here, options, expected):
     expected = expected or ("1 process runs" if cores == 1 else f"{cores} processes run")
     assert first == f"{expected} jobs of topic {topic} for group {topic}, from {hosts}"
     assert re.fullmatch(rf"success \(\d+, {'process' not in expected or expected == 'This process runs'}\)", second)
+
+
+@pytest.mark.parametrize("folder", ["app-of-another", "app/.hidden", "app/site-packages"])
+def test_a_module_imported_meanwhile_is_no_change(tmp_path, monkeypatch, folder):
+    """With --reload, wherever it is; a new file of the user's is one."""
+    for path in (tmp_path / "app", tmp_path / folder):
+        path.mkdir(parents=True, exist_ok=True)
+    name = f"late_{uuid.uuid4().hex}"
+    (tmp_path / folder / f"{name}.py").touch()
+    monkeypatch.chdir(tmp_path / "app")
+    monkeypatch.syspath_prepend(tmp_path / folder)
+    watcher = Watcher()
+    importlib.import_module(name)
+    assert not watcher._look()
+    (tmp_path / "app" / "new.py").touch()
+    assert watcher._look()
 
 
 def test_modules_are_preloaded(hosts, topic, here):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jobs
 import pytest
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
 import kq
 from kq import ArgumentError, EnqueueError, Job, Queue
+from kq.consuming.feed import Feed
 from kq.testing import Ran, drain, eager
 
 pytest_plugins = ["pytester"]
@@ -53,6 +56,16 @@ def test_eager_jobs_run_where_they_are_enqueued(nowhere: Queue) -> None:
     assert (message.topic, message.key, message.timestamp) == ("nowhere", b"k", job.timestamp)
     assert [name for name, _ in message.headers] == ["kq-id", "kq-timeout", "a"]
     assert [one.message.offset for one in ran] == list(range(6))
+
+
+def test_an_eager_job_may_name_its_partition(nowhere: Queue) -> None:
+    """Nobody is asked whether there is one, whichever way the job goes."""
+    spec = nowhere.using(partition=1)
+    with eager() as ran:
+        spec.enqueue(jobs.add, 1, 2)
+        asyncio.run(spec.aenqueue(jobs.add, 1, 2))
+        asyncio.run(spec.aenqueue_many([jobs.add]))
+    assert [one.message.partition for one in ran] == [1, 1, 1]
 
 
 def test_eager_jobs_have_outcomes(nowhere: Queue) -> None:
@@ -143,6 +156,39 @@ def test_jobs_that_jobs_enqueue_are_drained_too(queue: Queue, hosts: str) -> Non
     """Until there is really nothing left."""
     queue.enqueue(count_down, hosts, queue.topic, 3)
     assert [one.result for one in drain(queue)] == [3, 2, 1, 0]
+
+
+def enqueue_another(hosts: str, topic: str) -> None:
+    with Queue(topic, hosts=hosts) as queue:
+        queue.using(partition=0).enqueue(jobs.add, 1, 2)
+
+
+def test_what_comes_before_the_worker_is_ready_is_drained_too(
+    queue: Queue, hosts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has polled it by then, and the worker's idle time is over."""
+    real, begins = Feed.begin, []
+
+    def begin(feed: Any, partition: int, *args: Any) -> Any:
+        if partition == 0:
+            begins.append(time.monotonic())
+            if len(begins) > 1 and time.monotonic() < begins[1] + 0.8:
+                raise KafkaError("not yet")
+        return real(feed, partition, *args)
+
+    monkeypatch.setattr(Feed, "begin", begin)
+    queue.using(partition=0).enqueue(enqueue_another, hosts, queue.topic)
+    assert [one.result for one in drain(queue)] == [None, 3]
+
+
+def test_the_end_of_a_transaction_is_nothing_to_drain(queue: Queue, producer: Callable[..., KafkaProducer]) -> None:
+    """It takes an offset, and is no message."""
+    client = producer(transactional_id=f"tx-{queue.topic}")
+    client.init_transactions()
+    client.begin_transaction()
+    client.send(queue.topic, kq.dumps(Job(func=jobs.add, args=(1, 2), kwargs={})), partition=0)
+    client.commit_transaction()
+    assert [one.result for one in drain(queue, timeout=20)] == [3]
 
 
 def test_a_topic_that_is_not_there_is_empty(hosts: str) -> None:

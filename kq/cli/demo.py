@@ -1,10 +1,8 @@
-"""The tour: one job for every file of a real folder, through a real Kafka.
+"""``kq demo``, the tour: one job for every file of a real folder, through a real Kafka.
 
 1. ``files_of`` lists the files, and ``run`` makes a fresh topic with several partitions.
 2. A queue enqueues ``measure`` once for each file; a worker runs them and ``Report`` collects the outcomes.
-3. ``summary``, ``largest`` and ``failures`` turn the report into tables, and the topic is deleted.
-
-The module imports no Kafka and no screen library at its top: whoever runs one of its jobs needs neither.
+3. The topic is deleted, and ``summary``, ``largest`` and ``failures`` turn the report into tables.
 """
 
 from __future__ import annotations
@@ -17,14 +15,20 @@ import sysconfig
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import kq
-from kq import clients
+import click
+from rich.console import Console
+from rich.text import Text
 
-__all__ = ["Figures", "Report", "failures", "files_of", "largest", "measure", "printable", "run", "stdlib", "summary"]
+import kq
+from kq.cli.broker import exit_on_sigterm
+from kq.cli.output import make_console, print_table, show_progress
+from kq.cli.topics import open_admin
+
+__all__ = ["Figures", "Report", "demo", "failures", "files_of", "largest", "measure", "stdlib", "summary"]
 
 #: Partitions of the demo's topic: several, and few enough that each gets many of the files.
 PARTITIONS = 4
@@ -36,9 +40,6 @@ CHUNK = 1024 * 1024
 LARGEST = 10
 #: Folders of the standard library that are not part of it.
 NOT_STDLIB = frozenset({"__pycache__", "dist-packages", "site-packages"})
-
-#: Shows how far a phase is: (what, how many in all) -> a context manager that gives what to tell how many are done.
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Figures(NamedTuple):
@@ -100,15 +101,19 @@ class Report:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.figures: dict[str, Figures] = {}
-        self.failed: dict[str, str] = {}
-        self.timed_out: set[str] = set()
+        #: Path -> what its job returned, or why it failed; None if it took too long.
+        self.outcomes: dict[str, Figures | str | None] = {}
         self._first = self._last = 0.0
 
     @property
     def done(self) -> int:
         """How many jobs have an outcome. A job that ran twice counts once."""
-        return len(self.figures) + len(self.failed) + len(self.timed_out)
+        return len(self.outcomes)
+
+    @property
+    def figures(self) -> dict[str, Figures]:
+        """The figures of each file that was measured."""
+        return {path: outcome for path, outcome in self.outcomes.items() if isinstance(outcome, Figures)}
 
     @property
     def rate(self) -> float | None:
@@ -121,15 +126,12 @@ class Report:
         self._last = time.monotonic()
         self._first = self._first or self._last
         path = str(job.args[0]) if job and job.args else "(not a job)"
-        for outcomes in (self.figures, self.failed):
-            outcomes.pop(path, None)
-        self.timed_out.discard(path)
         if status == "success":
-            self.figures[path] = result
+            self.outcomes[path] = result
         elif status == "timeout":
-            self.timed_out.add(path)
+            self.outcomes[path] = None
         else:
-            self.failed[path] = status if exception is None else _reason(exception)
+            self.outcomes[path] = status if exception is None else _reason(exception)
 
 
 def _reason(exception: BaseException) -> str:
@@ -138,23 +140,19 @@ def _reason(exception: BaseException) -> str:
     return f"{type(exception).__name__}: {text}"
 
 
-def run(files: list[str], hosts: str, progress: Progress, *, keep: bool = False) -> Report:
+def _run(files: list[str], hosts: str, console: Console, *, keep: bool) -> Report:
     """Enqueue one job for each file on a fresh topic, run them all in this thread, and return what became of them.
 
-    :param files: Paths, as from :func:`files_of`.
-    :param hosts: Kafka brokers as ``"host:port,host:port"``.
-    :param progress: Shows how far it is.
     :param keep: Leave the topic behind: its Kafka goes away anyway.
-    :raises KeyboardInterrupt: Ctrl-C was pressed; what the demo made on the broker is removed all the same.
-    :raises kq.BrokerUnreachable: No broker answered.
     """
+    report = Report(len(files))
     with _topic(hosts, keep) as topic:
-        with kq.Queue(topic, hosts=hosts, timeout=JOB_TIMEOUT) as queue, progress("Enqueueing", len(files)) as show:
+        queue = kq.Queue(topic, hosts=hosts, timeout=JOB_TIMEOUT)
+        with queue, show_progress(console, "Enqueueing", report.total) as show:
             for number, path in enumerate(files, 1):
                 queue.enqueue(measure, path)
                 show(number)
-        report = Report(len(files))
-        with progress("Working", len(files)) as show:
+        with show_progress(console, "Working", report.total) as show:
             _work(topic, hosts, report, show)
     return report
 
@@ -176,11 +174,8 @@ def _work(topic: str, hosts: str, report: Report, show: Callable[[int], None]) -
 @contextmanager
 def _topic(hosts: str, keep: bool) -> Iterator[str]:
     """Make a topic, give its name, and remove it with the group that has its name."""
-    from kafka import KafkaAdminClient
-
     name = f"kq-demo-{uuid.uuid4().hex[:8]}"
-    admin = clients.connect(KafkaAdminClient, hosts, {})
-    try:
+    with open_admin(hosts, {}) as admin:
         admin.create_topics({name: {"num_partitions": PARTITIONS}}, wait_for_metadata=True)
         try:
             yield name
@@ -188,17 +183,16 @@ def _topic(hosts: str, keep: bool) -> Iterator[str]:
             if not keep:
                 admin.delete_topics([name])
                 admin.delete_groups([name])
-    finally:
-        admin.close()
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
     """Return the rows of the table of totals: name, value."""
+    succeeded, timed_out = len(report.figures), sum(outcome is None for outcome in report.outcomes.values())
     return [
         ("jobs", f"{report.done:,}"),
-        ("succeeded", f"{len(report.figures):,}"),
-        ("failed", f"{len(report.failed):,}"),
-        ("timed out", f"{len(report.timed_out):,}"),
+        ("succeeded", f"{succeeded:,}"),
+        ("failed", f"{report.done - succeeded - timed_out:,}"),
+        ("timed out", f"{timed_out:,}"),
         ("jobs a second", "–" if report.rate is None else f"{report.rate:,.0f}"),
     ]
 
@@ -214,9 +208,8 @@ def largest(report: Report, folder: Path) -> list[tuple[str, str, str, str, str]
 
 def failures(report: Report, folder: Path) -> list[tuple[str, str]]:
     """Return the rows of the table of files without figures, the first few: path, reason."""
-    timed_out = dict.fromkeys(report.timed_out, f"timed out after {JOB_TIMEOUT} s")
-    rows = sorted({**report.failed, **timed_out}.items())
-    shown = [(printable(path, folder), reason) for path, reason in rows[:LARGEST]]
+    rows = sorted((path, why) for path, why in report.outcomes.items() if not isinstance(why, Figures))
+    shown = [(printable(path, folder), why or f"timed out after {JOB_TIMEOUT} s") for path, why in rows[:LARGEST]]
     return shown + ([("…", f"and {len(rows) - LARGEST:,} more")] if len(rows) > LARGEST else [])
 
 
@@ -227,3 +220,42 @@ def printable(path: str, folder: Path | None = None) -> str:
     """
     name = path if folder is None else os.path.relpath(path, os.path.abspath(folder))
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--hosts", help="Kafka brokers. Without it, a local Kafka is started for the time of the demo.")
+def demo(folder: Path | None, hosts: str | None) -> None:
+    """Run a job for every file of FOLDER, by default of Python's own standard library."""
+    console = make_console()
+    skip = NOT_STDLIB if folder is None else ()
+    folder = folder or stdlib()
+    files = files_of(folder, skip)
+    if not files:
+        raise click.UsageError(f"there are no files in {folder}")
+    ours = hosts is None
+    with exit_on_sigterm(), ExitStack() as stack:
+        if hosts is None:
+            console.print("Starting a local Kafka …")
+            hosts = stack.enter_context(kq.LocalKafka(on_progress=console.print)).hosts
+        console.print(Text(f"{len(files):,} files of {printable(str(folder))}, one job each, through {hosts}"))
+        report = _run(files, hosts, console, keep=ours)
+    _show(console, report, folder)
+
+
+def _show(console: Console, report: Report, folder: Path) -> None:
+    print_table(console, ("", ">"), summary(report))
+    print_table(console, (">bytes", ">lines", ">words", "SHA-256", "largest files"), largest(report, folder))
+    if problems := failures(report, folder):
+        print_table(console, ("file without figures", "reason"), problems)
+    console.print("What to try next, each in a terminal of its own:")
+    print_table(
+        console,
+        ("", ""),
+        [
+            ("kq broker", "a Kafka of your own, on this machine"),
+            ("kq worker --verbose", "run the jobs of the topic default, and those to come"),
+            ("kq enqueue math:factorial 20", "enqueue a job: any function that both sides can import"),
+            ("kq --help", "all commands; the documentation begins with docs/tutorial.rst"),
+        ],
+    )

@@ -18,7 +18,7 @@ from kafka.errors import KafkaError
 
 import kq
 from kq.cli.broker import broker
-from kq.cli.demo_command import demo_command
+from kq.cli.demo import demo
 from kq.cli.enqueue import enqueue
 from kq.cli.output import FAILED, fail
 from kq.cli.skip import skip
@@ -80,5 +80,5 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (broker, demo_command, enqueue, info, skip, topic, worker):
+for command in (broker, demo, enqueue, info, skip, topic, worker):
     cli.add_command(command)

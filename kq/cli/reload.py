@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,7 +26,7 @@ class Watcher:
     """Looks for changes of source files."""
 
     def __init__(self) -> None:
-        self._before = _snapshot()
+        self._before = _written({*_files_here(), *_files_of_modules()})
         self._ended = threading.Event()
         #: The file that has changed, if one has.
         self.changed: str | None = None
@@ -47,10 +47,10 @@ class Watcher:
         self._ended.set()
 
     def _look(self) -> bool:
-        now = _snapshot()
-        # a module that was imported meanwhile has not changed
+        here = set(_files_here())
+        now = _written({*here, *_files_of_modules()})
         changed = [path for path in self._before if now.get(path) != self._before[path]]
-        changed += [path for path in now if path not in self._before and path.startswith(os.getcwd())]
+        changed += here - self._before.keys()  # a module of elsewhere that was imported meanwhile has not changed
         self.changed = min(changed, default=None)
         self._before = {**now, **self._before}
         return self.changed is not None
@@ -63,10 +63,10 @@ def restart() -> NoReturn:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _snapshot() -> dict[str, int]:
-    """Return when each source file was written, in nanoseconds."""
+def _written(paths: Iterable[str]) -> dict[str, int]:
+    """Return when each file was written, in nanoseconds."""
     times = {}
-    for path in {*_files_here(), *_files_of_modules()}:
+    for path in paths:
         try:
             times[path] = os.stat(path).st_mtime_ns
         except OSError:  # deleted between the two looks

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kq.errors import LocalKafkaError
 
@@ -59,6 +59,8 @@ class Supervisor:
                 start_new_session=True,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         if not self._receive():
             self.close()
             raise LocalKafkaError(f"another local Kafka uses {folder}")
@@ -77,14 +79,14 @@ class Supervisor:
 
     def _send(self, request: list[Any]) -> None:
         try:
-            _stream(self._process.stdin).write(json.dumps(request) + "\n")
-            _stream(self._process.stdin).flush()
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
         except (OSError, ValueError) as error:
             raise LocalKafkaError("the process that keeps the local Kafka is gone") from error
 
     def _receive(self) -> Any:
         try:
-            return json.loads(_stream(self._process.stdout).readline())
+            return json.loads(self._answers.readline())
         except (OSError, ValueError) as error:
             raise LocalKafkaError("the process that keeps the local Kafka is gone") from error
 
@@ -94,16 +96,11 @@ class Supervisor:
             return
         with self._lock:
             try:
-                _stream(self._process.stdin).close()
+                self._requests.close()
             except OSError:  # it is gone already
                 pass
             self._process.wait()
-            _stream(self._process.stdout).close()
-
-
-def _stream(stream: IO[str] | None) -> IO[str]:
-    assert stream is not None
-    return stream
+            self._answers.close()
 
 
 # -- in the supervisor's process --------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from kq.producing.calls import Terms, check_timeout
 from kq.producing.decorator import JobFunction, JobSpec, job_function
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
-from kq.producing.spec import EnqueueSpec, Progress, Sender
+from kq.producing.spec import EnqueueSpec, Sender
+from kq.producing.window import Progress
 
 __all__ = [
     "Delivery",

@@ -20,7 +20,7 @@ from kafka.errors import KafkaError
 from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
-from kq.producing.delivery import Delivery, EnqueueError, is_acknowledged
+from kq.producing.delivery import Delivery, EnqueueError, Sent
 from kq.producing.window import WINDOW_BYTES, WINDOW_COUNT, Window
 
 __all__ = ["Bridge"]
@@ -45,7 +45,7 @@ class Bridge:
 
     async def deliver(self, job: Job, record: Record) -> None:
         """Send a record, and return when the broker has acknowledged it."""
-        while self._is_full() or not self._is_prepared(job):
+        while self._is_full() or not self._delivery.is_ready(job.partition):
             await self._prepared(job)
             await self._room()
         self._count += 1
@@ -62,20 +62,20 @@ class Bridge:
         until = time.perf_counter() + _SLICE
         async for job in jobs:
             await self._add(job, make, window)
-            while window.must_wait:
-                await self.hear(window)
+            while window.must_wait and window.oldest:
+                await self._hear(window, window.oldest)
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + _SLICE
 
     async def drain(self, window: Window) -> None:
-        """Return when there is a verdict on every record."""
-        while window.oldest is not None:
-            await self.hear(window)
+        """Wait until there is a verdict on every record, and raise unless each was acknowledged."""
+        while window.oldest:
+            await self._hear(window, window.oldest)
+        window.check()
 
-    async def hear(self, window: Window) -> None:
-        """Wait for the answer to the oldest record of a window."""
-        await self.wait(window.oldest)
+    async def _hear(self, window: Window, oldest: Sent) -> None:
+        await self.wait(oldest)
         window.take()
 
     async def _add(self, job: Job, make: Callable[[Job], Record], window: Window) -> None:
@@ -89,14 +89,13 @@ class Bridge:
 
     async def _send(self, job: Job, record: Record) -> None:
         sent = self._delivery.send(job, record)
-        await self.wait(sent.future)
-        error = self._delivery.verdict(sent)
-        if error is not None:
+        await self.wait(sent)
+        if error := self._delivery.verdict(sent):
             raise error
 
     async def _prepared(self, job: Job) -> None:
         """Return when ``send`` has nothing to wait for; all tasks share one thread for that."""
-        while not self._is_prepared(job):
+        while not self._delivery.is_ready(job.partition):
             if self._preparing is None:
                 self._preparing = self._loop.run_in_executor(None, self._delivery.prepare, job.partition)
                 self._preparing.add_done_callback(self._has_prepared)
@@ -105,9 +104,6 @@ class Bridge:
             except (KafkaError, KQError, ValueError) as error:
                 raise self._delivery.refused(job, error) from error
 
-    def _is_prepared(self, job: Job) -> bool:
-        return self._delivery.is_ready() and not self._delivery.must_look(job.partition)
-
     def _has_prepared(self, preparing: asyncio.Future[None]) -> None:
         self._preparing = None
         if not preparing.cancelled():
@@ -115,12 +111,12 @@ class Bridge:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    async def wait(self, future: Any) -> None:
-        """Return when a record's future is done, or was given up; see :meth:`Delivery.wait`."""
-        if not future.is_done:
-            await self._arrival(future)
-        if not is_acknowledged(future):
-            await self._loop.run_in_executor(None, self._delivery.recover, future)
+    async def wait(self, sent: Sent) -> None:
+        """Return when there is an answer to a record, or none will come; see :meth:`Delivery.wait`."""
+        if not sent.future.is_done:
+            await self._arrival(sent.future)
+        if not sent.is_acknowledged:
+            await self._loop.run_in_executor(None, self._delivery.recover, sent)
 
     async def _arrival(self, future: Any) -> None:
         waiter = self._loop.create_future()
@@ -165,8 +161,7 @@ class Bridge:
 
     def _admit(self) -> None:
         while self._waiting and not self._is_full():
-            waiter = self._waiting.popleft()
-            _release(waiter)
+            _release(self._waiting.popleft())
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

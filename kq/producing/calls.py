@@ -28,7 +28,7 @@ _make_job = tuple.__new__
 
 
 class Terms(NamedTuple):
-    """How to enqueue: what a job gets that says nothing itself. ``checked`` makes them of what a user gave."""
+    """How to enqueue: what a job gets that says nothing itself."""
 
     topic: str
     timeout: float | int
@@ -36,15 +36,14 @@ class Terms(NamedTuple):
     partition: int | None
     headers: Headers
 
-    @classmethod
-    def checked(cls, topic: str, timeout: Any, key: Any, partition: Any, headers: Any) -> Terms:
-        """Return the terms; raise :class:`kq.ArgumentError` where one is of the wrong type or value."""
-        return cls(
-            topic,
-            check_timeout(timeout, "timeout"),
-            _check_key(key, "key"),
-            _check_partition(partition, "partition"),
-            _check_headers(headers),
+    def changed(self, timeout: Any, key: Any, partition: Any, headers: Any) -> Terms:
+        """Return these terms with what a user gave, None being nothing; raise :class:`kq.ArgumentError` of bad ones."""
+        return Terms(
+            self.topic,
+            self.timeout if timeout is None else check_timeout(timeout, "timeout"),
+            self.key if key is None else _check_key(key, "key"),
+            self.partition if partition is None else _check_partition(partition, "partition"),
+            self.headers if headers is None else _check_headers(headers),
         )
 
 
@@ -129,8 +128,8 @@ def check_timeout(timeout: Any, name: str) -> float | int:
     return timeout
 
 
-def _check_key(key: Any, name: str) -> bytes | None:
-    if key is None or isinstance(key, bytes):
+def _check_key(key: Any, name: str) -> bytes:
+    if isinstance(key, bytes):
         return key
     error = ArgumentError(f"{name} must be a bytes")
     if isinstance(key, str):  # the words are KQ's; a note stands below them in a traceback, from Python 3.11 on
@@ -138,14 +137,14 @@ def _check_key(key: Any, name: str) -> bytes | None:
     raise error
 
 
-def _check_partition(partition: Any, name: str) -> int | None:
-    if not (partition is None or isinstance(partition, int)):
+def _check_partition(partition: Any, name: str) -> int:
+    if not isinstance(partition, int):
         raise ArgumentError(f"{name} must be an int")
     return partition
 
 
 def _check_headers(headers: Any) -> Headers:
-    pairs = list(headers or ())
+    pairs = list(headers)
     for pair in pairs:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], bytes)):
             raise ArgumentError("headers must be a list of (str, bytes)")

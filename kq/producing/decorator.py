@@ -19,7 +19,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from kq.errors import ArgumentError, KQError
 from kq.job import Job
-from kq.producing.spec import EnqueueSpec
+from kq.producing.calls import Terms
+from kq.producing.spec import EnqueueSpec, Sender
 
 __all__ = ["JobFunction", "JobSpec", "job_function"]
 
@@ -31,11 +32,11 @@ R = TypeVar("R", covariant=True)
 class JobSpec(Generic[P]):
     """How to enqueue one function: what :class:`JobFunction` has, and what its ``using`` returns."""
 
-    def __init__(self, func: Callable[P, Any], using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> None:
+    def __init__(self, func: Callable[P, Any], sender: Sender, terms: Terms) -> None:
         self._func = func
-        self._using = using
+        self._sender = sender
         self._terms = terms
-        self._spec = using(**terms)
+        self._spec = EnqueueSpec(sender, terms)
 
     def __reduce__(self) -> Any:
         return _LeftBehind, ()
@@ -57,9 +58,7 @@ class JobSpec(Generic[P]):
         headers: Sequence[tuple[str, bytes]] | None = None,
     ) -> JobSpec[P]:
         """Return something to ``enqueue`` with, with other settings; see :meth:`kq.Queue.using`."""
-        given = {"timeout": timeout, "key": key, "partition": partition, "headers": headers}
-        changed = {name: value for name, value in given.items() if value is not None}
-        return JobSpec(self._func, self._using, {**self._terms, **changed})
+        return JobSpec(self._func, self._sender, self._terms.changed(timeout, key, partition, headers))
 
 
 class JobFunction(JobSpec[P], Generic[P, R]):
@@ -72,8 +71,8 @@ class JobFunction(JobSpec[P], Generic[P, R]):
     #: The function that was decorated.
     __wrapped__: Callable[..., Any]
 
-    def __init__(self, plain: Any, using: Callable[..., EnqueueSpec], terms: dict[str, Any], is_of_class: bool) -> None:
-        super().__init__(self, using, terms)
+    def __init__(self, plain: Any, sender: Sender, terms: Terms, is_of_class: bool) -> None:
+        super().__init__(self, sender, terms)
         functools.update_wrapper(self, plain, updated=())
         self.__wrapped__ = plain.__wrapped__
         self._plain = plain
@@ -92,7 +91,7 @@ class JobFunction(JobSpec[P], Generic[P, R]):
 
     def __get__(self, instance: Any, owner: type, /) -> Any:
         bound_to = owner if self._is_of_class else instance
-        return self if bound_to is None else BoundJob(MethodType(self, bound_to), self._using, self._terms)
+        return self if bound_to is None else BoundJob(MethodType(self, bound_to), self._sender, self._terms)
 
     def __reduce__(self) -> Any:
         path, _, name = self.__qualname__.rpartition(".")  # type: ignore[attr-defined]  # update_wrapper sets it
@@ -111,8 +110,8 @@ class JobFunction(JobSpec[P], Generic[P, R]):
 class BoundJob(JobSpec[P]):
     """A method of one object, which can be called and enqueued."""
 
-    def __init__(self, method: Any, using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> None:
-        super().__init__(method, using, terms)
+    def __init__(self, method: Any, sender: Sender, terms: Terms) -> None:
+        super().__init__(method, sender, terms)
         functools.update_wrapper(self, method, updated=())
         self.__self__, self.__func__ = method.__self__, method.__func__
 
@@ -124,20 +123,20 @@ class BoundJob(JobSpec[P]):
         return getattr, (self.__self__, self._func.__name__)
 
 
-def job_function(func: Callable[P, R], using: Callable[..., EnqueueSpec], terms: dict[str, Any]) -> JobFunction[P, R]:
+def job_function(func: Callable[P, R], sender: Sender, terms: Terms) -> JobFunction[P, R]:
     """Return a function that calls another, and that can be enqueued."""
     if isinstance(func, staticmethod):
-        return cast("JobFunction[P, R]", staticmethod(job_function(func.__func__, using, terms)))
+        return cast("JobFunction[P, R]", staticmethod(job_function(func.__func__, sender, terms)))
     is_of_class = isinstance(func, classmethod)
     plain: Any = getattr(func, "__func__", func) if is_of_class else func
     if not callable(plain):
         raise ArgumentError("first argument must be a callable")
     wrapper: Any = _calling_async(plain) if inspect.iscoroutinefunction(plain) else _calling(plain)
-    spec = JobSpec(wrapper, using, terms)
+    spec = JobSpec(wrapper, sender, terms)
     wrapper.enqueue, wrapper.aenqueue, wrapper.using = spec.enqueue, spec.aenqueue, spec.using
     within = getattr(plain, "__qualname__", "").rpartition(".")[0]
     is_method = within != "" and not within.endswith("<locals>")
-    return cast("JobFunction[P, R]", JobFunction(wrapper, using, terms, is_of_class) if is_method else wrapper)
+    return cast("JobFunction[P, R]", JobFunction(wrapper, sender, terms, is_of_class) if is_method else wrapper)
 
 
 def _calling(func: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,4 +162,4 @@ class _LeftBehind:
     def _spec(self) -> EnqueueSpec:
         raise KQError("this function came by value, as from __main__, without its queue: put it into a module")
 
-    _using = _terms = _spec
+    _sender = _terms = _spec

@@ -2,7 +2,7 @@
 
 1. A ``Delivery`` has the producer: the user's, or its own, which it makes at first use and closes.
 2. ``send`` hands a record over. What fails there was not sent.
-3. ``wait`` returns when the record's future is done, or was given up. ``Bridge.wait`` is the same for asyncio code.
+3. ``wait`` returns when there is an answer, or none will come. ``Bridge.wait`` is the same for asyncio code.
 4. ``verdict`` says what became of the record: acknowledged, not delivered, or not known.
 5. At interpreter exit own producers are closed; after a fork they are let go of, and made anew.
 
@@ -36,7 +36,7 @@ from kq.errors import KQError
 from kq.job import Job
 from kq.message import Record
 
-__all__ = ["Delivery", "EnqueueError", "EnqueueUnknown", "Sent", "describe", "is_acknowledged"]
+__all__ = ["Delivery", "EnqueueError", "EnqueueUnknown", "Sent", "describe"]
 
 #: Settings of a producer that the queue makes. A restarted broker is back within seconds, so after 30 s without an
 #: acknowledgement, or 10 s without a topic, the caller should know; the client's own limits are 120 s and 60 s.
@@ -89,12 +89,18 @@ class EnqueueUnknown(EnqueueError):
 
 
 class Sent(NamedTuple):
-    """A record that the producer has: its job, its size in bytes, its future, and its batch where that is known."""
+    """A record that a producer has: its job and its size in bytes, and which batch it is in where that is known."""
 
     job: Job
     size: int
+    producer: KafkaProducer
     future: Any
     batch: Any
+
+    @property
+    def is_acknowledged(self) -> bool:
+        """Whether the broker has acknowledged it."""
+        return bool(self.future.is_done and self.future.exception is None)
 
 
 class Delivery:
@@ -102,16 +108,15 @@ class Delivery:
 
     def __init__(self, name: str, topic: str, producer: KafkaProducer | None, hosts: str, config: Mapping[str, Any]):
         self._name = name
-        self._topic = topic
+        self.topic = topic
         self._hosts = hosts
-        self._config = config
         self._producer = producer
         self.is_owner = producer is None
         self._lock = threading.Lock()
         self.is_closed = False
-        settings = {**PRODUCER_DEFAULTS, **config} if producer is None else producer.config
+        self._settings = {**PRODUCER_DEFAULTS, **config} if producer is None else producer.config
         #: Seconds after which the producer must have told of a record.
-        self.patience = float(settings["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
+        self.patience = float(self._settings["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
         #: When the brokers were last asked for a partition that was not known, by the monotonic clock.
         self._looked = -_LOOK_EVERY
         #: The future of the batch that the last record went into, and the batch: the next one mostly goes there, too.
@@ -120,11 +125,6 @@ class Delivery:
         self._is_inherited = producer is not None and kafka_python.has_no_thread(producer)
         _deliveries.add(self)
         kafka_python.hush()
-
-    @property
-    def topic(self) -> str:
-        """The name of the topic."""
-        return self._topic
 
     @property
     def producer(self) -> KafkaProducer:
@@ -136,7 +136,11 @@ class Delivery:
         if producer is not None:
             return producer
         with self._lock:
-            return self._make_producer()
+            if self.is_closed:
+                raise EnqueueError(f"{self._name} is closed")
+            if self._producer is None:
+                self._producer = connect(KafkaProducer, self._hosts, self._settings)
+            return self._producer
 
     def close(self, timeout: float | None = None) -> None:
         """Close the producer if it is an own one; what it has is delivered first."""
@@ -147,28 +151,29 @@ class Delivery:
             producer, self._producer = self._producer, None
         _shut(producer, self.patience if timeout is None else timeout)
 
-    def is_ready(self) -> bool:
+    def is_ready(self, partition: int | None) -> bool:
         """Return whether ``send`` would neither connect nor wait for the topic's partitions."""
         producer = self._producer
-        return producer is not None and kafka_python.partitions(producer, self._topic) is not None
+        if producer is None or kafka_python.partitions(producer, self.topic) is None:
+            return False
+        return not self._must_look(partition)
 
-    def prepare(self, partition: int | None = None) -> None:
+    def prepare(self, partition: int | None) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
         self._check_process()
-        self.producer.partitions_for(self._topic)
-        if self.must_look(partition):
-            self.look()
+        self.producer.partitions_for(self.topic)
+        self._look(partition)
 
-    def must_look(self, partition: int | None) -> bool:
+    def _must_look(self, partition: int | None) -> bool:
         """Return whether a partition is unknown, and the brokers were not asked just now: it may have been added."""
-        if partition is None or partition in self.producer.partitions_for(self._topic):
+        if partition is None or partition in self.producer.partitions_for(self.topic):
             return False
         return time.monotonic() > self._looked + _LOOK_EVERY
 
-    def look(self) -> None:
-        """Ask the brokers again which partitions the topic has."""
-        kafka_python.ask_again(self.producer, self.producer.config["max_block_ms"] / 1000)
-        self._looked = time.monotonic()
+    def _look(self, partition: int | None) -> None:
+        if self._must_look(partition):
+            kafka_python.ask_again(self.producer, self._settings["max_block_ms"] / 1000)
+            self._looked = time.monotonic()
 
     def send(self, job: Job, record: Record) -> Sent:
         """Hand a record to the producer.
@@ -176,11 +181,9 @@ class Delivery:
         :raises kq.EnqueueError: It was not sent.
         """
         try:
-            if self._is_inherited:
-                self._check_process()
+            self._check_process()
             producer = self.producer
-            if record.partition is not None and self.must_look(record.partition):
-                self.look()
+            self._look(record.partition)
             future = producer.send(*record)
         except (KafkaError, KQError, ValueError) as error:
             raise self.refused(job, error) from error
@@ -191,21 +194,21 @@ class Delivery:
         if last_future is not batch_future:
             batch = kafka_python.batch_of(producer, batch_future)
             self._last = batch_future, batch
-        return Sent(job, len(record.value), future, batch)
+        return Sent(job, len(record.value), producer, future, batch)
 
-    def wait(self, future: Any) -> None:
-        """Return when a record's future is done, or was given up; ``verdict`` then tells what became of the record."""
+    def wait(self, sent: Sent) -> None:
+        """Return when there is an answer to a record, or none will come; ``verdict`` then tells what became of it."""
         try:
-            future.get(self.patience)
+            sent.future.get(self.patience)
         except KafkaError:
-            self.recover(future)
+            self.recover(sent)
 
-    def recover(self, future: Any) -> None:
+    def recover(self, sent: Sent) -> None:
         """Make ready for the next record after one that was not acknowledged. May block for seconds."""
-        if future.is_done:
+        if sent.future.is_done:
             self.let_dead_producer_go()
         else:
-            self.abandon()
+            self.abandon(sent.producer)
 
     def refused(self, job: Job, cause: BaseException) -> EnqueueError:
         """Return what to say of a job that was not sent."""
@@ -213,12 +216,12 @@ class Delivery:
             return EnqueueError(str(cause), [job])
         hint = ""
         if isinstance(cause, KafkaTimeoutError) and self._producer is not None:
-            hint = f"; does topic {self._topic} exist? Queue.ensure_topic() makes it"
-        return EnqueueError(f"job {job.id} was not enqueued on topic {self._topic}: {describe(cause)}{hint}", [job])
+            hint = f"; does topic {self.topic} exist? Queue.ensure_topic() makes it"
+        return EnqueueError(f"job {job.id} was not enqueued on topic {self.topic}: {describe(cause)}{hint}", [job])
 
     def verdict(self, sent: Sent) -> EnqueueError | None:
         """Return what to raise of a record that was waited for, with the answer as the cause; None if it is there."""
-        if is_acknowledged(sent.future):
+        if sent.is_acknowledged:
             return None
         answer = sent.future.exception or KafkaTimeoutError("the producer does not tell")
         error = self._verdict(sent, answer)
@@ -226,7 +229,7 @@ class Delivery:
         return error
 
     def _verdict(self, sent: Sent, answer: KafkaError) -> EnqueueError:
-        job, topic = sent.job, self._topic
+        job, topic = sent.job, self.topic
         if sent.future.is_done and sent.batch is not None and sent.batch.drained is None:
             return EnqueueError(f"job {job.id} was not enqueued on topic {topic}: {describe(answer)}", [job])
         if (
@@ -246,23 +249,19 @@ class Delivery:
             self._producer = None
         _shut(producer, _EXIT_TIMEOUT)
 
-    def abandon(self) -> None:
+    def abandon(self, silent: KafkaProducer | None = None) -> None:
         """Let go of an own producer that does not tell; what it has not sent so far it then never will.
 
         While it is without a broker, and had to forget its ID, kafka-python lets no record expire.
+
+        :param silent: Only this one. Another thread may have let go of it, and a third have made the next, which tells.
         """
         with self._lock:
-            if not self.is_owner or self._producer is None:
+            producer = self._producer
+            if not self.is_owner or producer is None or silent not in (None, producer):
                 return
-            producer, self._producer = self._producer, None
+            self._producer = None
         kafka_python.force_close(producer, _FORCE_TIMEOUT)
-
-    def _make_producer(self) -> KafkaProducer:
-        if self.is_closed:
-            raise EnqueueError(f"{self._name} is closed")
-        if self._producer is None:
-            self._producer = connect(KafkaProducer, self._hosts, {**PRODUCER_DEFAULTS, **self._config})
-        return self._producer
 
     def _check_process(self) -> None:
         if self._is_inherited:
@@ -280,11 +279,6 @@ class Delivery:
             kafka_python.disown(self._producer)
             _inherited.append(self._producer)
             self._producer = None
-
-
-def is_acknowledged(future: Any) -> bool:
-    """Return whether the broker has acknowledged a record."""
-    return future.is_done and future.exception is None
 
 
 def _shut(producer: KafkaProducer, timeout: float) -> None:

@@ -19,12 +19,10 @@ from kq.message import Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
 from kq.producing.delivery import Delivery
-from kq.producing.window import Window
+from kq.producing.window import Progress, Window
 from kq.utils import safe_str
 
-__all__ = ["EnqueueSpec", "Progress", "Sender"]
-
-Progress = Callable[[int, "int | None"], None]
+__all__ = ["EnqueueSpec", "Sender"]
 
 #: How many IDs are made at once where many jobs are enqueued.
 _IDS_AHEAD = 256
@@ -76,8 +74,9 @@ class EnqueueSpec:
         job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
         delivery = self._sender.delivery
         sent = delivery.send(job, self._record(job))
-        delivery.wait(sent.future)
-        _raise(delivery.verdict(sent))
+        delivery.wait(sent)
+        if error := delivery.verdict(sent):
+            raise error
         return job
 
     def enqueue_many(self, jobs: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
@@ -87,11 +86,11 @@ class EnqueueSpec:
             for job in self._jobs(jobs):
                 window.add(job, self._record)
                 while window.must_wait:
-                    self._hear(window)
+                    window.hear()
         except Exception:  # of the user's iterable: what it gave so far gets its verdict
-            self._drain(window)
+            window.drain()
             raise
-        self._drain(window)
+        window.drain()
         return window.jobs
 
     async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
@@ -109,10 +108,8 @@ class EnqueueSpec:
             await bridge.pump(self._jobs_async(jobs), self._record, window)
         except Exception:  # of the user's iterable: what it gave so far gets its verdict
             await bridge.drain(window)
-            _raise(window.error())
             raise
         await bridge.drain(window)
-        _raise(window.error())
         return window.jobs
 
     def _window(self, jobs: Any, on_progress: Progress | None) -> Window:
@@ -121,16 +118,6 @@ class EnqueueSpec:
         if not isinstance(jobs, (Iterable, AsyncIterable)):
             raise ArgumentError("jobs must be an iterable of jobs, callables and (function, args, kwargs)")
         return Window(self._sender.delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
-
-    def _hear(self, window: Window) -> None:
-        """Wait for the answer to the oldest record of a window."""
-        self._sender.delivery.wait(window.oldest)
-        window.take()
-
-    def _drain(self, window: Window) -> None:
-        while window.oldest is not None:
-            self._hear(window)
-        _raise(window.error())
 
     def _jobs(self, items: Iterable[Any]) -> Iterator[Job]:
         ids = new_ids(_IDS_AHEAD)
@@ -155,11 +142,6 @@ class EnqueueSpec:
 
     def _record(self, job: Job) -> Record:
         return self._sender.record(job, self._terms)
-
-
-def _raise(error: Exception | None) -> None:
-    if error is not None:
-        raise error
 
 
 def _now() -> int:

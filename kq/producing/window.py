@@ -2,7 +2,7 @@
 
 1. ``add`` sends one more record. While ``must_wait``, the oldest is waited for: the client itself has no bound.
 2. ``take`` takes in what the broker has answered since, oldest first.
-3. When the last one is in, ``error`` tells job by job what was not delivered, and of what it is not known.
+3. When the last one is in, ``check`` tells job by job what was not delivered, and of what it is not known.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from kafka.errors import InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError
 
 from kq.job import Job
 from kq.message import Record
-from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe, is_acknowledged
+from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 
-__all__ = ["WINDOW_BYTES", "WINDOW_COUNT", "Window"]
+__all__ = ["WINDOW_BYTES", "WINDOW_COUNT", "Progress", "Window"]
+
+Progress = Callable[[int, "int | None"], None]
 
 _own_logger = logging.getLogger("kq.window")
 
@@ -35,7 +36,7 @@ class Window:
     :param on_progress: Called with how many were acknowledged and how many there are, None where that is not known.
     """
 
-    def __init__(self, delivery: Delivery, on_progress: Callable[[int, int | None], None] | None, total: int | None):
+    def __init__(self, delivery: Delivery, on_progress: Progress | None, total: int | None):
         self._delivery = delivery
         self._on_progress = on_progress
         self._total = total
@@ -65,7 +66,7 @@ class Window:
         else:
             self._sent.append(sent)
             self._bytes += sent.size
-            self._take_while(is_acknowledged)
+            self._take_while(lambda sent: sent.is_acknowledged)
 
     def refuse(self, job: Job, error: EnqueueError) -> None:
         """Note one more job that cannot be sent."""
@@ -75,34 +76,49 @@ class Window:
     @property
     def must_wait(self) -> bool:
         """Whether ``oldest`` is to be waited for before the next record is sent: there is no room, or it failed."""
-        if not self._sent:
-            return False
-        return len(self._sent) >= WINDOW_COUNT or self._bytes >= WINDOW_BYTES or self.oldest.exception is not None
+        is_full = len(self._sent) >= WINDOW_COUNT or self._bytes >= WINDOW_BYTES
+        return bool(self._sent) and (is_full or self._sent[0].future.exception is not None)
 
     @property
-    def oldest(self) -> Any:
-        """The future of the record that has been on its way for longest; None if there is none."""
-        return self._sent[0].future if self._sent else None
+    def oldest(self) -> Sent | None:
+        """The record that has been on its way for longest; None if there is none."""
+        return self._sent[0] if self._sent else None
+
+    def drain(self) -> None:
+        """Wait until there is a verdict on every record, and raise unless each was acknowledged."""
+        while self._sent:
+            self.hear()
+        self.check()
+
+    def hear(self) -> None:
+        """Wait for the answer to the oldest record."""
+        self._delivery.wait(self._sent[0])
+        self.take()
 
     def take(self) -> None:
         """Take the verdicts that are there, after the oldest record was waited for."""
-        is_silent = not self.oldest.is_done  # given up: nobody will tell of the others either
-        self._take_while(lambda future: is_silent or future.is_done)
+        is_silent = not self._sent[0].future.is_done  # given up: nobody will tell of the others either
+        self._take_while(lambda sent: is_silent or sent.future.is_done)
 
-    def _take_while(self, is_ripe: Callable[[Any], bool]) -> None:
+    def _take_while(self, is_ripe: Callable[[Sent], bool]) -> None:
         before = self._done
-        while self._sent and is_ripe(self._sent[0].future):
-            self._settle(self._sent.popleft())
+        while self._sent and is_ripe(self._sent[0]):
+            sent = self._sent.popleft()
+            self._bytes -= sent.size
+            if error := self._delivery.verdict(sent):
+                self._note(sent.job, error)
+            else:
+                self._done += 1
         if self._on_progress is not None and self._done > before:
             try:
                 self._on_progress(self._done, self._total)
             except Exception:  # the door of the user's hook: it is told of, and changes nothing
                 _own_logger.exception("on_progress raised an exception")
 
-    def error(self) -> EnqueueError | None:
-        """Return what to raise when all is over; None if every record was acknowledged."""
+    def check(self) -> None:
+        """Raise when all is over, unless every record was acknowledged."""
         if not (self._failed or self._unknown):
-            return None
+            return
         jobs = [job for job in self.jobs if id(job) in self._failed]
         unknown = [job for job in self.jobs if id(job) in self._unknown]
         text = f"{len(jobs)} of {len(self.jobs)} jobs were not enqueued on topic {self._delivery.topic}"
@@ -110,17 +126,7 @@ class Window:
             text += f", {len(unknown)} may or may not be there"
         assert self._cause is not None
         kind = EnqueueError if jobs else EnqueueUnknown
-        error = kind(f"{text}: {describe(self._cause)}", jobs, unknown)
-        error.__cause__ = self._cause
-        return error
-
-    def _settle(self, sent: Sent) -> None:
-        self._bytes -= sent.size
-        error = self._delivery.verdict(sent)
-        if error is None:
-            self._done += 1
-        else:
-            self._note(sent.job, error)
+        raise kind(f"{text}: {describe(self._cause)}", jobs, unknown) from self._cause
 
     def _note(self, job: Job, error: EnqueueError) -> None:
         cause = error.__cause__ or error

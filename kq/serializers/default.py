@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from kq.errors import ArgumentError
@@ -20,7 +19,7 @@ from kq.job import Job
 from kq.serializers.byvalue import ByValue
 from kq.serializers.handles import Reducing, SafeUnpickler, safe_loads
 from kq.serializers.legacy import is_dataclass, load_dataclass
-from kq.serializers.names import is_importable
+from kq.serializers.names import FUNCTIONS, is_importable
 from kq.utils import get_call_repr
 
 __all__ = ["dumps", "loads"]
@@ -33,8 +32,6 @@ _JOB_OF = pickle.PROTO + bytes([_PROTOCOL]) + pickle.GLOBAL + b"kq.job\nJob\n"
 _PYTHON_2, _DILL = b"__builtin__", b"dill"
 #: In every name that only this process could look up.
 _MAIN_NAME = b"_main__"
-#: What is pickled by its name if it is importable.
-_FUNCTIONS = frozenset({BuiltinFunctionType, FunctionType})
 #: What is pickled in one way only. Subclasses are not among them.
 _ATOMS = frozenset({bool, bytes, float, int, str, type(None)})
 
@@ -53,7 +50,7 @@ def dumps(job: Job) -> bytes:
 
 def _is_plain(job: Job) -> bool:
     """Return whether a job calls an importable function with nothing but text and numbers: most do."""
-    if type(job.func) not in _FUNCTIONS or type(job.args) is not tuple or type(job.kwargs) is not dict:
+    if type(job.func) not in FUNCTIONS or type(job.args) is not tuple or type(job.kwargs) is not dict:
         return False
     if job.kwargs and not all(type(value) in _ATOMS for value in job.kwargs.values()):
         return False

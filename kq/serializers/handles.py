@@ -20,14 +20,12 @@ import dill
 from dill import _dill
 
 from kq.job import Job
-from kq.serializers.names import by_name, is_importable, module_by_name
+from kq.serializers.names import FUNCTIONS, by_name, is_importable, module_by_name
 
 __all__ = ["Reducing", "SafeUnpickler", "safe_loads"]
 
 #: Types whose objects the picklers know how to take.
 _PLAIN = frozenset({bool, bytes, dict, float, int, list, set, str, tuple, type(None), CellType})
-#: Types whose objects have names of their own, as classes do.
-_NAMED = frozenset({BuiltinFunctionType, FunctionType})
 #: How dill calls the functions that save handles; it has one for each type.
 _SAVERS = {"save_file", "save_lock", "save_rlock", "save_socket", "save_thread_handle", "save_capsule"}
 _HANDLES = frozenset(kind for kind, save in _dill.Pickler.dispatch.items() if save.__name__ in _SAVERS)
@@ -62,7 +60,7 @@ class Reducing:
             return Job, tuple(obj)
         if obj is MethodType:  # no module has it under the name that it gives itself
             return _dill._load_type, ("MethodType",)
-        if kind in _NAMED or issubclass(kind, type):
+        if kind in FUNCTIONS or issubclass(kind, type):
             if is_importable(obj):
                 return NotImplemented
             if kind is not BuiltinFunctionType:

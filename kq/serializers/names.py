@@ -16,20 +16,21 @@ from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["MAIN", "by_name", "is_importable", "module_by_name"]
+__all__ = ["FUNCTIONS", "MAIN", "by_name", "is_importable", "module_by_name"]
 
 #: Names of the module that each process has of its own: the second is what multiprocessing calls the parent's.
 MAIN = ("__main__", "__mp_main__")
+#: Types whose objects have names of their own, as classes do.
+FUNCTIONS = frozenset({BuiltinFunctionType, FunctionType})
 _METHODS = frozenset({BuiltinFunctionType, MethodType})
 
 
 def is_importable(obj: Any) -> bool:
     """Return whether importing a function's or class's module anywhere gives the very same."""
-    module, qualname = _module(getattr(obj, "__module__", None)), getattr(obj, "__qualname__", "<locals>")
-    if module is None:
-        return False
-    found = getattr(module, qualname, None)
-    return found is obj or ("." in qualname and _find(module, qualname) is obj)
+    found = module = _module(getattr(obj, "__module__", None))
+    for part in getattr(obj, "__qualname__", "<locals>").split("."):
+        found = getattr(found, part, None)
+    return module is not None and found is obj
 
 
 def by_name(obj: Any) -> tuple[Any, ...] | None:
@@ -88,7 +89,3 @@ def _module(name: Any) -> Any:
     if module is None or name in MAIN or module is sys.modules.get("__main__") or not getattr(module, "__spec__", None):
         return None
     return module
-
-
-def _find(module: Any, qualname: str) -> Any:
-    return functools.reduce(lambda found, part: getattr(found, part, None), qualname.split("."), module)
