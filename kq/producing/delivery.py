@@ -128,13 +128,14 @@ class Delivery:
 
     @property
     def producer(self) -> KafkaProducer:
-        """The producer; one of its own is made at first use.
+        """The producer; one of its own is made at first use, and anew where it is dead.
 
         :raises kq.BrokerUnreachable: No broker answered.
         """
         producer = self._producer
-        if producer is not None:
+        if producer is not None and not self._is_dead(producer):
             return producer
+        self._let_dead_producer_go()
         with self._lock:
             if self.is_closed:
                 raise EnqueueError(f"{self._name} is closed")
@@ -154,7 +155,7 @@ class Delivery:
     def is_ready(self, partition: int | None) -> bool:
         """Return whether ``send`` would neither connect nor wait for the topic's partitions."""
         producer = self._producer
-        if producer is None or kafka_python.partitions(producer, self.topic) is None:
+        if producer is None or self._is_dead(producer) or kafka_python.partitions(producer, self.topic) is None:
             return False
         return not self._must_look(partition)
 
@@ -205,9 +206,7 @@ class Delivery:
 
     def recover(self, sent: Sent) -> None:
         """Make ready for the next record after one that was not acknowledged. May block for seconds."""
-        if sent.future.is_done:
-            self.let_dead_producer_go()
-        else:
+        if not sent.future.is_done:
             self.abandon(sent.producer)
 
     def refused(self, job: Job, cause: BaseException) -> EnqueueError:
@@ -240,11 +239,14 @@ class Delivery:
             return EnqueueError(f"job {job.id} was refused by topic {topic}: {describe(answer)}", [job])
         return EnqueueUnknown(f"job {job.id} may or may not be on topic {topic}: {describe(answer)}", (), [job])
 
-    def let_dead_producer_go(self) -> None:
-        """Have a dead own producer made anew at next use: after one refusal an idempotent one sends nothing."""
+    def _is_dead(self, producer: KafkaProducer) -> bool:
+        """Return whether an own producer is dead: after one refusal an idempotent one sends nothing."""
+        return self.is_owner and kafka_python.has_fatal_error(producer)
+
+    def _let_dead_producer_go(self) -> None:
         with self._lock:
             producer = self._producer
-            if not self.is_owner or producer is None or not kafka_python.has_fatal_error(producer):
+            if producer is None or not self._is_dead(producer):
                 return
             self._producer = None
         _shut(producer, _EXIT_TIMEOUT)

@@ -162,8 +162,6 @@ class _Topic:
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
         #: For the thread: records that the producer has, by their futures, and since when; oldest first.
         self._sent: deque[tuple[Any, float]] = deque()
-        #: Whether something was refused lately: the producer may be of no use any more.
-        self._is_suspect = False
         self._refusing_since: float | None = None
         self._complain_at = 0.0
         #: Seconds that the producer has to close; None until the end.
@@ -211,12 +209,8 @@ class _Topic:
 
     def _hand_over(self, entry: _Entry) -> None:
         try:
-            if self._is_suspect:
-                self._is_suspect = False
-                self._delivery.let_dead_producer_go()
             future = self._delivery.send(_NO_JOB, entry.record).future
         except Exception as error:  # noqa: BLE001 - the door of the thread: whatever it is, the record is not there
-            self._is_suspect = True
             self._answer(entry, error.__cause__ or error)
             return
         self._sent.append((future, time.monotonic()))
@@ -224,7 +218,6 @@ class _Topic:
 
     def _hear(self, entry: _Entry, future: Any, _: object) -> None:
         """Note an answer, in the producer's thread."""
-        self._is_suspect = self._is_suspect or future.exception is not None
         self._answer(entry, future.exception)
 
     def _give_up_on_silent(self) -> None:
