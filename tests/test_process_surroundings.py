@@ -110,8 +110,8 @@ def test_children_die_with_their_worker_though_a_fork_of_it_lives(journal: Journ
         program.process.kill()
         program.process.wait()
         try:
-            wait_until(lambda: not any(map(process_jobs.lives, family)), GONE_WITHIN)
-            assert process_jobs.lives(helper)
+            wait_until(lambda: not any(map(odd_jobs.lives, family)), GONE_WITHIN)
+            assert odd_jobs.lives(helper)
         finally:
             os.kill(helper, signal.SIGKILL)
 
