@@ -123,9 +123,11 @@ def fork() -> Iterator[None]:
     if pid == 0:
         signal.pause()
         os._exit(0)
-    yield
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_a_stop_waits_for_no_fork_of_the_worker(caplog: pytest.LogCaptureFixture) -> None:
