@@ -34,14 +34,6 @@ def exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def lives(pid: int) -> bool:
-    """Return whether there is such a process that has not ended: nobody says when init reaps what it was given."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def name_of(function: Any) -> str:
     return str(function.__name__)
 
@@ -56,8 +48,7 @@ def pid_of_child() -> int:
 
 def pids() -> tuple[int, int]:
     """Return the IDs of child and fork server."""
-    keeper = os.getppid()
-    return os.getpid(), int(Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[1])
+    return os.getpid(), int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def nap(seconds: float, result: Any = "rested") -> Any:

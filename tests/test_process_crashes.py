@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jobs
+import odd_jobs
 import process_jobs
 import pytest
 from helpers import wait_until
@@ -155,7 +156,7 @@ kq.Worker(sys.argv[1], hosts=sys.argv[2], executor="process", concurrency=4).sta
         assert len(family) == 4 + 2 + 4 + 1
         program.process.kill()
         program.process.wait()
-        wait_until(lambda: [pid for pid in family if process_jobs.lives(pid)] == [], GONE_WITHIN)
+        wait_until(lambda: [pid for pid in family if odd_jobs.lives(pid)] == [], GONE_WITHIN)
 
 
 def test_a_job_that_speaks_in_the_name_of_its_child_fails_alone() -> None:

@@ -86,7 +86,7 @@ def test_a_copy_that_comes_back_later_ends(journal: Journal) -> None:
         assert first is not None and first.status == "success"
         wait_until(lambda: journal.count("returned"), PATIENCE)
         assert statuses(bench.run(*[bench.message(process_jobs.fork_and_wait) for _ in range(5)])) == ["success"] * 5
-        wait_until(lambda: not process_jobs.lives(first.result), 5)
+        wait_until(lambda: not odd_jobs.lives(first.result), 5)
 
 
 @pytest.mark.parametrize("job", [odd_jobs.take, odd_jobs.give_forking])

@@ -110,8 +110,8 @@ def test_children_die_with_their_worker_though_a_fork_of_it_lives(journal: Journ
         program.process.kill()
         program.process.wait()
         try:
-            wait_until(lambda: not any(map(process_jobs.lives, family)), GONE_WITHIN)
-            assert process_jobs.lives(helper)
+            wait_until(lambda: not any(map(odd_jobs.lives, family)), GONE_WITHIN)
+            assert odd_jobs.lives(helper)
         finally:
             os.kill(helper, signal.SIGKILL)
 
@@ -123,9 +123,11 @@ def fork() -> Iterator[None]:
     if pid == 0:
         signal.pause()
         os._exit(0)
-    yield
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def test_a_stop_waits_for_no_fork_of_the_worker(caplog: pytest.LogCaptureFixture) -> None:
