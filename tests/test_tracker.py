@@ -270,6 +270,18 @@ def test_a_death_is_counted_once_against_what_ran() -> None:
     assert committed(tracker).deliveries == ()
 
 
+def test_a_death_after_its_job_counts_against_no_message() -> None:
+    """Its records are on their way, so it is not done; but it did not kill the worker."""
+    tracker = tracker_at()
+    first, second = poll(tracker, range(2)).values()
+    tracker.started(first)
+    tracker.started(second)
+    tracker.ended(first)
+    assert committed(tracker).deliveries == ((1, 1),)
+    assert tracker.done(first)
+    assert tracker.view(0).watermark == 1
+
+
 def test_a_stop_counts_against_nothing() -> None:
     """The commit of a stop, or of a rebalance, says that what runs is not to be blamed; older counts stay."""
     tracker = tracker_at(0, deliveries=((1, 2),))

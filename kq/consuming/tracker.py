@@ -42,6 +42,8 @@ class _Partition:
         #: many deletions at its front.
         self.incomplete: OrderedDict[int, Message] = OrderedDict()
         self.running: dict[int, Message] = {}
+        #: Of these, the offsets whose jobs have ended, and whose records are not acknowledged yet.
+        self.ended: set[int] = set()
         #: Offsets and fingerprints of what was done last.
         self.lately: deque[tuple[int, int]] = deque(maxlen=REMEMBERED)
         #: One beyond the highest offset that was polled.
@@ -75,7 +77,8 @@ class _Partition:
         incomplete = self._incomplete_below(top) if top > watermark else ()
         # a message that was counted may be gone from the log: it is never done
         deliveries = sorted(item for item in self.deliveries.items() if item[0] >= watermark)
-        return View(watermark, top, incomplete, tuple(self.running), tuple(deliveries), self.careful)
+        running = tuple(offset for offset in self.running if offset not in self.ended)
+        return View(watermark, top, incomplete, running, tuple(deliveries), self.careful)
 
     def _incomplete_below(self, top: int) -> tuple[int, ...]:
         offsets: list[int] = []
@@ -222,6 +225,13 @@ class Tracker:
                 partition.careful -= 1
         return deaths, is_careful
 
+    def ended(self, message: Message) -> None:
+        """Note that the job of a message has ended, and the message is not done: no death is its doing from now on."""
+        partition = self._partitions.get(message.partition)
+        if partition is not None and partition.running.get(message.offset) is message:
+            partition.ended.add(message.offset)
+            partition.changed = True
+
     def done(self, message: Message) -> bool:
         """Note that a message is done; return whether that counts in the present epoch."""
         partition = self._partitions.get(message.partition)
@@ -231,6 +241,7 @@ class Tracker:
                 self._closed[message.partition].done[offset] = _fingerprint(message)
             return False
         del partition.running[offset]
+        partition.ended.discard(offset)
         del partition.incomplete[offset]
         partition.has_done(message)
         return True
@@ -247,6 +258,7 @@ class Tracker:
         partition = self._partitions.get(message.partition)
         if partition is not None and partition.running.get(message.offset) is message:
             del partition.running[message.offset]
+            partition.ended.discard(message.offset)
             partition.changed = True
         else:
             self._end_old_run(message)

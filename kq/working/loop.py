@@ -331,6 +331,8 @@ class Loop:
                 self._suspect = None
             if self._settler.settle(one, time.monotonic()):
                 self._complete(message, outcome)
+            else:
+                self._tracker.ended(message)
             # callbacks may be slow, and there may be hundreds: what they were told of is done
             if self._settings.callback is not None and time.monotonic() - self._last_publish > _PUBLISH_EVERY:
                 self._publish()
