@@ -90,9 +90,9 @@ class ProcessExecutor:
         self._outcomes = Outcomes(setting)
         #: What ends the worker; raised to the loop.
         self._failure: Exception | None = None
-        settings, spawner = self._pack_settings(setting), Spawner(self._preload)
+        spawner = Spawner(self._preload, self._pack_settings(setting))
         try:
-            self._children = Children(spawner, self._outcomes, settings, setting.timeout, self._kill_grace)
+            self._children = Children(spawner, self._outcomes, setting.timeout, self._kill_grace)
         except OSError:  # there is no room for more open files
             spawner.end()
             raise
@@ -102,7 +102,7 @@ class ProcessExecutor:
         self._is_open = True
         try:
             with self._lock:
-                self._children.spawn(time.monotonic())
+                spawner.ask(time.monotonic(), is_alone=True)
         except WorkerError:
             self.close()
             raise
