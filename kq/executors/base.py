@@ -112,6 +112,7 @@ class Executor(Protocol):
 
     def release(self) -> None:
         """Let go of what may take its time, after the partitions were given back."""
+        return
 
 
 def check_hooks(on_start: Any, around: Any) -> None:

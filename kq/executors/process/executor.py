@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kq.errors import ArgumentError, WorkerError
-from kq.executors.base import Finished, Setting, check_hooks
+from kq.executors.base import Executor, Finished, Setting, check_hooks
 from kq.executors.calling import Around
 from kq.executors.process.children import Children
 from kq.executors.process.outcomes import Outcomes
@@ -39,7 +39,7 @@ _WATCH_TIME = 0.1
 _LATEST = 0.1
 
 
-class ProcessExecutor:
+class ProcessExecutor(Executor):
     """Runs jobs in child processes: a timeout really kills, and a crash touches nobody else.
 
     :param kill_grace: Seconds between SIGTERM and SIGKILL for a job whose time is up.
@@ -116,9 +116,6 @@ class ProcessExecutor:
             self._is_open = False
             self._setting.unwatch(self._children.selector)
             self._children.close()
-
-    def release(self) -> None:
-        pass
 
     def _pack_settings(self, setting: Setting) -> bytes:
         settings = ChildSettings(
