@@ -13,15 +13,15 @@ No user code runs here. All of it is called under the executor's lock.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import selectors
 import signal
 import time
 from collections import deque
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from typing import Any
 
 from kq.errors import WorkerError
+from kq.executors.base import log_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.outcomes import Outcomes
 from kq.executors.process.protocol import Frame
@@ -29,8 +29,6 @@ from kq.executors.process.spawner import Died, Spawner
 from kq.message import Message
 
 __all__ = ["Children"]
-
-_logger = logging.getLogger("kq.executors")
 
 #: Seconds of work that a child may have queued: no message waits longer behind short ones that turn out longer.
 QUEUE_TIME = 0.004
@@ -60,7 +58,10 @@ class Children:
     :param timeout: Overrides each job's own limit, in seconds, if not None.
     """
 
-    def __init__(self, spawner: Spawner, outcomes: Outcomes, timeout: float | None, kill_grace: float) -> None:
+    def __init__(
+        self, selector: BaseSelector, spawner: Spawner, outcomes: Outcomes, timeout: float | None, kill_grace: float
+    ) -> None:
+        self.selector = selector
         self.spawner = spawner
         self._outcomes = outcomes
         self._timeout = timeout
@@ -76,8 +77,7 @@ class Children:
         #: Whether a stop ends what runs.
         self.is_killing = False
         self._looked = 0.0
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(spawner.socket, selectors.EVENT_READ, None)
+        selector.register(spawner.socket, EVENT_READ, None)
 
     def patience(self) -> float:
         """Return the seconds after which the children should be tended again, though none of them says anything."""
@@ -151,17 +151,17 @@ class Children:
             if key.data is None:
                 self._read_fork_server()
             elif not key.data.is_mute:  # it may have been reaped since the system reported it
-                if events & selectors.EVENT_WRITE:
+                if events & EVENT_WRITE:
                     key.data.write_on()
-                if events & selectors.EVENT_READ:
+                if events & EVENT_READ:
                     self._read_child(key.data)
                 self._listen(key.data)
         return bool(ready)
 
     def _listen(self, child: Handle) -> None:
         """Wait for what a child says, and until it takes more where it did not take all."""
-        wanted = selectors.EVENT_WRITE if child.has_more_to_write() else 0
-        wanted |= 0 if child.is_paused else selectors.EVENT_READ
+        wanted = EVENT_WRITE if child.has_more_to_write() else 0
+        wanted |= 0 if child.is_paused else EVENT_READ
         if child.is_mute:
             wanted = 0
         key = self.selector.get_map().get(child.stream)
@@ -233,7 +233,7 @@ class Children:
             self.assign()
         elif kind == Frame.UNREADY:
             child.kill_reason = "failed to start"
-            _logger.error("A child failed to start:\n%s", *rest)
+            log_own("A child failed to start:\n%s", *rest)
         else:
             self._outcomes.add(child, size, kind, *rest)
 
@@ -255,9 +255,9 @@ class Children:
         self.selector.unregister(self.spawner.socket)
         if self.is_killing:
             return
-        _logger.error("The fork server of the process executor is gone; it is replaced")
+        log_own("The fork server of the process executor is gone; it is replaced")
         self.spawner.restart()
-        self.selector.register(self.spawner.socket, selectors.EVENT_READ, None)
+        self.selector.register(self.spawner.socket, EVENT_READ, None)
         for child in list(self.all):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
@@ -325,7 +325,7 @@ class Children:
                 self.spawner.signal(child.pid, signal.SIGTERM)
                 self._reassign(child)
         elif child.waits_for(now) > _UNRESPONSIVE_AFTER:
-            _logger.error("A child has started nothing of its work for %g s; it is replaced", _UNRESPONSIVE_AFTER)
+            log_own("A child has started nothing of its work for %g s; it is replaced", _UNRESPONSIVE_AFTER)
             child.kill_reason, child.kill_at = "started nothing", now
 
     def _share_work(self, now: float) -> None:

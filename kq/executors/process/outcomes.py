@@ -15,7 +15,7 @@ from collections import deque
 from typing import Any
 
 from kq.errors import ChildLost, ChildTraceback, RemoteError
-from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
+from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing, warn_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import Frame, Packed, Result
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
@@ -24,8 +24,6 @@ from kq.serializers import safe_loads
 from kq.utils import safe_str
 
 __all__ = ["Outcomes"]
-
-_logger = logging.getLogger("kq.executors")
 
 #: Bytes of frames that were read and not settled by the loop: room for many small results, or for one that is larger.
 ROOM = 32 << 20
@@ -188,9 +186,7 @@ class Outcomes:
         try:
             return self._setting.deserialize(message.value)  # type: ignore[arg-type]
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            _logger.warning(
-                "A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error)
-            )
+            warn_own("A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error))
             return job_from_headers(message)
 
 
@@ -208,9 +204,7 @@ def _unpack(packed: Packed) -> Any:
     try:
         return safe_loads(packed)
     except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
-        _logger.warning(
-            "What a job returned or raised cannot be read here: %s: %s", type(error).__name__, safe_str(error)
-        )
+        warn_own("What a job returned or raised cannot be read here: %s: %s", type(error).__name__, safe_str(error))
         return None
 
 

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import socket
 import subprocess
@@ -21,12 +19,11 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from kq.errors import WorkerError
+from kq.executors.base import log_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import MESSAGE, Verb
 
 __all__ = ["Died", "Spawner"]
-
-_logger = logging.getLogger("kq.executors")
 
 #: Seconds until another try where there is no room for a child.
 _ROOM_WAIT = 0.5
@@ -50,14 +47,15 @@ class Spawner:
 
     :param preload: Names of modules that are imported before the first child is forked.
     :param settings: What each child is told once, pickled.
+    :param count: How many children are due now.
     :raises kq.WorkerError: The fork server does not start.
     """
 
-    def __init__(self, preload: Sequence[str], settings: bytes) -> None:
+    def __init__(self, preload: Sequence[str], settings: bytes, count: int) -> None:
         self._preload = preload
         self._settings = settings
         #: When children are to be requested, by the monotonic clock.
-        self._due: deque[float] = deque()
+        self._due = deque([0.0] * count)
         #: Children that were requested, in that order, and are not there yet.
         self._pending: deque[Handle] = deque()
         self._start()
@@ -70,8 +68,8 @@ class Spawner:
         self._start()
 
     def _start(self) -> None:
-        path = json.dumps(sys.path)
-        code = f"import sys; sys.path[:0] = {sys.path}; from kq.executors.process.forkserver import main; "
+        path = [entry for entry in sys.path if isinstance(entry, str)]  # what else is there, Python itself ignores
+        code = f"import sys; sys.path[:] = {path!a}; from kq.executors.process.forkserver import main; "
         # where Python found an output closed, its number may be any file by now
         closed = [subprocess.DEVNULL if stream is None else None for stream in (sys.__stdout__, sys.__stderr__)]
         try:
@@ -79,7 +77,7 @@ class Spawner:
             with theirs, ExitStack() as stack:
                 stack.callback(self.socket.close)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", f"{code}main({path!r}, {json.dumps(self._preload)!r})"],
+                    [sys.executable, "-c", f"{code}main({self._preload!a})"],
                     stdin=theirs.fileno(),
                     stdout=closed[0],
                     stderr=closed[1],
@@ -108,7 +106,7 @@ class Spawner:
         try:
             self._process.wait(_END_PATIENCE)
         except subprocess.TimeoutExpired:
-            _logger.error("The fork server does not end; it is killed, and its children with it")
+            log_own("The fork server does not end; it is killed, and its children with it")
             self._process.kill()
             self._process.wait()
         while self._pending:
@@ -136,7 +134,7 @@ class Spawner:
             except OSError as error:
                 if is_alone and not self._pending:
                     raise WorkerError(f"there is no room for a child of the process executor: {error}") from error
-                _logger.error("There is no room for another child, which is tried again: %s", error)
+                log_own("There is no room for another child, which is tried again: %s", error)
                 self.plan(now + _ROOM_WAIT)
                 break
             self._ask_for(child)
@@ -172,7 +170,7 @@ class Spawner:
                 child.pid = pid
                 yield child
             elif verb == Verb.NO_ROOM:
-                _logger.error("A child cannot be forked, which is tried again: %s", os.strerror(status))
+                log_own("A child cannot be forked, which is tried again: %s", os.strerror(status))
             else:
                 yield Died(pid, status)
 
