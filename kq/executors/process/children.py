@@ -17,7 +17,7 @@ import os
 import signal
 import time
 from collections import deque
-from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import Any
 
 from kq.errors import WorkerError
@@ -58,10 +58,7 @@ class Children:
     :param timeout: Overrides each job's own limit, in seconds, if not None.
     """
 
-    def __init__(
-        self, selector: BaseSelector, spawner: Spawner, outcomes: Outcomes, timeout: float | None, kill_grace: float
-    ) -> None:
-        self.selector = selector
+    def __init__(self, spawner: Spawner, outcomes: Outcomes, timeout: float | None, kill_grace: float) -> None:
         self.spawner = spawner
         self._outcomes = outcomes
         self._timeout = timeout
@@ -77,7 +74,8 @@ class Children:
         #: Whether a stop ends what runs.
         self.is_killing = False
         self._looked = 0.0
-        selector.register(spawner.socket, EVENT_READ, None)
+        self.selector = DefaultSelector()
+        self.selector.register(spawner.socket, EVENT_READ, None)
 
     def patience(self) -> float:
         """Return the seconds after which the children should be tended again, though none of them says anything."""
@@ -271,19 +269,14 @@ class Children:
         self._settle_dead(child, status)
         self.unassigned.extend(child.messages())
         child.close()
-        has_failed = not child.is_ready and status is not None
-        if has_failed:
-            self._note_failed_start()
-        if not self.is_killing:
-            self.spawner.plan(time.monotonic() + (_RESTART_WAIT if has_failed else 0.0))
-            self.assign()
-
-    def _note_failed_start(self) -> None:
-        self._failed_starts += 1
-        if self._failed_starts < _MAX_FAILED_STARTS or self.is_killing:
+        if self.is_killing:
             return
-        if not any(child.is_ready for child in self.all):
+        has_failed = not child.is_ready and status is not None
+        self._failed_starts += has_failed
+        if has_failed and self._failed_starts >= _MAX_FAILED_STARTS and not any(other.is_ready for other in self.all):
             raise WorkerError("children of the process executor fail to start; the log says why")
+        self.spawner.plan(time.monotonic() + (_RESTART_WAIT if has_failed else 0.0))
+        self.assign()
 
     def _read_rest(self, child: Handle) -> None:
         """Settle what a dead child had still to say, also where that was to wait, or left to be seen."""

@@ -19,7 +19,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from selectors import DefaultSelector
 from typing import Any
 
 from kq.errors import ArgumentError, WorkerError
@@ -91,10 +90,13 @@ class ProcessExecutor(Executor):
         self._outcomes = Outcomes(setting)
         #: What ends the worker; raised to the loop.
         self._failure: Exception | None = None
-        selector = DefaultSelector()  # before the fork server starts: there may be no room for more open files
         spawner = Spawner(self._preload, self._pack_settings(setting), concurrency)
-        self._children = Children(selector, spawner, self._outcomes, setting.timeout, self._kill_grace)
-        setting.watch(selector)
+        try:
+            self._children = Children(spawner, self._outcomes, setting.timeout, self._kill_grace)
+        except OSError:  # there is no room for more open files
+            spawner.end()
+            raise
+        setting.watch(self._children.selector)
         self._is_open = True
         try:
             with self._lock:

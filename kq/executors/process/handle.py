@@ -78,7 +78,7 @@ class Handle:
         self.queue: deque[tuple[int, Message]] = deque()
         #: What is to be sent.
         self.batch: list[Message] = []
-        self._outbox: deque[memoryview] = deque()
+        self._outbox = bytearray()
         self._inbox = bytearray()
         #: Whether its stream is not read at present, and when something was read last.
         self.is_paused = False
@@ -210,19 +210,15 @@ class Handle:
 
     def write(self, frame: bytes) -> None:
         """Write a frame, as much of it as the stream takes now; the rest goes with ``write_on``."""
-        self._outbox.append(memoryview(LENGTH.pack(len(frame)) + frame))
-        if len(self._outbox) == 1:
-            self.write_on()
+        self._outbox += LENGTH.pack(len(frame))
+        self._outbox += frame
+        self.write_on()
 
     def write_on(self) -> None:
         """Write what is left of frames."""
         try:
             while self._outbox:
-                rest = self._outbox[0][self.stream.send(self._outbox[0]) :]
-                if rest:
-                    self._outbox[0] = rest
-                else:
-                    self._outbox.popleft()
+                del self._outbox[: self.stream.send(self._outbox)]
         except BlockingIOError:
             return
         except OSError:  # the child is dead; its exit arrives from the fork server

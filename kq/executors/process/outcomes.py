@@ -158,16 +158,15 @@ class Outcomes:
         log_executing(self._setting.logger, message, job_id, text)
 
     def _finish_result(self, finished: list[Finished], message: Message, job_id: Any, result: Result) -> None:
-        _, status, _, _, text, stacktrace, packed = result
-        if status == INVALID:
+        if result.status == INVALID:
             finished.append(Finished(message, None, Outcome(INVALID)))
             log_processing(self._setting.logger, message)
-            log_invalid(self._setting.logger, message, text, stacktrace)
-        elif status == SUCCESS:
-            self._finish(finished, message, job_id, Outcome(SUCCESS, _unpack(packed)), text)
+            log_invalid(self._setting.logger, message, result.text, result.stacktrace)
+        elif result.status == SUCCESS:
+            self._finish(finished, message, job_id, Outcome(SUCCESS, _unpack(result.packed)), result.text)
         else:
-            outcome = Outcome(FAILURE, None, _unpack_error(packed, stacktrace), stacktrace)
-            self._finish(finished, message, job_id, outcome)
+            error = _unpack_error(result.packed, result.stacktrace)
+            self._finish(finished, message, job_id, Outcome(FAILURE, None, error, result.stacktrace))
 
     def _finish(
         self, finished: list[Finished], message: Message, job_id: Any, outcome: Outcome, text: str = "", *read: bool
