@@ -28,7 +28,7 @@ HOUSE = {
     "producing": "binding calls delivery window aio spec decorator",
     "what enqueues": "queue",
     "executors": "coroutine calling interrupt base inline thread process",
-    "executors.process": "protocol output crossing child handle forkserver spawner outcomes children executor",
+    "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed pump skipping",
     "working": "callback waker stop state backlog companions publisher settings settle watchdog loop",
     "what works": "worker",

@@ -30,6 +30,17 @@ from kq.executors.process.forkserver import _signal_group
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
 
+def test_a_fork_server_that_ends_just_before_a_request_is_replaced() -> None:
+    """The worker does not end of it: the child is requested again."""
+    with Bench(ProcessExecutor()) as bench:
+        spawner = bench.executor._children.spawner
+        spawner._process.kill()
+        spawner._process.wait(PATIENCE)
+        spawner.plan(0.0)
+        spawner.ask(time.monotonic(), is_alone=False)
+        assert statuses(bench.run(bench.message(process_jobs.nothing))) == ["success"]
+
+
 def test_a_thousand_jobs_of_which_every_tenth_kills_itself(queue: Queue, work: Callable[..., jobs.Calls]) -> None:
     """900 succeed, 100 fail, each once; and the worker is afterwards what it was before."""
     queue.enqueue(process_jobs.nothing)

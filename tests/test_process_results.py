@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 import jobs
 import odd_jobs
 import process_jobs
 import pytest
 from helpers import wait_until
-from process_bench import Bench, statuses
+from process_bench import PATIENCE, Bench, statuses
 
 from kq import Job, ProcessExecutor
 
@@ -109,23 +111,46 @@ def test_what_this_process_cannot_read_is_a_warning(way: str, caplog: pytest.Log
     assert len(warnings) == 4 and all("cannot be read here" in text for text in warnings)
 
 
-def test_a_filter_that_raises_costs_no_outcome(capsys: pytest.CaptureFixture[str]) -> None:
-    """What logs do is not the job's doing."""
+@contextlib.contextmanager
+def refusing(*names: str) -> Iterator[None]:
+    """Have a filter of these loggers raise."""
 
     def refuse(record: logging.LogRecord) -> bool:
         raise RuntimeError("no log today")
 
-    for name in ("shop", "kq.worker"):
+    for name in names:
         logging.getLogger(name).addFilter(refuse)
     try:
-        with Bench(ProcessExecutor()) as bench:
-            ended = bench.run(
-                bench.message(process_jobs.log_a_line, "one"),
-                bench.message(process_jobs.bring_up, "mute"),
-                bench.message(process_jobs.nothing),
-            )
+        yield
     finally:
-        for name in ("shop", "kq.worker"):
+        for name in names:
             logging.getLogger(name).removeFilter(refuse)
+
+
+def test_a_filter_that_raises_costs_no_outcome(capsys: pytest.CaptureFixture[str]) -> None:
+    """What logs do is not the job's doing."""
+    with refusing("shop", "kq.worker"), Bench(ProcessExecutor()) as bench:
+        ended = bench.run(
+            bench.message(process_jobs.log_a_line, "one"),
+            bench.message(process_jobs.bring_up, "mute"),
+            bench.message(process_jobs.nothing),
+        )
     assert statuses(ended) == ["success", "failure", "success"]
     assert "no log today" in capsys.readouterr().err
+
+
+def test_a_warning_that_cannot_be_logged_costs_no_outcome() -> None:
+    """Nor does it keep the message for ever, though neither job nor result can be read here."""
+    with refusing("kq.executors"), Bench(ProcessExecutor()) as bench:
+        hurts = odd_jobs.Hurts(os.getpid(), "exit")
+        ended = bench.run(bench.message(odd_jobs.give, hurts), bench.message(process_jobs.nothing))
+    assert statuses(ended) == ["success"] * 2
+
+
+def test_an_error_that_cannot_be_logged_does_not_end_the_worker() -> None:
+    """A fork server that is gone is replaced all the same."""
+    with refusing("kq.executors"), Bench(ProcessExecutor()) as bench:
+        server = bench.executor._children.spawner._process
+        server.kill()
+        server.wait(PATIENCE)
+        assert statuses(bench.run(bench.message(process_jobs.nothing))) == ["success"]

@@ -27,6 +27,13 @@ from kq.executors.process.spawner import Spawner
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 
 
+def test_a_path_that_is_no_text_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python ignores it in ``sys.path``; names that ASCII lacks are none such."""
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/nowhere"), "/nirgendw\xf6"])  # type: ignore[list-item]
+    with Bench(ProcessExecutor()) as bench:
+        assert statuses(bench.run(bench.message(process_jobs.nothing))) == ["success"]
+
+
 # -- timeouts of sockets -----------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "log_processing",
     "run_message",
     "stacktrace_of",
+    "warn_own",
 ]
 
 _Args = ParamSpec("_Args")
@@ -112,6 +113,7 @@ class Executor(Protocol):
 
     def release(self) -> None:
         """Let go of what may take its time, after the partitions were given back."""
+        return
 
 
 def check_hooks(on_start: Any, around: Any) -> None:
@@ -193,8 +195,8 @@ def _harmless(log_lines: Callable[_Args, None]) -> Callable[_Args, None]:
     return try_to_log
 
 
-#: Logs an error of KQ's own part.
-log_own = _harmless(_logger.error)
+#: Log an error, or a warning, of KQ's own part.
+log_own, warn_own = _harmless(_logger.error), _harmless(_logger.warning)
 
 
 @_harmless

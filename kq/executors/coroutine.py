@@ -27,7 +27,6 @@ _logger = logging.getLogger("kq.executors")
 #: Seconds that cancelled tasks have to end, and asynchronous generators to close: enough for a goodbye to a server.
 GRACE = 1.0
 
-_local = threading.local()
 #: Thread ID -> its event loop: an interrupt from another thread must wake a loop that waits.
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 
@@ -49,7 +48,7 @@ def run(main: Coroutine[Any, Any, Any], job_id: Any) -> Any:
 
 def close() -> None:
     """Close the event loop of this thread, if it has one, within about ``GRACE`` seconds."""
-    loop: asyncio.AbstractEventLoop | None = getattr(_local, "loop", None)
+    loop = _loops.get(threading.get_ident())
     if loop is None:
         return
     try:
@@ -73,12 +72,11 @@ def wake(thread_id: int) -> None:
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
-    loop: asyncio.AbstractEventLoop | None = getattr(_local, "loop", None)
+    loop = _loops.get(threading.get_ident())
     if loop is None or not _is_usable(loop):
         import asyncio  # most jobs are not coroutines, and a child that needs no event loop should not pay for one
 
-        loop = _local.loop = asyncio.new_event_loop()
-        _loops[threading.get_ident()] = loop
+        loop = _loops[threading.get_ident()] = asyncio.new_event_loop()
     return loop
 
 
@@ -122,7 +120,6 @@ def _let_go(loop: asyncio.AbstractEventLoop) -> None:
     for task in asyncio.all_tasks(loop):
         # never freed, also not as Python ends: that raises in the coroutine, and one that catches everything would spin
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(task))
-    _local.loop = None
     _loops.pop(threading.get_ident(), None)
     if loop.is_running():  # an interrupt hit it as it began or ended to run: it cannot be closed, and is in the way
         asyncio._set_running_loop(None)

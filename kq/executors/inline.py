@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from kq.errors import WorkerError
 from kq.executors import coroutine
-from kq.executors.base import Executor, Finished, Setting, check_hooks, log_own, run_message
+from kq.executors.base import Executor, Finished, Setting, check_hooks, log_own, run_message, warn_own
 from kq.executors.calling import Around, Caller
 from kq.executors.interrupt import ThreadInterrupter, best_interrupter
 from kq.message import Message
 
 __all__ = ["InlineExecutor"]
-
-_logger = logging.getLogger("kq.executors")
 
 
 class InlineExecutor(Executor):
@@ -45,7 +42,7 @@ class InlineExecutor(Executor):
             self._get_ready(self._on_start)
         self._interrupter = best_interrupter()
         if isinstance(self._interrupter, ThreadInterrupter):
-            _logger.warning(
+            warn_own(
                 "Jobs run outside the main thread, or on a system without SIGALRM: a timeout interrupts a job only "
                 "when it comes back to Python code, so a long call into C code runs to its end."
             )

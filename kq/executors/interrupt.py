@@ -140,8 +140,6 @@ def _is_inside_job(frame: FrameType | None) -> bool:
 class _Running:
     """A job that runs in a thread."""
 
-    __slots__ = ("deadline", "fired", "over", "thread_id")
-
     def __init__(self, thread_id: int, deadline: float) -> None:
         self.thread_id = thread_id
         self.deadline = deadline

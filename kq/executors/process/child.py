@@ -25,21 +25,22 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import dill
 
-from kq.errors import ChildLost
+from kq.errors import ChildLost, RemoteError
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Interrupt
-from kq.executors.process.crossing import PLAIN, Packed, pack, pack_error
 from kq.executors.process.output import flush_output
-from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, ChildSettings, Frame, Shared, blocking
+from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, ChildSettings, Frame, Packed, Shared, blocking
 from kq.job import FAILURE, INVALID, SUCCESS, Status
+from kq.serializers import safe_loads
 from kq.utils import get_call_repr, safe_str
 
 __all__ = ["run_child"]
@@ -51,6 +52,8 @@ _SEND_AFTER = 0.001
 _COPY_WAIT = 0.5
 #: Modules that keep a state of random numbers, which forks would share.
 _RANDOM = ("random", "numpy.random")
+#: Types that any process can unpickle, so that it need not be tried.
+_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def run_child(stream: int, tokens: int, shared: int) -> None:
@@ -60,7 +63,7 @@ def run_child(stream: int, tokens: int, shared: int) -> None:
 
 class _Child:
     def __init__(self, stream: socket.socket, tokens: socket.socket, shared: mmap.mmap) -> None:
-        self._stream = stream
+        self._stream, self._reader = stream, stream.makefile("rb")
         self._tokens = tokens
         self._shared = shared
         words = memoryview(shared)[: Shared.COPY_RETURNED + 8]
@@ -114,9 +117,9 @@ class _Child:
             if self._settings.on_start is not None:
                 self._settings.on_start()
         except BaseException as error:  # noqa: BLE001 - the door of the user's hook: the worker logs it
-            self._send((Frame.UNREADY, stacktrace_of(error)))
+            self.send((Frame.UNREADY, stacktrace_of(error)))
             return False
-        self._send((Frame.READY,))
+        self.send((Frame.READY,))
         return True
 
     def _set_up_logging(self) -> None:
@@ -179,7 +182,7 @@ class _Child:
             return
         self.running_id = job_id
         if settings.is_verbose:
-            self._send((Frame.STARTED, number, job_id, text))
+            self.send((Frame.STARTED, number, job_id, text))
         self._forked = False
         self._shared[Shared.IS_READ] = 1
         self._note_start(number, time.monotonic(), timeout)
@@ -219,7 +222,7 @@ class _Child:
         settings = self._settings
         if settings.is_verbose or settings.wants_outcome:
             text = safe_str(result) if settings.is_verbose else ""
-            packed = pack(result) if settings.wants_outcome else None
+            packed = _pack(result) if settings.wants_outcome else None
             self._send_result(number, SUCCESS, begun, text, packed=packed)
             return
         now = time.monotonic()
@@ -233,7 +236,7 @@ class _Child:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
-        packed = pack_error(error) if self._settings.wants_outcome else None
+        packed = _pack_error(error) if self._settings.wants_outcome else None
         self._send_result(number, FAILURE, begun, "", stacktrace, packed)
 
     def _has_done_its_share(self) -> bool:
@@ -274,20 +277,20 @@ class _Child:
     def _send_done(self) -> None:
         """Send the successes that were not sent."""
         if self._unsent:
-            self._send((Frame.DONE, self._ended, self._unsent, self._busy))
+            self.send((Frame.DONE, self._ended, self._unsent, self._busy))
             self._unsent, self._busy, self._sent_at = 0, 0.0, time.monotonic()
 
     def _send_result(
         self, number: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: Packed = None
     ) -> None:
         self._shared[Shared.IS_TELLING] = 1
-        self._send((Frame.RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
+        self.send((Frame.RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
 
     def _read_frame(self) -> bytes:
-        (length,) = LENGTH.unpack(_read_exactly(self._stream, LENGTH.size))
-        return _read_exactly(self._stream, length)
+        (length,) = LENGTH.unpack(self._reader.read(LENGTH.size))  # fails where the worker is gone
+        return self._reader.read(length)
 
-    def _send(self, message: tuple[Any, ...]) -> None:
+    def send(self, message: tuple[Any, ...]) -> None:
         if os.getpid() != self.pid:  # a copy, made by a hook or by what unpickles or pickles
             os._exit(1)
         data = pickle.dumps(message)
@@ -303,9 +306,6 @@ class _Child:
         if is_main and self._must_end:
             self._must_end = False
             raise Interrupt
-
-    def send_log(self, record: dict[str, Any]) -> None:
-        self._send((Frame.LOG, record))
 
 
 class _ToWorker(logging.Handler):
@@ -325,25 +325,37 @@ class _ToWorker(logging.Handler):
             if record.exc_info:
                 text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
             plain = {"msg": text, "args": None, "exc_info": None, "job_id": self._child.running_id}
-            kept = {name: value for name, value in record.__dict__.items() if type(value) in PLAIN}
-            self._child.send_log({**kept, **plain})
+            kept = {name: value for name, value in record.__dict__.items() if type(value) in _PLAIN}
+            self._child.send((Frame.LOG, {**kept, **plain}))
         except Exception:  # noqa: BLE001 - the door of the user's log call: logging's own way to say so
             self.handleError(record)
 
 
+def _pack(thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> Packed:
+    """Return a result so that the parent can read it: whatever unpickling does, it does here first; else None."""
+    if type(thing) in _PLAIN:
+        return (thing,)
+    for dumps in (pickle.dumps, dill.dumps):
+        try:
+            packed: bytes = dumps(thing)
+            if is_good(safe_loads(packed)):
+                return packed
+        except BaseException:  # the door of user code: __reduce__ and __init__ may raise anything  # noqa: BLE001
+            continue
+    return None
+
+
+def _pack_error(error: BaseException) -> Packed:
+    """Return an exception as bytes; one that would not come back as what it is, by its name and text."""
+    for name in ("__traceback__", "__cause__", "__context__"):  # frames cannot cross; the text does
+        BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
+    name = type(error).__name__
+    packed = _pack(error, lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
+    return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
+
+
 def _exit_code(error: SystemExit) -> int:
     return error.code if isinstance(error.code, int) else int(error.code is not None)
-
-
-def _read_exactly(stream: socket.socket, length: int) -> bytes:
-    data = bytearray(length)
-    view = memoryview(data)
-    while view:
-        count = stream.recv_into(view)
-        if count == 0:
-            raise EOFError("the worker is gone")
-        view = view[count:]
-    return bytes(data)
 
 
 def _computes_a_copy() -> bool:

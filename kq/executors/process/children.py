@@ -13,24 +13,22 @@ No user code runs here. All of it is called under the executor's lock.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import selectors
 import signal
 import time
 from collections import deque
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import Any
 
 from kq.errors import WorkerError
+from kq.executors.base import log_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.outcomes import Outcomes
 from kq.executors.process.protocol import Frame
-from kq.executors.process.spawner import Died, Spawned, Spawner
+from kq.executors.process.spawner import Died, Spawner
 from kq.message import Message
 
 __all__ = ["Children"]
-
-_logger = logging.getLogger("kq.executors")
 
 #: Seconds of work that a child may have queued: no message waits longer behind short ones that turn out longer.
 QUEUE_TIME = 0.004
@@ -57,17 +55,12 @@ _RESTART_WAIT = 0.5
 class Children:
     """The children, and the messages that wait for a place in one.
 
-    :param settings: What each child is told once, pickled.
     :param timeout: Overrides each job's own limit, in seconds, if not None.
-    :raises kq.WorkerError: There is no room for a child, or the fork server does not start.
     """
 
-    def __init__(
-        self, spawner: Spawner, outcomes: Outcomes, settings: bytes, timeout: float | None, kill_grace: float
-    ) -> None:
+    def __init__(self, spawner: Spawner, outcomes: Outcomes, timeout: float | None, kill_grace: float) -> None:
         self.spawner = spawner
         self._outcomes = outcomes
-        self._settings = settings
         self._timeout = timeout
         self._kill_grace = kill_grace
         self.all: list[Handle] = []
@@ -81,8 +74,8 @@ class Children:
         #: Whether a stop ends what runs.
         self.is_killing = False
         self._looked = 0.0
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(spawner.socket, selectors.EVENT_READ, None)
+        self.selector = DefaultSelector()
+        self.selector.register(spawner.socket, EVENT_READ, None)
 
     def patience(self) -> float:
         """Return the seconds after which the children should be tended again, though none of them says anything."""
@@ -114,7 +107,7 @@ class Children:
             self._watch_deadlines(now)
         self._share_work(now)
         if self.spawner.are_planned and not self.is_killing:
-            self.spawn(now)
+            self.spawner.ask(now, is_alone=not self.all)
         if self.unassigned:
             self.assign()
 
@@ -125,7 +118,7 @@ class Children:
         now = time.monotonic()
         spaces = []
         for child in self.all:
-            if not child.is_ready or child.kill_reason is not None or child.queued_bytes >= QUEUE_BYTES:
+            if not child.is_ready or child.kill_reason is not None or child.has_more_to_write():
                 continue
             # half of its queue must be done before it is filled again: fewer and larger writes
             load = child.load()
@@ -139,7 +132,7 @@ class Children:
         turn = 0
         while waiting and spaces:
             for child, _ in spaces[: len(waiting)]:
-                child.put(waiting.popleft())
+                child.batch.append(waiting.popleft())
             turn += 1
             spaces = [(child, space) for child, space in spaces if space > turn]
         for child in self.all:
@@ -155,18 +148,18 @@ class Children:
         for key, events in ready:
             if key.data is None:
                 self._read_fork_server()
-            elif not key.data.is_closed:  # it may have been reaped since the system reported it
-                if events & selectors.EVENT_WRITE:
+            elif not key.data.is_mute:  # it may have been reaped since the system reported it
+                if events & EVENT_WRITE:
                     key.data.write_on()
-                if events & selectors.EVENT_READ:
+                if events & EVENT_READ:
                     self._read_child(key.data)
                 self._listen(key.data)
         return bool(ready)
 
     def _listen(self, child: Handle) -> None:
         """Wait for what a child says, and until it takes more where it did not take all."""
-        wanted = selectors.EVENT_WRITE if child.has_more_to_write() else 0
-        wanted |= 0 if child.is_paused else selectors.EVENT_READ
+        wanted = EVENT_WRITE if child.has_more_to_write() else 0
+        wanted |= 0 if child.is_paused else EVENT_READ
         if child.is_mute:
             wanted = 0
         key = self.selector.get_map().get(child.stream)
@@ -238,72 +231,52 @@ class Children:
             self.assign()
         elif kind == Frame.UNREADY:
             child.kill_reason = "failed to start"
-            _logger.error("A child failed to start:\n%s", *rest)
+            log_own("A child failed to start:\n%s", *rest)
         else:
             self._outcomes.add(child, size, kind, *rest)
 
     # -- children ------------------------------------------------------------------------------------------------------
 
-    def spawn(self, now: float) -> None:
-        for child in self.spawner.ask(now, is_alone=not self.all):
-            child.write(self._settings)
-            self._listen(child)
-
     def _read_fork_server(self) -> None:
         for news in self.spawner.read():
-            if isinstance(news, Spawned):
-                news.child.pid = news.pid
-                self.all.append(news.child)
-                self.assign()  # it may have said that it is ready before
+            if news is None:
+                self._replace_fork_server()
             elif isinstance(news, Died):
-                self._reap(news.pid, news.status)
+                for child in [child for child in self.all if child.pid == news.pid]:
+                    self._lose(child, news.status)
             else:
-                self._replace_fork_server(news.pending)
+                self.all.append(news)
+                self._listen(news)
 
-    def _replace_fork_server(self, pending: list[Handle]) -> None:
+    def _replace_fork_server(self) -> None:
         """Begin with another fork server: the one that is gone took its children with it."""
         self.selector.unregister(self.spawner.socket)
-        self.spawner.end()
         if self.is_killing:
             return
-        _logger.error("The fork server of the process executor is gone; it is replaced")
-        self.spawner.start()
-        self.selector.register(self.spawner.socket, selectors.EVENT_READ, None)
-        for child in [*pending, *self.all]:
-            if child.pid is not None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(child.pid, signal.SIGKILL)
+        log_own("The fork server of the process executor is gone; it is replaced")
+        self.spawner.restart()
+        self.selector.register(self.spawner.socket, EVENT_READ, None)
+        for child in list(self.all):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
             self._lose(child, None)
-
-    def _reap(self, pid: int, status: int) -> None:
-        for child in self.all:
-            if child.pid == pid:
-                self._lose(child, status)
-                return
 
     def _lose(self, child: Handle, status: int | None) -> None:
         """Settle what a dead child ran, have the rest run elsewhere, and replace it."""
-        child.pid = None
         self._read_rest(child)
-        if child in self.all:
-            self.all.remove(child)
+        self.all.remove(child)
         self._forget(child)
         self._settle_dead(child, status)
         self.unassigned.extend(child.messages())
         child.close()
-        has_failed = not child.is_ready and status is not None
-        if has_failed:
-            self._note_failed_start()
-        if not self.is_killing:
-            self.spawner.plan(time.monotonic() + (_RESTART_WAIT if has_failed else 0.0))
-            self.assign()
-
-    def _note_failed_start(self) -> None:
-        self._failed_starts += 1
-        if self._failed_starts < _MAX_FAILED_STARTS or self.is_killing:
+        if self.is_killing:
             return
-        if not any(child.is_ready for child in self.all):
+        has_failed = not child.is_ready and status is not None
+        self._failed_starts += has_failed
+        if has_failed and self._failed_starts >= _MAX_FAILED_STARTS and not any(other.is_ready for other in self.all):
             raise WorkerError("children of the process executor fail to start; the log says why")
+        self.spawner.plan(time.monotonic() + (_RESTART_WAIT if has_failed else 0.0))
+        self.assign()
 
     def _read_rest(self, child: Handle) -> None:
         """Settle what a dead child had still to say, also where that was to wait, or left to be seen."""
@@ -332,20 +305,20 @@ class Children:
             elif child.kill_at is not None and now > child.kill_at:
                 child.kill_at = now + max(LOOK_EVERY, self._kill_grace)
                 child.was_killed = True
-                self._signal(child, signal.SIGKILL)
+                self.spawner.signal(child.pid, signal.SIGKILL)
 
     def _watch_child(self, child: Handle, now: float) -> None:
         """End a child that must end: because of a stop, its job's limit, or because it starts nothing."""
         running = child.running()
         if self.is_killing and child.load():
-            self._signal(child, signal.SIGKILL)
+            self.spawner.signal(child.pid, signal.SIGKILL)
         elif running is not None and child.is_late(running, now):
             if child.expire(now):
                 child.kill_at = now + self._kill_grace
-                self._signal(child, signal.SIGTERM)
+                self.spawner.signal(child.pid, signal.SIGTERM)
                 self._reassign(child)
         elif child.waits_for(now) > _UNRESPONSIVE_AFTER:
-            _logger.error("A child has started nothing of its work for %g s; it is replaced", _UNRESPONSIVE_AFTER)
+            log_own("A child has started nothing of its work for %g s; it is replaced", _UNRESPONSIVE_AFTER)
             child.kill_reason, child.kill_at = "started nothing", now
 
     def _share_work(self, now: float) -> None:
@@ -362,10 +335,6 @@ class Children:
         """Take back what waits in a child, and give it to others."""
         self.unassigned.extend(child.take_back())
         self.assign()
-
-    def _signal(self, child: Handle, signum: int) -> None:
-        if child.pid is not None:
-            self.spawner.signal(child.pid, signum)
 
 
 def _how_it_ended(status: int | None) -> str:

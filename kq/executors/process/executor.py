@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kq.errors import ArgumentError, WorkerError
-from kq.executors.base import Finished, Setting, check_hooks
+from kq.executors.base import Executor, Finished, Setting, check_hooks
 from kq.executors.calling import Around
 from kq.executors.process.children import Children
 from kq.executors.process.outcomes import Outcomes
@@ -39,7 +39,7 @@ _WATCH_TIME = 0.1
 _LATEST = 0.1
 
 
-class ProcessExecutor:
+class ProcessExecutor(Executor):
     """Runs jobs in child processes: a timeout really kills, and a crash touches nobody else.
 
     :param kill_grace: Seconds between SIGTERM and SIGKILL for a job whose time is up.
@@ -90,19 +90,17 @@ class ProcessExecutor:
         self._outcomes = Outcomes(setting)
         #: What ends the worker; raised to the loop.
         self._failure: Exception | None = None
-        settings, spawner = self._pack_settings(setting), Spawner(self._preload)
+        spawner = Spawner(self._preload, self._pack_settings(setting), concurrency)
         try:
-            self._children = Children(spawner, self._outcomes, settings, setting.timeout, self._kill_grace)
+            self._children = Children(spawner, self._outcomes, setting.timeout, self._kill_grace)
         except OSError:  # there is no room for more open files
             spawner.end()
             raise
         setting.watch(self._children.selector)
-        for _ in range(concurrency):
-            spawner.plan(0.0)
         self._is_open = True
         try:
             with self._lock:
-                self._children.spawn(time.monotonic())
+                spawner.ask(time.monotonic(), is_alone=True)
         except WorkerError:
             self.close()
             raise
@@ -116,9 +114,6 @@ class ProcessExecutor:
             self._is_open = False
             self._setting.unwatch(self._children.selector)
             self._children.close()
-
-    def release(self) -> None:
-        pass
 
     def _pack_settings(self, setting: Setting) -> bytes:
         settings = ChildSettings(

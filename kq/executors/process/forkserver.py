@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import json
 import os
 import select
 import signal
@@ -47,21 +46,19 @@ _WORKER_WAIT = 0.5
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
 
 
-def main(path: str, preload: str) -> None:
+def main(preload: Sequence[str]) -> None:
     """Run a fork server on the socket that is its standard input; children have none.
 
-    :param path: ``sys.path`` of the worker, as JSON.
-    :param preload: Names of modules to import before the first fork, as JSON.
+    :param preload: Names of modules to import before the first fork.
     """
     worker, descriptor, nothing = os.getppid(), os.dup(0), os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    sys.path[:] = json.loads(path)
     # a signal from the terminal, or from a service manager that sends it to all, is for the worker alone
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     open_output()
-    for name in json.loads(preload):
+    for name in preload:
         importlib.import_module(name)
     flush_output()  # what is left in a buffer would be printed by each child
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

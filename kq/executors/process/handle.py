@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared
-from kq.message import Message, bytes_of, timeout_of
+from kq.message import Message, timeout_of
 
 __all__ = ["Handle", "Running"]
 
@@ -70,17 +70,15 @@ class Handle:
     def __init__(self) -> None:
         self._open()
         Shared.SLOT.pack_into(self._shared, 0, 0, 0.0, NEVER, 0)
-        self.pid: int | None = None
+        self.pid = 0
         self.is_ready = False
-        self.is_closed = False
         #: Whether nothing more that it says counts.
         self.is_mute = False
         #: What was sent and has no outcome, by numbers, ascending; the first may be running, the rest waits.
         self.queue: deque[tuple[int, Message]] = deque()
-        self.queued_bytes = 0
         #: What is to be sent.
         self.batch: list[Message] = []
-        self._outbox: deque[memoryview] = deque()
+        self._outbox = bytearray()
         self._inbox = bytearray()
         #: Whether its stream is not read at present, and when something was read last.
         self.is_paused = False
@@ -185,11 +183,6 @@ class Handle:
 
     # -- to the child --------------------------------------------------------------------------------------------------
 
-    def put(self, message: Message) -> None:
-        """Add a message to the batch."""
-        self.batch.append(message)
-        self.queued_bytes += len(message.value or b"")
-
     def send(self, limit: float | None) -> None:
         """Send the batch.
 
@@ -217,19 +210,15 @@ class Handle:
 
     def write(self, frame: bytes) -> None:
         """Write a frame, as much of it as the stream takes now; the rest goes with ``write_on``."""
-        self._outbox.append(memoryview(LENGTH.pack(len(frame)) + frame))
-        if len(self._outbox) == 1:
-            self.write_on()
+        self._outbox += LENGTH.pack(len(frame))
+        self._outbox += frame
+        self.write_on()
 
     def write_on(self) -> None:
         """Write what is left of frames."""
         try:
             while self._outbox:
-                rest = self._outbox[0][self.stream.send(self._outbox[0]) :]
-                if rest:
-                    self._outbox[0] = rest
-                else:
-                    self._outbox.popleft()
+                del self._outbox[: self.stream.send(self._outbox)]
         except BlockingIOError:
             return
         except OSError:  # the child is dead; its exit arrives from the fork server
@@ -247,23 +236,19 @@ class Handle:
         taken = {number for (number,) in TOKEN.iter_unpack(data)}
         messages = [message for number, message in self.queue if number in taken]
         self.queue = deque(item for item in self.queue if item[0] not in taken)
-        self.queued_bytes -= bytes_of(messages)
         return messages
 
     def pop(self) -> Message:
         """Take out the first of the queue, which has its outcome."""
-        message = self.queue.popleft()[1]
-        self.queued_bytes -= len(message.value or b"")
-        return message
+        return self.queue.popleft()[1]
 
     def pop_through(self, last: int) -> list[Message]:
         """Take out of the queue what has a number up to the last one, or only what comes before the expired one."""
         if self.expired is not None:
             last = min(last, self.expired.number - 1)
-        queue, messages = self.queue, []
-        while queue and queue[0][0] <= last:
-            messages.append(queue.popleft()[1])
-        self.queued_bytes -= bytes_of(messages)
+        messages = []
+        while 0 < self.first() <= last:
+            messages.append(self.pop())
         return messages
 
     # -- from the child ------------------------------------------------------------------------------------------------
@@ -316,6 +301,5 @@ class Handle:
 
     def close(self) -> None:
         """Let everything go."""
-        self.is_closed = True
         for thing in (self.stream, self._tokens, self._tokens_back, self._shared):
             thing.close()

@@ -14,18 +14,16 @@ import logging
 from collections import deque
 from typing import Any
 
-from kq.errors import ChildLost
-from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing
-from kq.executors.process.crossing import unpack, unpack_error
+from kq.errors import ChildLost, ChildTraceback, RemoteError
+from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing, warn_own
 from kq.executors.process.handle import Handle
-from kq.executors.process.protocol import Frame, Result
+from kq.executors.process.protocol import Frame, Packed, Result
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers
+from kq.serializers import safe_loads
 from kq.utils import safe_str
 
 __all__ = ["Outcomes"]
-
-_logger = logging.getLogger("kq.executors")
 
 #: Bytes of frames that were read and not settled by the loop: room for many small results, or for one that is larger.
 ROOM = 32 << 20
@@ -160,17 +158,15 @@ class Outcomes:
         log_executing(self._setting.logger, message, job_id, text)
 
     def _finish_result(self, finished: list[Finished], message: Message, job_id: Any, result: Result) -> None:
-        _, status, _, _, text, stacktrace, packed = result
-        if status == INVALID:
+        if result.status == INVALID:
             finished.append(Finished(message, None, Outcome(INVALID)))
             log_processing(self._setting.logger, message)
-            log_invalid(self._setting.logger, message, text, stacktrace)
-        elif status == SUCCESS:
-            self._finish(finished, message, job_id, Outcome(SUCCESS, unpack(packed)), text)
+            log_invalid(self._setting.logger, message, result.text, result.stacktrace)
+        elif result.status == SUCCESS:
+            self._finish(finished, message, job_id, Outcome(SUCCESS, _unpack(result.packed)), result.text)
         else:
-            self._finish(
-                finished, message, job_id, Outcome(FAILURE, None, unpack_error(packed, stacktrace), stacktrace)
-            )
+            error = _unpack_error(result.packed, result.stacktrace)
+            self._finish(finished, message, job_id, Outcome(FAILURE, None, error, result.stacktrace))
 
     def _finish(
         self, finished: list[Finished], message: Message, job_id: Any, outcome: Outcome, text: str = "", *read: bool
@@ -189,9 +185,7 @@ class Outcomes:
         try:
             return self._setting.deserialize(message.value)  # type: ignore[arg-type]
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            _logger.warning(
-                "A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error)
-            )
+            warn_own("A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error))
             return job_from_headers(message)
 
 
@@ -200,3 +194,25 @@ def _log(finished: list[Finished], fields: dict[str, Any]) -> None:
     target = logging.getLogger(record.name)
     if target.isEnabledFor(record.levelno):
         target.handle(record)
+
+
+def _unpack(packed: Packed) -> Any:
+    """Return what a child has packed; None, and a warning, where this process cannot read it: no payload ends it."""
+    if packed is None or isinstance(packed, tuple):
+        return packed and packed[0]
+    try:
+        return safe_loads(packed)
+    except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
+        warn_own("What a job returned or raised cannot be read here: %s: %s", type(error).__name__, safe_str(error))
+        return None
+
+
+def _unpack_error(packed: Packed, stacktrace: str) -> BaseException | None:
+    """Return the exception that a child has packed, with the child's traceback as its cause."""
+    if packed is None:
+        return None
+    unpacked = _unpack(packed)
+    last_line = stacktrace.rstrip().rpartition("\n")[2]
+    error = unpacked if isinstance(unpacked, BaseException) else RemoteError(last_line)
+    BaseException.__setattr__(error, "__cause__", ChildTraceback(stacktrace))  # its class may refuse attributes
+    return error

@@ -18,7 +18,10 @@ from typing import Any, NamedTuple
 from kq.executors.calling import Around
 from kq.job import Status
 
-__all__ = ["LENGTH", "MESSAGE", "NEVER", "TOKEN", "ChildSettings", "Frame", "Result", "Shared", "Verb", "blocking"]
+__all__ = [
+    *("LENGTH", "MESSAGE", "NEVER", "TOKEN"),
+    *("ChildSettings", "Frame", "Packed", "Result", "Shared", "Verb", "blocking"),
+]
 
 #: Number of a job that may be started.
 TOKEN = struct.Struct("=Q")
@@ -28,6 +31,8 @@ LENGTH = struct.Struct("=Q")
 MESSAGE = struct.Struct("=Bii")
 #: A deadline that does not come.
 NEVER = float("inf")
+#: What a job returned or raised: pickled, or in a tuple as it is, or nothing.
+Packed = bytes | tuple[Any] | None
 
 
 class Frame:
@@ -65,8 +70,7 @@ class Result(NamedTuple):
     ended: float
     text: str
     stacktrace: str
-    #: What the job returned or raised, as ``crossing`` packs it.
-    packed: Any
+    packed: Packed
 
 
 class ChildSettings(NamedTuple):

@@ -7,12 +7,11 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import socket
 import subprocess
 import sys
+import time
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,12 +19,11 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from kq.errors import WorkerError
+from kq.executors.base import log_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import MESSAGE, Verb
 
-__all__ = ["Died", "Gone", "Spawned", "Spawner"]
-
-_logger = logging.getLogger("kq.executors")
+__all__ = ["Died", "Spawner"]
 
 #: Seconds until another try where there is no room for a child.
 _ROOM_WAIT = 0.5
@@ -37,13 +35,6 @@ _START_PATIENCE = 60.0
 _END_PATIENCE = 3.0
 
 
-class Spawned(NamedTuple):
-    """A child is there; it is not ready yet."""
-
-    child: Handle
-    pid: int
-
-
 class Died(NamedTuple):
     """A child ended: by an exit code, or by the signal of the negative number."""
 
@@ -51,31 +42,34 @@ class Died(NamedTuple):
     status: int
 
 
-class Gone(NamedTuple):
-    """The fork server is gone, with all children, and those that were requested will not come."""
-
-    pending: list[Handle]
-
-
 class Spawner:
     """A fork server and the children that are to come from it.
 
     :param preload: Names of modules that are imported before the first child is forked.
+    :param settings: What each child is told once, pickled.
+    :param count: How many children are due now.
     :raises kq.WorkerError: The fork server does not start.
     """
 
-    def __init__(self, preload: Sequence[str]) -> None:
+    def __init__(self, preload: Sequence[str], settings: bytes, count: int) -> None:
         self._preload = preload
+        self._settings = settings
         #: When children are to be requested, by the monotonic clock.
-        self._due: deque[float] = deque()
+        self._due = deque([0.0] * count)
         #: Children that were requested, in that order, and are not there yet.
         self._pending: deque[Handle] = deque()
-        self.start()
+        self._start()
 
-    def start(self) -> None:
-        """Start the fork server, at first or again."""
-        path = json.dumps(sys.path)
-        code = f"import sys; sys.path[:0] = {sys.path}; from kq.executors.process.forkserver import main; "
+    def restart(self) -> None:
+        """Start another fork server: the one that is gone took all children with it, also those not there yet."""
+        for _ in self._pending:
+            self.plan(0.0)
+        self.end()
+        self._start()
+
+    def _start(self) -> None:
+        path = [entry for entry in sys.path if isinstance(entry, str)]  # what else is there, Python itself ignores
+        code = f"import sys; sys.path[:] = {path!a}; from kq.executors.process.forkserver import main; "
         # where Python found an output closed, its number may be any file by now
         closed = [subprocess.DEVNULL if stream is None else None for stream in (sys.__stdout__, sys.__stderr__)]
         try:
@@ -83,7 +77,7 @@ class Spawner:
             with theirs, ExitStack() as stack:
                 stack.callback(self.socket.close)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", f"{code}main({path!r}, {json.dumps(self._preload)!r})"],
+                    [sys.executable, "-c", f"{code}main({self._preload!a})"],
                     stdin=theirs.fileno(),
                     stdout=closed[0],
                     stderr=closed[1],
@@ -112,7 +106,7 @@ class Spawner:
         try:
             self._process.wait(_END_PATIENCE)
         except subprocess.TimeoutExpired:
-            _logger.error("The fork server does not end; it is killed, and its children with it")
+            log_own("The fork server does not end; it is killed, and its children with it")
             self._process.kill()
             self._process.wait()
         while self._pending:
@@ -127,13 +121,12 @@ class Spawner:
         """Whether a child is still to be requested."""
         return bool(self._due)
 
-    def ask(self, now: float, *, is_alone: bool) -> list[Handle]:
-        """Request the children that are due, and return them.
+    def ask(self, now: float, *, is_alone: bool) -> None:
+        """Request the children that are due.
 
         :param is_alone: There is no other child: one that there is no room for is an error.
-        :raises kq.WorkerError: There is no room, or no fork server.
+        :raises kq.WorkerError: There is no room.
         """
-        asked: list[Handle] = []
         while self._due and self._due[0] <= now and len(self._pending) < _MAX_PENDING:
             self._due.popleft()
             try:
@@ -141,26 +134,26 @@ class Spawner:
             except OSError as error:
                 if is_alone and not self._pending:
                     raise WorkerError(f"there is no room for a child of the process executor: {error}") from error
-                _logger.error("There is no room for another child, which is tried again: %s", error)
+                log_own("There is no room for another child, which is tried again: %s", error)
                 self.plan(now + _ROOM_WAIT)
                 break
             self._ask_for(child)
-            asked.append(child)
-        return asked
 
     def _ask_for(self, child: Handle) -> None:
         try:
             socket.send_fds(self.socket, [MESSAGE.pack(Verb.FORK, 0, 0)], child.descriptors)
-        except OSError as error:
+        except OSError:  # the fork server is gone, as ``read`` will tell; or it is busy
             child.close()
-            raise WorkerError(f"the fork server of the process executor is gone: {error}") from error
+            self.plan(time.monotonic() + _ROOM_WAIT)
+        else:
+            child.write(self._settings)
+            self._pending.append(child)
         finally:
             for descriptor in child.descriptors:
                 os.close(descriptor)
-        self._pending.append(child)
 
-    def read(self) -> Iterator[Spawned | Died | Gone]:
-        """Yield the news."""
+    def read(self) -> Iterator[Handle | Died | None]:
+        """Yield the news: children that are there, those that ended, and None once the fork server is gone."""
         while True:
             try:
                 data = self.socket.recv(MESSAGE.size)
@@ -169,14 +162,15 @@ class Spawner:
             except OSError:
                 data = b""
             if not data:
-                pending, self._pending = self._pending, deque()
-                yield Gone(list(pending))
+                yield None
                 return
             verb, pid, status = MESSAGE.unpack(data)
             if verb == Verb.SPAWNED:
-                yield Spawned(self._pending.popleft(), pid)
+                child = self._pending.popleft()
+                child.pid = pid
+                yield child
             elif verb == Verb.NO_ROOM:
-                _logger.error("A child cannot be forked, which is tried again: %s", os.strerror(status))
+                log_own("A child cannot be forked, which is tried again: %s", os.strerror(status))
             else:
                 yield Died(pid, status)
 
