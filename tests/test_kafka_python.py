@@ -96,7 +96,7 @@ def test_a_client_closed_while_it_asks_for_metadata_is_no_error(caplog: pytest.L
     assert [str(record.args[0]) for record in caplog.records] == [str(NodeNotReadyError("metadata"))]
 
 
-def poll(member: KafkaConsumer) -> Any:
+def poll_as_the_pump(member: KafkaConsumer) -> Any:
     """Poll as the pump does: left alone, the client may forget a join that a poll ends in the middle of."""
     kafka_python.take_up_join(member)
     return member.poll(timeout_ms=100)
@@ -109,7 +109,7 @@ def test_the_answer_to_a_join_vouches_from_when_it_was_asked_for(
     member = consumer(topic)
     kafka_python.mend(member)
     before = time.monotonic()
-    wait_until(lambda: poll(member) or member.assignment(), timeout=20)
+    wait_until(lambda: poll_as_the_pump(member) or member.assignment(), timeout=20)
     answered = kafka_python.last_heartbeat(member)
     assert answered is not None
     assert before < answered < time.monotonic()
@@ -136,14 +136,14 @@ def test_a_late_answer_to_a_heartbeat_is_dated_by_the_question(
     member = consumer(topic, heartbeat_interval_ms=300)
     kafka_python.mend(member)
     heartbeat = member._coordinator.heartbeat
-    wait_until(lambda: poll(member) or heartbeat.last_send > 0, timeout=20)
+    wait_until(lambda: poll_as_the_pump(member) or heartbeat.last_send > 0, timeout=20)
     kafka.pause()
     try:
-        wait_until(lambda: poll(member) or heartbeat.last_receive < heartbeat.last_send, timeout=20)
+        wait_until(lambda: poll_as_the_pump(member) or heartbeat.last_receive < heartbeat.last_send, timeout=20)
         asked = heartbeat.last_send
     finally:
         kafka.resume()
-    wait_until(lambda: poll(member) or kafka_python.last_heartbeat(member) >= asked, timeout=20)
+    wait_until(lambda: poll_as_the_pump(member) or kafka_python.last_heartbeat(member) >= asked, timeout=20)
     assert kafka_python.last_heartbeat(member) in (asked, heartbeat.last_send)
 
 
