@@ -163,7 +163,7 @@ def test_a_decorated_method_keeps_its_object(hosts: str, topic: str) -> None:
 
 def rebound(method: Any, queue: Queue) -> Any:
     """Return a method of the module ``bound``, with another queue than it was made with."""
-    return type(method)(method._func, queue.using, {})
+    return type(method)(method._func, queue._sender, queue._terms)
 
 
 #: How each kind of decorated method is enqueued, and what it gives.
@@ -203,10 +203,10 @@ def test_a_decorated_method_of_main_goes_by_value(kind: str, tmp_path: Any) -> N
     with eager() as ran:
         enqueue()
     program = f"""
-import kq
-from kq.executors import Caller
+import asyncio, inspect, kq
 job = kq.loads({ran[0].message.value!r})
-print(Caller().call(None, job.func, job.args, job.kwargs))
+result = job.func(*job.args, **job.kwargs)
+print(asyncio.run(result) if inspect.iscoroutine(result) else result)
 """
     with jobs.Program(program, folder=tmp_path) as there:
         assert (there.end(), there.lines) == (0, [expected])

@@ -156,7 +156,7 @@ def test_a_topic_that_is_just_being_made_is_no_error(
     kafka_python.hush()
     now = time.monotonic()
     for passed in (0.0, seconds):
-        monkeypatch.setattr(time, "monotonic", lambda passed=passed: now + passed)
+        monkeypatch.setattr(kafka_python.time, "monotonic", lambda passed=passed: now + passed)
         logging.getLogger("kafka.cluster").error("Topic %s not found in cluster metadata", f"new-{seconds}")
     logging.getLogger("kafka.cluster").error("Topic %s is not authorized for this client", f"new-{seconds}")
     texts = [
