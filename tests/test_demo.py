@@ -170,7 +170,9 @@ def test_the_default_folder_is_the_standard_library():
 
 
 @pytest.mark.parametrize("text", ["Starting", "Enqueueing", "Working"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_a_signal_at_any_moment_leaves_no_process(tmp_path, text, number, code):
     """Ctrl-C, and a polite kill, stop everything; Ctrl-C is answered with one line."""
     ended, stderr, children = started_and_signalled(many_files(tmp_path, 4000), text, number)

@@ -77,7 +77,7 @@ def check(items: list[Job], error: EnqueueError, there: list[str]) -> None:
     ("injected", "asynchronous"),
     [
         pytest.param(False, False, id="own-threads"),
-        pytest.param(True, True, id="injected-asyncio"),
+        pytest.param(True, True, id="injected-asyncio", marks=pytest.mark.long),
         pytest.param(False, True, id="own-asyncio", marks=pytest.mark.long),
         pytest.param(True, False, id="injected-threads", marks=pytest.mark.long),
     ],
