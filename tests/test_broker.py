@@ -200,6 +200,7 @@ def test_a_temporary_kafka_leaves_nothing_behind(tmp_path, monkeypatch):
         local.check()
 
 
+@pytest.mark.long
 def test_data_and_ports_outlive_blows_and_stops(tmp_path):
     """Killed, ended, frozen and stopped, a Kafka with a folder has its messages at the same address again."""
     (port,) = broker._free_ports(1, None)[:1]
@@ -319,6 +320,7 @@ def test_a_fork_of_the_owner_stops_nothing(kafka):
     kafka.check()
 
 
+@pytest.mark.long
 def test_a_node_that_died_by_itself_is_reported(kafka):
     """``check`` tells of a death that nobody ordered, with the log; a restart mends it."""
     psutil.Process(kafka.pids[0]).kill()

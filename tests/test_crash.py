@@ -77,6 +77,7 @@ def _ran_or_done_uncommitted(journal: Journal, hosts: str, topic: str) -> tuple[
     return running, uncommitted
 
 
+@pytest.mark.long
 def test_what_is_done_beyond_a_long_job_does_not_run_again(
     hosts: str, topic: str, journal: Journal, request: pytest.FixtureRequest
 ) -> None:

@@ -139,7 +139,7 @@ def test_without_a_terminal_all_is_plain_lines(hosts, troublesome):
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.parametrize("interrupted", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_nothing_stays_on_the_broker(hosts, admin, wait_until, tmp_path, interrupted):
     """The demo's topic and consumer group are removed, after Ctrl-C too."""
 

@@ -119,6 +119,7 @@ def _enqueued(queue: Queue, jobs_left: list[Job]) -> list[Job]:
         return []
 
 
+@pytest.mark.long
 def test_a_broker_that_stops_for_a_moment_costs_nothing(kafka: kq.LocalKafka, make_topic: Callable[..., str]) -> None:
     """It is back before the client gives up: all 20,000 jobs are there."""
     topic = made(make_topic)
@@ -203,6 +204,7 @@ with kq.Queue(topic, hosts=hosts, config=json.loads(config)) as queue:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of the memory is read in Linux's unit")
+@pytest.mark.long
 def test_memory_stays_within_its_bound_while_the_broker_is_away(
     kafka: kq.LocalKafka, make_topic: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_stopped_group_goes_on_where_the_log_was_cut(
     assert f"partition 0: the log was cut at offset {COUNT - LOST}, and the group had come to {COUNT}" in said
 
 
+@pytest.mark.long
 def test_a_running_worker_goes_on_where_the_log_was_cut(
     broker: tuple[kq.LocalKafka, Path], caplog: pytest.LogCaptureFixture
 ) -> None:

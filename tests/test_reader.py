@@ -176,7 +176,7 @@ def _has_put(client: KafkaProducer, topic: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("hard", [False, True], ids=["TERM", "KILL"])
+@pytest.mark.parametrize("hard", [False, pytest.param(True, marks=pytest.mark.long)], ids=["TERM", "KILL"])
 def test_a_restart_of_the_broker_is_survived(
     table: Callable[..., Table], compacted: str, kafka: kq.LocalKafka, client: KafkaProducer, hard: bool
 ) -> None:

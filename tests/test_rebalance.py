@@ -50,7 +50,7 @@ class CommitWatch:
                 self._highest[tp] = offset
 
 
-@pytest.mark.parametrize("eager", [False, True], ids=["cooperative", "eager"])
+@pytest.mark.parametrize("eager", [False, pytest.param(True, marks=pytest.mark.long)], ids=["cooperative", "eager"])
 def test_workers_that_come_and_go_lose_nothing_and_keep_order(
     hosts: str, make_topic: Callable[..., str], journal: Journal, request: pytest.FixtureRequest, eager: bool
 ) -> None:
@@ -97,6 +97,7 @@ def _first_starts_out_of_order(journal: Journal) -> list[tuple[str, int, int]]:
     return wrong
 
 
+@pytest.mark.long
 def test_long_jobs_never_leave_the_group(
     hosts: str,
     admin: KafkaAdminClient,
