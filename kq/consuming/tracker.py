@@ -77,7 +77,9 @@ class _Partition:
         incomplete = self._incomplete_below(top) if top > watermark else ()
         # a message that was counted may be gone from the log: it is never done
         deliveries = sorted(item for item in self.deliveries.items() if item[0] >= watermark)
-        running = tuple(offset for offset in self.running if offset not in self.ended)
+        running = tuple(self.running)
+        if self.ended:  # only where companions publish; a view may be made for every job
+            running = tuple(offset for offset in running if offset not in self.ended)
         return View(watermark, top, incomplete, running, tuple(deliveries), self.careful)
 
     def _incomplete_below(self, top: int) -> tuple[int, ...]:

@@ -47,6 +47,8 @@ class Stop:
     @property
     def requests(self) -> int:
         """How often a stop was asked for: once by calls, and by each signal."""
+        if not self._requests:  # so it is mostly, and the loop asks several times a turn
+            return 0
         signals = [request for request in self._requests if request.signum is not None]
         return len(signals) or min(1, len(self._requests))
 
