@@ -57,7 +57,8 @@ def consume(hosts: str, topic: str, jobs: int, handle: Callable[[KafkaConsumer, 
     )
     seen, begun, warm = 0, 0.0, 0
     while seen < jobs:
-        records = [record for polled in consumer.poll(100).values() for record in polled]
+        # long: of a join that a shorter poll ends in the middle of, this client may never hear again
+        records = [record for polled in consumer.poll(1000).values() for record in polled]
         if records and not begun and seen:
             begun, warm = time.perf_counter(), seen
         handle(consumer, records)

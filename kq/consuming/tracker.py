@@ -35,6 +35,11 @@ def reopen(progress: Progress) -> View:
 class _Partition:
     """One partition in one epoch."""
 
+    __slots__ = (
+        *("careful", "changed", "deliveries", "ended", "epoch", "incomplete", "lately", "position", "restored"),
+        *("running", "top", "topic_id"),
+    )
+
     def __init__(self, epoch: int, topic_id: UUID | None, progress: Progress) -> None:
         self.epoch = epoch
         self.topic_id = topic_id

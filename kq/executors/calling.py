@@ -42,13 +42,13 @@ class Caller:
     ) -> None:
         self._around = around
         self._leave = leave or _end_copy
-        self._pid = os.getpid()
+        self._generation = _generation[0]
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        if os.getpid() != self._pid:
+        if self._generation != _generation[0]:
             self._leave(error)
 
     def call(self, job_id: Any, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -77,6 +77,19 @@ class Caller:
     async def _await(self, awaitable: Any) -> Any:
         with self:
             return await awaitable
+
+
+#: How many forks lie between this process and the first of its kind. To ask for the process ID is a system call, and
+#: callers ask several times for each job.
+_generation = [0]
+
+
+def _after_fork_in_child() -> None:
+    _generation[0] += 1
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _is_future(result: Any) -> bool:

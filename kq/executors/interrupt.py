@@ -29,6 +29,9 @@ __all__ = ["Called", "Interrupt", "Interrupter", "SignalInterrupter", "ThreadInt
 REPEAT = 0.5
 #: An itimer is exact; its clock may disagree with ours by this much, in seconds.
 _EARLY = 0.002
+#: Seconds within which no job can have had an event loop, which takes the wakeup descriptor for itself. To set that
+#: costs system calls, more than all else that is done for a job.
+_BRIEF = 2e-5
 #: What ``setitimer`` takes for certain: less than a microsecond would disarm it, more than about three years overflow.
 _SHORTEST, _LONGEST = 1e-6, 1e8
 
@@ -78,7 +81,8 @@ class SignalInterrupter:
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
         handlers = ((_SIGINT, _getsignal(_SIGINT)), (_SIGTERM, _getsignal(_SIGTERM)))
         self._fired = None
-        self._deadline = time.monotonic() + timeout if timeout else 0.0
+        begun = time.monotonic()
+        self._deadline = begun + timeout if timeout else 0.0
         self._running = True
         if timeout:
             signal.setitimer(signal.ITIMER_REAL, max(_SHORTEST, min(timeout, _LONGEST)), REPEAT)
@@ -91,6 +95,8 @@ class SignalInterrupter:
         if timeout:
             signal.setitimer(signal.ITIMER_REAL, 0)
         self._mend_signals(handlers)
+        if time.monotonic() - begun > _BRIEF:
+            signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
         return Called(self._fired, result, error)
 
     def interrupt_all(self) -> None:
@@ -114,7 +120,6 @@ class SignalInterrupter:
         for signum, handler in handlers:
             if _getsignal(signum) is not handler and handler is not None:  # None: it is not Python's
                 signal.signal(signum, handler)
-        signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
 
     def _on_alarm(self, _signum: int, frame: FrameType | None) -> None:
         """Raise inside the job; anywhere else a late alarm does nothing."""

@@ -329,7 +329,7 @@ class Loop:
             del self._running[id(message)]
             if message is self._suspect:
                 self._suspect = None
-            if self._settler.settle(one, time.monotonic()):
+            if self._settler.settle(one):
                 self._complete(message, outcome)
             else:
                 self._tracker.ended(message)

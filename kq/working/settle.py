@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from heapq import heappop, heappush
 from typing import Any
 
@@ -63,7 +64,7 @@ class Settler:
         asked = self._unanswered[0][0] - now if self._unanswered else float("inf")
         return max(0.0, min(asked, self._publisher.patience(now)))
 
-    def settle(self, finished: Finished, now: float) -> bool:
+    def settle(self, finished: Finished) -> bool:
         """Tell the callback of a run that ended with an outcome; return whether its message is done already."""
         message, job, outcome = finished
         assert outcome is not None
@@ -71,7 +72,7 @@ class Settler:
         if self._publisher is None:
             return True
         self._outcomes[id(message)] = outcome
-        is_done = self._answer(message, now, RESTART_WAIT[0])
+        is_done = self._answer(message, RESTART_WAIT[0])
         if is_done:
             del self._outcomes[id(message)]
         return is_done
@@ -83,7 +84,7 @@ class Settler:
         done = self._publisher.acknowledged(now)
         while self._unanswered and self._unanswered[0][0] <= now:
             _, _, wait, message = heappop(self._unanswered)
-            if self._answer(message, now, min(wait * 2, RESTART_WAIT[1])):
+            if self._answer(message, min(wait * 2, RESTART_WAIT[1])):
                 done.append(message)
         return [(message, self._outcomes.pop(id(message))) for message in done]
 
@@ -106,14 +107,14 @@ class Settler:
         with contextlib.suppress(Exception):
             self._settings.logger.log(level, line, *args, exc_info=exc_info)
 
-    def _answer(self, message: Message, now: float, wait: float) -> bool:
+    def _answer(self, message: Message, wait: float) -> bool:
         """Publish what the companions answer to an outcome; return whether there is nothing to publish."""
         assert self._publisher is not None
         try:
             records = self._companions.answers(message, self._outcomes[id(message)])
         except Exception:  # the door of a capability: the message stays undone, which is better than to lose its answer
             _logger.exception("Message %s of partition %s is not done: a companion failed", message[2], message[1])
-            heappush(self._unanswered, (now + wait, id(message), wait, message))
+            heappush(self._unanswered, (time.monotonic() + wait, id(message), wait, message))
             return False
         if records:
             self._publisher.publish(message, records)

@@ -246,9 +246,9 @@ class Handle:
         """Take out of the queue what has a number up to the last one, or only what comes before the expired one."""
         if self.expired is not None:
             last = min(last, self.expired.number - 1)
-        messages = []
-        while 0 < self.first() <= last:
-            messages.append(self.pop())
+        queue, messages = self.queue, []
+        while queue and queue[0][0] <= last:
+            messages.append(queue.popleft()[1])
         return messages
 
     # -- from the child ------------------------------------------------------------------------------------------------
