@@ -11,8 +11,10 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from kq.job import Job
+from kq.utils import get_call_repr
 
 __all__ = [
+    "HEADER_FUNC",
     "HEADER_ID",
     "HEADER_PREFIX",
     "HEADER_TIMEOUT",
@@ -23,6 +25,7 @@ __all__ = [
     "job_from_headers",
     "job_headers",
     "message_from_record",
+    "name_of",
     "timeout_of",
 ]
 
@@ -32,6 +35,8 @@ Headers = list[tuple[str, bytes]]
 HEADER_PREFIX = "kq-"
 #: The job's ID, UTF-8.
 HEADER_ID = "kq-id"
+#: The name of the job's function, UTF-8, for people: never used to call anything.
+HEADER_FUNC = "kq-func"
 #: The job's timeout in seconds, as decimal text; absent where there is no limit.
 HEADER_TIMEOUT = "kq-timeout"
 
@@ -57,6 +62,8 @@ class Message(NamedTuple):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
+#: Bytes of a function's name that travel.
+_LONGEST_NAME = 200
 _new = tuple.__new__
 #: Topic, partition, offset, key, value and timestamp of a ``ConsumerRecord``.
 _plain_fields = itemgetter(0, 1, 3, 6, 7, 4)
@@ -87,6 +94,8 @@ def job_headers(job: Job) -> Headers:
     headers: Headers = [(HEADER_ID, str(job.id).encode("utf-8", "replace"))]
     if job.timeout:
         headers.append((HEADER_TIMEOUT, str(job.timeout).encode()))
+    if job.func is not None:
+        headers.append((HEADER_FUNC, get_call_repr(job.func)[:-2].encode("utf-8", "replace")[:_LONGEST_NAME]))
     return headers
 
 
@@ -109,6 +118,12 @@ def timeout_of(message: Message) -> float | None:
         if name == HEADER_TIMEOUT:
             return _timeout(text)
     return None
+
+
+def name_of(message: Message) -> str | None:
+    """Return the name of the job's function as the headers tell it, None if they do not. It proves nothing."""
+    name = dict(message.headers).get(HEADER_FUNC)
+    return None if name is None else name.decode("utf-8", "replace")
 
 
 def bytes_of(messages: Iterable[Any]) -> int:

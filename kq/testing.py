@@ -28,7 +28,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from kq.clients import connect
 from kq.errors import ArgumentError, KQError
-from kq.executors import Executor, Setting, best_interrupter, run_message
+from kq.executors import Executor, Setting, best_interrupter, log_invalid, run_message
 from kq.job import INVALID, Job, Status
 from kq.local import LocalKafka
 from kq.message import Message, Record
@@ -158,10 +158,12 @@ def _run(message: Message, setting: Setting) -> tuple[Any, ...]:
 def _run_here(message: Message, setting: Setting) -> tuple[Any, ...]:
     interrupter = best_interrupter()
     try:
-        _, job, outcome = run_message(message, setting, interrupter)
+        _, job, outcome, why = run_message(message, setting, interrupter)
     finally:
         interrupter.close()
     assert outcome is not None  # nobody stops it
+    if why is not None:
+        log_invalid(setting.logger, message, *why)
     return outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace
 
 

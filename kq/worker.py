@@ -33,6 +33,7 @@ from kq.working import (
     State,
     Stats,
     Stop,
+    Unimportable,
     Waker,
     signals_handled,
 )
@@ -85,6 +86,9 @@ class Worker:
     :param shutdown_timeout: Seconds that running jobs have to finish after the first request to stop.
     :param max_deliveries: How many runs of a message may end with the death of the whole worker before it is reported
         as a failure instead of being run again.
+    :param unimportable: What becomes of a message whose job cannot be imported here. ``"brake"``: while nothing could
+        be imported, such messages wait, and the tenth stops the worker; where something could, they are invalid.
+        ``"invalid"``: they are invalid at once, as in KQ 2.x. ``"stop"``: the first one stops the worker.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -106,6 +110,7 @@ class Worker:
         commit_interval: float = 0.1,
         shutdown_timeout: float = 30.0,
         max_deliveries: int = 3,
+        unimportable: Unimportable = "brake",
     ) -> None:
         arguments = dict(locals())
         del arguments["self"]
@@ -168,7 +173,8 @@ class Worker:
         :param commit_offsets: Commit what is done. If False nothing is committed, and the next ``start`` repeats.
         :returns: How many messages were processed.
         :raises kq.BrokerUnreachable: No broker answered, with ``hosts``.
-        :raises kq.WorkerError: The consumer failed in a way that cannot be mended; the cause is attached.
+        :raises kq.WorkerError: The consumer failed in a way that cannot be mended; the cause is attached. Or jobs could
+            not be imported here.
         :raises KeyboardInterrupt: The ``start`` before this one was ended by SIGINT.
         :raises SystemExit: The ``start`` before this one was ended by SIGTERM.
         """
@@ -223,6 +229,8 @@ class Worker:
                 self._consumer = None
             if self._stop.signum is None:
                 self._stop.reset()
+        if isinstance(loop.failure, WorkerError):
+            raise loop.failure
         if loop.failure is not None:
             raise WorkerError(f"{self!r} had to stop: {loop.failure!r}") from loop.failure
         return processed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -169,7 +170,7 @@ def test_the_message_is_what_came_from_kafka(run: Run, enqueued: tuple[str, dict
     assert message[:4] == (enqueued[0], 0, 0, b"k")
     assert kq.loads(message.value or b"") == job
     assert message.timestamp == job.timestamp
-    assert message.headers == (("kq-id", str(job.id).encode()),)
+    assert message.headers == (("kq-id", str(job.id).encode()), ("kq-func", b"jobs.add"))
 
 
 def test_a_failure_has_the_exception_and_its_stacktrace(run: Run) -> None:
@@ -238,14 +239,21 @@ def processing(run: Run, name: str) -> tuple[str, str]:
     return "INFO", f"Processing Message(topic={message.topic}, partition=0, offset={message.offset}) ..."
 
 
+def place_of(run: Run, name: str) -> str:
+    message = run.call(name).message
+    return f"topic {message.topic}, partition 0, offset {message.offset}"
+
+
 def test_the_lines_of_a_success(run: Run) -> None:
-    """KQ's words, at KQ's levels."""
-    job = run.jobs["success"]
-    assert run.lines["success"] == [
+    """KQ's words, at KQ's levels; behind them where the job stands, and how long it ran."""
+    job, place = run.jobs["success"], place_of(run, "success")
+    first, executing, (level, last) = run.lines["success"]
+    assert [first, executing] == [
         processing(run, "success"),
-        ("INFO", f"Executing job {job.id}: jobs.add(1, 2)"),
-        ("INFO", f"Job {job.id} returned: 3"),
+        ("INFO", f"Executing job {job.id}: jobs.add(1, 2) ({place})"),
     ]
+    pattern = rf"{re.escape(f'Job {job.id} returned: 3 (jobs.add, {place}')}, ran for 0\.\d\d\d s\)"
+    assert level == "INFO" and re.fullmatch(pattern, last)
 
 
 @pytest.mark.parametrize("name", ["failure", "exit", "ctrl-c", "base exception", "mute exception", "bent exception"])
@@ -256,7 +264,8 @@ def test_the_lines_of_a_failure(name: str, run: Run) -> None:
     assert first == processing(run, name)
     assert executing[0] == "INFO" and executing[1].startswith(f"Executing job {job.id}: jobs.")
     assert last[0] == "ERROR"
-    assert last[1].partition("\n")[0] == f"Job {job.id} raised an exception:"
+    pattern = rf"Job {job.id} raised an exception: jobs\.\w+, {place_of(run, name)}, ran for 0\.\d\d\d s"
+    assert re.fullmatch(pattern, last[1].partition("\n")[0])
 
 
 @pytest.mark.parametrize("name", sorted(INVALID))
@@ -265,6 +274,7 @@ def test_the_lines_of_an_invalid_message(name: str, run: Run) -> None:
     first, last = run.lines[name]
     assert first == processing(run, name)
     assert last[0] == "ERROR" and last[1].startswith("Job was invalid: ")
+    assert place_of(run, name) in last[1].partition("\n")[0]
 
 
 # -- what a callback may look like -------------------------------------------------------------------------------------

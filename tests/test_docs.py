@@ -87,7 +87,10 @@ def test_the_readme_works(run):
     producer, worker = blocks((ROOT / "README.rst").read_text(encoding="utf-8"))
     lines = assert_works(run, producer, worker, "success 5")
     assert "success 3" in lines
-    assert any(re.fullmatch(r"\[INFO\] Executing job \w+: statistics\.mean\(\[1, 2, 6\]\)", line) for line in lines)
+    assert any(
+        re.fullmatch(r"\[INFO\] Executing job \w+: statistics\.mean\(\[1, 2, 6\]\) \(topic .*\)", line)
+        for line in lines
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")

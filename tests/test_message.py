@@ -46,6 +46,8 @@ def test_headers_are_kq_s_own() -> None:
     """Every name begins with ``kq-``, every value is bytes; without a limit there is no timeout header."""
     assert job_headers(Job(id="a", timeout=1.5)) == [("kq-id", b"a"), ("kq-timeout", b"1.5")]
     assert job_headers(Job(id="a", timeout=0)) == job_headers(Job(id="a")) == [("kq-id", b"a")]
+    named = job_headers(Job(id="a", func=len))
+    assert named == [("kq-id", b"a"), ("kq-func", b"builtins.len")]
     assert HEADER_ID.startswith(HEADER_PREFIX)
     assert HEADER_TIMEOUT.startswith(HEADER_PREFIX)
 

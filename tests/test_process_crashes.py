@@ -87,10 +87,11 @@ def test_a_lost_child_names_what_it_ran(caplog: pytest.LogCaptureFixture) -> Non
     """The call, where calls are logged."""
     caplog.set_level(logging.INFO, "kq.worker")
     with Bench(ProcessExecutor()) as bench:
-        ((_, _, outcome),) = bench.run(bench.message(process_jobs.kill_itself))
+        ((_, _, outcome, _),) = bench.run(bench.message(process_jobs.kill_itself))
     assert outcome is not None
     assert str(outcome.exception) == "the child process was killed by SIGKILL while it ran process_jobs.kill_itself()"
-    assert [text for text in caplog.messages if "raised an exception" in text] == ["Job job-0 raised an exception:"]
+    lines = [text for text in caplog.messages if "raised an exception" in text]
+    assert lines == ["Job job-0 raised an exception: topic bench, partition 0, offset 0"]
 
 
 def test_a_job_that_kills_its_reader_fails_alone(topic: str, hosts: str, queue: Queue) -> None:

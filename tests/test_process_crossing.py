@@ -49,7 +49,7 @@ def test_a_result_that_cannot_cross_is_none(queue: Queue, work: Callable[..., jo
 def test_an_exception_that_misbehaves_is_a_failure(way: str, expected: type[BaseException], text: str | None) -> None:
     """By its type where it can cross, by its name and text where it cannot; and the worker goes on."""
     with Bench(ProcessExecutor()) as bench:
-        (_, job, outcome), (_, _, after) = bench.run(
+        (_, job, outcome, _), (_, _, after, _) = bench.run(
             bench.message(process_jobs.bring_up, way), bench.message(process_jobs.nothing)
         )
     assert outcome is not None and after is not None
@@ -87,7 +87,8 @@ def test_without_a_callback_a_failure_is_logged_with_its_traceback(
     job = queue.enqueue(process_jobs.fail_with_cause)
     run_worker(Worker(topic, hosts=hosts, executor="process"), 1)
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING and record.name[:2] == "kq"]
-    assert record.message.startswith(f"Job {job.id} raised an exception:\nTraceback")
+    assert record.message.startswith(f"Job {job.id} raised an exception: process_jobs.fail_with_cause, topic {topic},")
+    assert "\nTraceback" in record.message
     assert record.message.endswith("ValueError: above")
 
 
@@ -118,9 +119,9 @@ def test_a_function_that_children_cannot_import_is_invalid(
         import only_here
 
         queue.enqueue(only_here.run)
-    calls = work(1)
+    calls = work(1, unimportable="invalid")
     assert calls[0] == ("invalid", calls[0].message, None, None, None, None)
-    assert "Job was invalid: No module named 'only_here'" in caplog.text
+    assert "Job was invalid: No module named 'only_here' (job " in caplog.text
     assert "ModuleNotFoundError" in caplog.text
 
 

@@ -111,6 +111,6 @@ def test_an_on_start_that_forks_makes_no_second_child() -> None:
 def test_a_failure_says_that_a_job_returned_twice() -> None:
     """Where the copy is as quick as the job."""
     with Bench(ProcessExecutor()) as bench:
-        ((_, _, outcome),) = bench.run(bench.message(process_jobs.fork_and_return_twice))
+        ((_, _, outcome, _),) = bench.run(bench.message(process_jobs.fork_and_return_twice))
     assert outcome is not None
     assert type(outcome.exception) is kq.ChildLost and "returned twice" in str(outcome.exception)

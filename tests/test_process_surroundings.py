@@ -66,7 +66,7 @@ def test_a_default_timeout_of_the_script_reaches_no_child(monkeypatch: pytest.Mo
 def test_a_default_timeout_of_a_job_does_not_reach_its_child() -> None:
     """The next job runs there."""
     with Bench(ProcessExecutor()) as bench:
-        ((_, _, outcome),) = bench.run(bench.message(odd_jobs.set_default_timeout, 0.1))
+        ((_, _, outcome, _),) = bench.run(bench.message(odd_jobs.set_default_timeout, 0.1))
         time.sleep(0.5)  # the child waits for longer than that
         ((_, _, after),) = bench.run(bench.message(process_jobs.pid_of_child))
     assert outcome is not None and after is not None
@@ -80,7 +80,7 @@ def test_a_default_timeout_of_a_preloaded_module_reaches_no_child(
     (tmp_path / "sets_timeout.py").write_text("import socket; socket.setdefaulttimeout(0.1)\n")
     monkeypatch.syspath_prepend(tmp_path)
     with Bench(ProcessExecutor(preload=["sets_timeout"])) as bench:
-        ((_, _, outcome),) = bench.run(bench.message(process_jobs.pids))
+        ((_, _, outcome, _),) = bench.run(bench.message(process_jobs.pids))
         time.sleep(0.5)  # child and fork server wait for longer than that
         ((_, _, after),) = bench.run(bench.message(process_jobs.pids))
     assert outcome is not None and after is not None

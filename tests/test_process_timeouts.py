@@ -146,4 +146,7 @@ def test_a_timeout_is_logged_in_kqs_words(
     work(1)
     lines = [record for record in caplog.records if record.name.startswith("kq")]
     errors = [(record.name, record.message) for record in lines if record.levelno >= logging.WARNING]
-    assert errors == [("kq.worker", f"Job {job.id} timed out or was interrupted")]
+    ((logger, line),) = errors
+    place = f"(time.sleep, topic {queue.topic}, partition 0, offset 0, ran for "
+    assert logger == "kq.worker" and line.startswith(f"Job {job.id} timed out or was interrupted {place}")
+    assert line.endswith(" s; its limit was 0.2 s)")

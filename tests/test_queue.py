@@ -322,7 +322,11 @@ def test_the_record_has_the_time_of_the_job(queue: Queue, reader: Reader) -> Non
 def test_headers_tell_id_and_timeout(queue: Queue, reader: Reader) -> None:
     """A worker learns them without unpickling anything."""
     job = queue.using(timeout=2.5).enqueue(jobs.add)
-    assert reader.record(job).headers == [("kq-id", str(job.id).encode()), ("kq-timeout", b"2.5")]
+    assert reader.record(job).headers == [
+        ("kq-id", str(job.id).encode()),
+        ("kq-timeout", b"2.5"),
+        ("kq-func", b"jobs.add"),
+    ]
 
 
 def test_no_timeout_is_no_header(queue: Queue, reader: Reader) -> None:

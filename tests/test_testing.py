@@ -54,7 +54,7 @@ def test_eager_jobs_run_where_they_are_enqueued(nowhere: Queue) -> None:
     assert ran[0].job == job
     message = ran[0].message
     assert (message.topic, message.key, message.timestamp) == ("nowhere", b"k", job.timestamp)
-    assert [name for name, _ in message.headers] == ["kq-id", "kq-timeout", "a"]
+    assert [name for name, _ in message.headers] == ["kq-id", "kq-timeout", "kq-func", "a"]
     assert [one.message.offset for one in ran] == list(range(6))
 
 

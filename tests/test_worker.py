@@ -223,11 +223,12 @@ def test_an_undisturbed_run_says_what_kq_says_and_nothing_else(
     client = consumer()
     Worker(queue.topic, client, jobs.Calls()).start(max_messages=1)
     assert lines("kq.queue") == [("INFO", f"Enqueueing {job} ...")]
-    assert lines("kq.worker") == [
+    place = f"topic {queue.topic}, partition 0, offset 0"
+    assert [(level, re.sub(r"ran for [\d.]+ s", "ran for # s", text)) for level, text in lines("kq.worker")] == [
         ("INFO", f"Starting Worker(hosts={hosts}, topic={queue.topic}, group={group}) ..."),
         ("INFO", f"Processing Message(topic={queue.topic}, partition=0, offset=0) ..."),
-        ("INFO", f"Executing job {job.id}: jobs.echo(1, 'b', c=None)"),
-        ("INFO", f"Job {job.id} returned: ((1, 'b'), {{'c': None}})"),
+        ("INFO", f"Executing job {job.id}: jobs.echo(1, 'b', c=None) ({place})"),
+        ("INFO", f"Job {job.id} returned: ((1, 'b'), {{'c': None}}) (jobs.echo, {place}, ran for # s)"),
         ("INFO", "Executing callback ..."),
     ]
 

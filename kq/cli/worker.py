@@ -33,6 +33,13 @@ __all__ = ["worker"]
 @click.option("--max-jobs", type=click.IntRange(min=1), help="Replace a process after so many jobs.")
 @click.option("--max-memory", type=Size(), help="Replace a process that is larger, between jobs: 512M, 2G.")
 @click.option("--preload", multiple=True, metavar="MODULE", help="Import a module once for all processes.")
+@click.option(
+    "--unimportable",
+    type=click.Choice(["brake", "invalid", "stop"]),
+    default="brake",
+    show_default=True,
+    help="What becomes of messages whose jobs cannot be imported here: they stop the worker or are invalid.",
+)
 @click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
 @click.option("--verbose", is_flag=True, help="Log what the worker does.")
 def worker(reload: bool, verbose: bool, **options: Any) -> None:
@@ -54,7 +61,7 @@ def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
     callback = None if options["callback"] is None else load_callback(options["callback"])
     made = kq.Worker(
         topic, hosts=hosts, group=options["group"], config=config, callback=callback, timeout=options["timeout"],
-        executor=executor, concurrency=concurrency,
+        executor=executor, concurrency=concurrency, unimportable=options["unimportable"],
     )  # fmt: skip
     with open_admin(hosts, config) as admin:
         partitions_of(admin, hosts, topic)

@@ -9,19 +9,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from selectors import BaseSelector
-from typing import Any, NamedTuple, ParamSpec, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kq.errors import ArgumentError
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Called, Interrupter
+from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers
+from kq.serializers import is_unimportable
 from kq.utils import get_call_repr, safe_str
 
 __all__ = [
@@ -32,19 +33,9 @@ __all__ = [
     "call_of",
     "check_hooks",
     "failed",
-    "log_executing",
-    "log_invalid",
-    "log_outcome",
-    "log_own",
-    "log_processing",
     "run_message",
     "stacktrace_of",
-    "warn_own",
 ]
-
-_Args = ParamSpec("_Args")
-
-_logger = logging.getLogger("kq.executors")
 
 #: Seconds beyond which a time limit is none: 30 years; clocks and timers take no number of any size.
 LONGEST = 1e9
@@ -73,6 +64,9 @@ class Finished(NamedTuple):
     message: Message
     job: Any
     outcome: Outcome | None
+    #: Of an invalid message whose job cannot be imported here: the error's text, and the error or its traceback's text.
+    #: It is not logged: it may wait for a worker that can.
+    unimportable: tuple[str, BaseException | str] | None = None
 
 
 class Executor(Protocol):
@@ -133,8 +127,11 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
             func, args, kwargs, timeout = call_of(job, setting.timeout)
             job_id = job.id
     except BaseException as error:  # the door of user code: unpickling imports, and a script may exit  # noqa: BLE001
+        if is_unimportable(error):
+            return Finished(message, None, Outcome(INVALID), (safe_str(error), error))
         log_invalid(log, message, safe_str(error), error)
         return Finished(message, None, Outcome(INVALID))
+    begun = time.monotonic()
     try:
         if log.isEnabledFor(logging.INFO):
             log_executing(log, message, job_id, get_call_repr(func, *args, **kwargs))
@@ -142,8 +139,14 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
     except BaseException as error:  # not the job's, but without an outcome its message is stuck  # noqa: BLE001
         return failed(message, error, setting, job)
     if outcome is not None:
-        log_outcome(log, message, job_id, outcome, outcome.result)
+        _log_end(log, message, job, outcome, time.monotonic() - begun, timeout)
     return Finished(message, job, outcome)
+
+
+def _log_end(log: logging.Logger, message: Message, job: Any, outcome: Outcome, seconds: float, timeout: float) -> None:
+    if outcome.status != SUCCESS or log.isEnabledFor(logging.INFO):  # the name is not for nothing
+        name = get_call_repr(job.func)[:-2]
+        log_outcome(log, message, job.id, outcome, outcome.result, name=name, seconds=seconds, limit=timeout)
 
 
 def failed(message: Message, error: BaseException, setting: Setting, job: Any = None) -> Finished:
@@ -179,77 +182,6 @@ def stacktrace_of(error: BaseException) -> str:
         return "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - fields of its own are in the way, as a SyntaxError has: where it was is told
         return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: {safe_str(error)}\n"
-
-
-def _harmless(log_lines: Callable[_Args, None]) -> Callable[_Args, None]:
-    """Have a filter or handler of the program that raises cost its line, but neither the run nor its outcome."""
-
-    @functools.wraps(log_lines)
-    def try_to_log(*args: _Args.args, **kwargs: _Args.kwargs) -> None:
-        try:
-            log_lines(*args, **kwargs)
-        except BaseException as error:  # the door of the program's logging
-            with contextlib.suppress(BaseException):  # it may raise again
-                _logger.error("A line could not be logged:", exc_info=error)
-
-    return try_to_log
-
-
-#: Log an error, or a warning, of KQ's own part.
-log_own, warn_own = _harmless(_logger.error), _harmless(_logger.warning)
-
-
-@_harmless
-def log_processing(log: logging.Logger, message: Message) -> None:
-    """Log that a message is looked at."""
-    if log.isEnabledFor(logging.INFO):
-        line = "Processing Message(topic=%s, partition=%s, offset=%s) ..."
-        log.info(line, message.topic, message.partition, message.offset, extra=_where(message))
-
-
-@_harmless
-def log_executing(log: logging.Logger, message: Message, job_id: Any, call: str) -> None:
-    """Log that a job is called."""
-    log.info("Executing job %s: %s", job_id, call, extra=_where(message, job_id))
-
-
-@_harmless
-def log_invalid(log: logging.Logger, message: Message, text: str, error: BaseException | str) -> None:
-    """Log that a message holds no job that could be run, with an exception or the text of its traceback."""
-    if isinstance(error, BaseException):
-        log.error("Job was invalid: %s", text, exc_info=error, extra=_where(message))
-    else:
-        log.error("Job was invalid: %s\n%s", text, error.rstrip(), extra=_where(message))
-
-
-@_harmless
-def log_outcome(log: logging.Logger, message: Message, job_id: Any, outcome: Outcome, result: Any = None) -> None:
-    """Log what became of a job; ``result`` is what it returned, or its text."""
-    if outcome.status == SUCCESS:
-        if log.isEnabledFor(logging.INFO):
-            log.info("Job %s returned: %s", job_id, safe_str(result), extra=_where(message, job_id))
-    elif outcome.status == TIMEOUT:
-        log.error("Job %s timed out or was interrupted", job_id, extra=_where(message, job_id))
-    elif outcome.exception is not None and _is_printable(outcome.exception):
-        line = "Job %s raised an exception:"
-        log.error(line, job_id, exc_info=outcome.exception, extra=_where(message, job_id))
-    else:
-        line = "Job %s raised an exception:\n%s"
-        log.error(line, job_id, (outcome.stacktrace or "").rstrip(), extra=_where(message, job_id))
-
-
-def _is_printable(error: BaseException) -> bool:
-    """Return whether a log handler can print an exception: fields of its own may be in the way."""
-    try:
-        traceback.format_exception_only(error)
-    except Exception:  # noqa: BLE001 - its text is logged instead
-        return False
-    return True
-
-
-def _where(message: Message, job_id: Any = None) -> dict[str, Any]:
-    where = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
-    return where if job_id is None else {"job_id": job_id, **where}
 
 
 def _keywords(kwargs: Any) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from kq.errors import WorkerError
 from kq.executors import coroutine
-from kq.executors.base import Executor, Finished, Setting, check_hooks, log_own, run_message, warn_own
+from kq.executors.base import Executor, Finished, Setting, check_hooks, run_message
 from kq.executors.calling import Around, Caller
 from kq.executors.interrupt import ThreadInterrupter, best_interrupter
+from kq.executors.lines import log_own, warn_own
 from kq.message import Message
 
 __all__ = ["InlineExecutor"]

@@ -18,9 +18,10 @@ from typing import Any
 
 from kq.errors import WorkerError
 from kq.executors import coroutine
-from kq.executors.base import Executor, Finished, Setting, check_hooks, failed, log_own, run_message
+from kq.executors.base import Executor, Finished, Setting, check_hooks, failed, run_message
 from kq.executors.calling import Around, Caller
 from kq.executors.interrupt import REPEAT, ThreadInterrupter
+from kq.executors.lines import log_own
 from kq.message import Message
 
 __all__ = ["ThreadExecutor"]

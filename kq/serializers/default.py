@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ from kq.serializers.legacy import is_dataclass, load_dataclass
 from kq.serializers.names import FUNCTIONS, is_importable
 from kq.utils import get_call_repr
 
-__all__ = ["dumps", "loads"]
+__all__ = ["dumps", "is_unimportable", "loads"]
 
 #: Old enough for every Python that may read it; the one that dill and pickle choose until Python 3.14.
 _PROTOCOL = 4
@@ -129,3 +130,15 @@ def loads(value: bytes | bytearray | memoryview) -> Job:
     if type(loaded) is Job and isinstance(loaded.key, str):  # Python 2 had one type for text and bytes
         return loaded._replace(key=loaded.key.encode())
     return loaded
+
+
+def is_unimportable(error: BaseException) -> bool:
+    """Return whether a value could not be read because of a module, or a name in one, and not because of itself.
+
+    The module is missing, it has no such name, or its own code raised.
+    """
+    if isinstance(error, (ImportError, SyntaxError)):
+        return True
+    if isinstance(error, AttributeError) and str(error).startswith("Can't get attribute"):  # as every unpickler says it
+        return True
+    return any(frame.f_code.co_name == "<module>" for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -1,6 +1,7 @@
 """Working: the side of the thread that called ``Worker.start``."""
 
 from kq.working.backlog import Ordering
+from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
 from kq.working.companions import Companion, Companions, Context, ThreadedCompanion
 from kq.working.loop import Loop, Plan
@@ -21,6 +22,7 @@ __all__ = [
     "Stats",
     "Stop",
     "ThreadedCompanion",
+    "Unimportable",
     "Waker",
     "signals_handled",
     "takes_message",

@@ -18,19 +18,16 @@ import time
 from collections import Counter
 from typing import NamedTuple
 
-from kafka import KafkaProducer
-
-from kq.clients import settings_for
 from kq.consuming import Assigned, Assignment, Event, Failed, Moved, Polled, Pump, Revoked, Tracker
-from kq.errors import PoisonMessage
-from kq.executors import Finished, Setting
+from kq.executors import Finished, Setting, log_invalid
 from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
-from kq.message import Message, bytes_of, job_from_headers, message_from_record
+from kq.message import Message, bytes_of, message_from_record
 from kq.working.backlog import Backlog
+from kq.working.brake import Brake
 from kq.working.companions import Companions, Context
 from kq.working.publisher import Publisher
 from kq.working.settings import Settings
-from kq.working.settle import Settler
+from kq.working.settle import Settler, poisoned
 from kq.working.state import FORWARD, State, Stats
 from kq.working.stop import Stop
 from kq.working.waker import Waker
@@ -46,8 +43,6 @@ _CAREFUL_PATIENCE = 5.0
 _PUMP_PATIENCE = 15.0
 #: Seconds that records may take to be acknowledged, and companions to end, at the end.
 _LAST_PATIENCE = 5.0
-#: Settings of producers for companions: they make no topic, and one that is not there is soon known.
-_PUBLISHING = {"allow_auto_create_topics": False, "max_block_ms": 2_000}
 #: Seconds between looks at what may be published while jobs come and go without a pause.
 _PUBLISH_EVERY = 0.005
 
@@ -77,7 +72,10 @@ class Loop:
         self._executor = settings.executor
         self._tracker = Tracker()
         self._backlog = Backlog(settings.ordering)
-        self._publisher = _publisher(plan, waker)
+        self._publisher: Publisher | None = None
+        if plan.companions:
+            self._publisher = Publisher(plan.context.hosts, plan.context.config, waker.wake)
+        self._brake = Brake(settings.unimportable, settings.logger)
         self._settler = Settler(settings, plan.companions, self._publisher)
         self._assignments: dict[int, Assignment] = {}
         #: What runs, and since when; oldest first.
@@ -90,7 +88,7 @@ class Loop:
         self._retried = 0
         self._outcomes: Counter[Status] = Counter()
         self.state = State.NEW
-        #: The error that ended the pump.
+        #: The error that ended the pump, or the work.
         self.failure: BaseException | None = None
         self._last_activity = time.monotonic()
         self._last_publish = 0.0
@@ -107,6 +105,8 @@ class Loop:
             while not self._is_over():
                 self._turn()
                 self._advance_if_due()
+            if self._brake.held and not self._stop.requests:
+                self._fail(self._brake.error())
         finally:
             self._end()
             self._watchdog.stop()
@@ -179,6 +179,10 @@ class Loop:
         assert state in FORWARD[self.state], (self.state, state)
         self.state = state
 
+    def _fail(self, error: BaseException) -> None:
+        self.failure = self.failure or error
+        self._stop.request()
+
     # -- events of the pump --------------------------------------------------------------------------------------------
 
     def _take_in(self) -> None:
@@ -199,8 +203,7 @@ class Loop:
             self._tracker.skipped_to(event.assignment.partition, event.assignment.epoch, event.position)
             self._unpublished = True
         elif isinstance(event, Failed):
-            self.failure = event.error
-            self._stop.request()
+            self._fail(event.error)
 
     def _take_in_messages(self, polled: Polled) -> None:
         assignment, tracker, backlog = polled.assignment, self._tracker, self._backlog
@@ -221,6 +224,9 @@ class Loop:
         if not self._tracker.is_open(partition, assignment.epoch):
             return
         self._withdraw([message for message in self._starting if message.partition == partition])
+        for held in self._brake.drop(partition):
+            self._tracker.given_up(held.message)
+            self._backlog.done(held.message)
         suspect = self._suspect
         if suspect is not None and suspect.partition == partition and id(suspect) not in self._running:
             self._free(suspect)
@@ -322,17 +328,14 @@ class Loop:
     def _settle(self, finished: list[Finished]) -> bool:
         """Settle runs that have ended; return whether there were any."""
         for one in finished:
-            message, _, outcome = one
-            if outcome is None:  # ended by a stop: it will run again
+            message = one.message
+            if one.outcome is None:  # ended by a stop: it will run again
                 self._give_up(message)
                 continue
             del self._running[id(message)]
             if message is self._suspect:
                 self._suspect = None
-            if self._settler.settle(one):
-                self._complete(message, outcome)
-            else:
-                self._tracker.ended(message)
+            (self._sift if self._brake.is_on else self._settle_one)(one)
             # callbacks may be slow, and there may be hundreds: what they were told of is done
             if self._settings.callback is not None and time.monotonic() - self._last_publish > _PUBLISH_EVERY:
                 self._publish()
@@ -340,6 +343,25 @@ class Loop:
             self._last_activity = time.monotonic()
             self._unpublished = True
         return bool(finished)
+
+    def _sift(self, one: Finished) -> None:
+        passed = self._brake.sift(one)
+        for each in passed:
+            self._settle_one(each)
+        if not passed:
+            self._tracker.ended(one.message)
+        if self._brake.is_pulled():
+            self._fail(self._brake.error())
+
+    def _settle_one(self, one: Finished) -> None:
+        message, _, outcome, why = one
+        assert outcome is not None
+        if why is not None:
+            log_invalid(self._settings.logger, message, *why)
+        if self._settler.settle(one):
+            self._complete(message, outcome)
+        else:
+            self._tracker.ended(message)
 
     def _complete_acknowledged(self) -> bool:
         """Complete what waited for its records; return whether there was anything."""
@@ -369,11 +391,7 @@ class Loop:
             self._suspect = None
 
     def _report_poison(self, message: Message, deaths: int) -> None:
-        where = f"message {message.offset} of partition {message.partition} of topic {message.topic}"
-        error = PoisonMessage(f"{where} was not run again: {deaths} of its runs ended with the death of the worker")
-        _own_logger.error("%s", error)
-        outcome = Outcome(FAILURE, None, error, f"{type(error).__module__}.PoisonMessage: {error}\n")
-        self._settle([Finished(message, job_from_headers(message), outcome)])
+        self._settle([poisoned(message, deaths)])
         if self._plan.commits_each:
             self._commit_each()
 
@@ -430,11 +448,3 @@ class Loop:
             self._watchdog.executor = None
             self._executor.release()
         self.state = State.STOPPED
-
-
-def _publisher(plan: Plan, waker: Waker) -> Publisher | None:
-    """Return what publishes for companions; None where there are none."""
-    if not plan.companions:
-        return None
-    config = settings_for(KafkaProducer.DEFAULT_CONFIG, plan.context.config)
-    return Publisher(plan.context.hosts, {**config, **_PUBLISHING}, waker.wake)

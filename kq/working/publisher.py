@@ -19,8 +19,10 @@ from heapq import heappop, heappush
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
+from kq.clients import settings_for
 from kq.job import Job
 from kq.message import Message, Record
 from kq.producing import Delivery, describe
@@ -54,16 +56,20 @@ class _Entry:
         self.refusals = 0
 
 
+#: Settings of the producers: they make no topic, and one that is not there is soon known.
+_SETTINGS = {"allow_auto_create_topics": False, "max_block_ms": 2_000}
+
+
 class Publisher:
     """Publishes for one worker. Belongs to the thread that called ``Worker.start``, but for ``_answer``.
 
-    :param config: Settings of the producers, for one that gets to these brokers.
+    :param config: Settings of any client that gets to these brokers.
     :param wake: Called from any thread when an answer has come.
     """
 
     def __init__(self, hosts: str, config: Mapping[str, Any], wake: Callable[[], None]) -> None:
         self._hosts = hosts
-        self._config = config
+        self._config = {**settings_for(KafkaProducer.DEFAULT_CONFIG, config), **_SETTINGS}
         self._wake = wake
         self._topics: dict[str, _Topic] = {}
         #: A message, by its identity, and how many of its records are not acknowledged.

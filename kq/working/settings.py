@@ -13,6 +13,7 @@ from kq.errors import ArgumentError
 from kq.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
 from kq.serializers import loads
 from kq.working.backlog import Ordering
+from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
 
 __all__ = ["Settings"]
@@ -52,6 +53,7 @@ class Settings(NamedTuple):
     commit_interval: float
     shutdown_timeout: float
     max_deliveries: int
+    unimportable: Unimportable
     #: Whether the callback is KQ 2.x's, with six arguments.
     takes_message: bool
 
@@ -106,6 +108,8 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
     timeout = given["timeout"]
     _require(timeout is None or isinstance(timeout, (int, float)), "timeout must be an int or float")
     _require(timeout is None or timeout >= 0, "timeout must be 0 or greater")
+    modes = ("brake", "invalid", "stop")
+    _require(given["unimportable"] in modes, 'unimportable must be "brake", "invalid" or "stop"')
     _require(given["ordering"] in ("key", "partition", "none"), 'ordering must be "key", "partition" or "none"')
     for name in ("concurrency", "max_deliveries"):
         value = given[name]

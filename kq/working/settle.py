@@ -16,17 +16,18 @@ import time
 from heapq import heappop, heappush
 from typing import Any
 
+from kq.errors import PoisonMessage
 from kq.executors import Caller, Finished
-from kq.job import INVALID, Outcome
-from kq.message import Message
+from kq.job import FAILURE, INVALID, Outcome
+from kq.message import Message, job_from_headers
 from kq.utils import safe_str
 from kq.working.companions import RESTART_WAIT, Companions
 from kq.working.publisher import Publisher
 from kq.working.settings import Settings
 
-__all__ = ["Settler"]
+__all__ = ["Settler", "poisoned"]
 
-_logger = logging.getLogger("kq.companions")
+_logger, _loop_logger = logging.getLogger("kq.companions"), logging.getLogger("kq.loop")
 
 #: Messages that were told and are not done, beyond which no job is started: they are in memory, and would run again.
 MOST_MESSAGES = 2000
@@ -66,7 +67,7 @@ class Settler:
 
     def settle(self, finished: Finished) -> bool:
         """Tell the callback of a run that ended with an outcome; return whether its message is done already."""
-        message, job, outcome = finished
+        message, job, outcome, _ = finished
         assert outcome is not None
         self._tell(outcome, message, job)
         if self._publisher is None:
@@ -120,3 +121,12 @@ class Settler:
             self._publisher.publish(message, records)
             return False
         return True
+
+
+def poisoned(message: Message, deaths: int) -> Finished:
+    """Return the end of a message that is not run again, because its runs kept killing the worker."""
+    where = f"message {message.offset} of partition {message.partition} of topic {message.topic}"
+    error = PoisonMessage(f"{where} was not run again: {deaths} of its runs ended with the death of the worker")
+    _loop_logger.error("%s", error)
+    outcome = Outcome(FAILURE, None, error, f"{type(error).__module__}.PoisonMessage: {error}\n")
+    return Finished(message, job_from_headers(message), outcome)

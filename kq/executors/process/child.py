@@ -38,9 +38,9 @@ from kq.executors.base import LONGEST, call_of, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Interrupt
 from kq.executors.process.output import flush_output
-from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, ChildSettings, Frame, Packed, Shared, blocking
+from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, ChildSettings, Frame, Packed, Result, Shared, blocking
 from kq.job import FAILURE, INVALID, SUCCESS, Status
-from kq.serializers import safe_loads
+from kq.serializers import is_unimportable, safe_loads
 from kq.utils import get_call_repr, safe_str
 
 __all__ = ["run_child"]
@@ -178,7 +178,9 @@ class _Child:
             job_id = job.id if job.id is None else safe_str(job.id)
             text = get_call_repr(func, *args, **kwargs) if settings.is_verbose else ""
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            self._send_result(number, INVALID, begun, safe_str(error), stacktrace_of(error))
+            self._send_result(
+                number, INVALID, begun, safe_str(error), stacktrace_of(error), is_unimportable=is_unimportable(error)
+            )
             return
         self.running_id = job_id
         if settings.is_verbose:
@@ -281,10 +283,19 @@ class _Child:
             self._unsent, self._busy, self._sent_at = 0, 0.0, time.monotonic()
 
     def _send_result(
-        self, number: int, status: Status, begun: float, text: str, stacktrace: str = "", packed: Packed = None
+        self,
+        number: int,
+        status: Status,
+        begun: float,
+        text: str,
+        stacktrace: str = "",
+        packed: Packed = None,
+        *,
+        is_unimportable: bool = False,
     ) -> None:
         self._shared[Shared.IS_TELLING] = 1
-        self.send((Frame.RESULT, number, status, begun, time.monotonic(), text, stacktrace, packed))
+        result = Result(number, status, begun, time.monotonic(), text, stacktrace, packed, is_unimportable)
+        self.send((Frame.RESULT, *result))
 
     def _read_frame(self) -> bytes:
         (length,) = LENGTH.unpack(self._reader.read(LENGTH.size))  # fails where the worker is gone

@@ -21,7 +21,7 @@ from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import Any
 
 from kq.errors import WorkerError
-from kq.executors.base import log_own
+from kq.executors.lines import log_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.outcomes import Outcomes
 from kq.executors.process.protocol import Frame

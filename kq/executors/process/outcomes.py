@@ -11,11 +11,13 @@ What is kept has a bound: while it is reached, further frames are left in the ch
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from kq.errors import ChildLost, ChildTraceback, RemoteError
-from kq.executors.base import Finished, Setting, log_executing, log_invalid, log_outcome, log_processing, warn_own
+from kq.executors.base import Finished, Setting
+from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, warn_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import Frame, Packed, Result
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
@@ -35,6 +37,20 @@ _OVERHEAD = 512
 _LATEST = 0.1
 #: What became of a job of which nobody asks for more.
 _SUCCESS = Outcome(SUCCESS)
+
+
+class Ran(NamedTuple):
+    """What is known of a run, for the log and the callback."""
+
+    job_id: Any
+    #: What the job returned, as text.
+    text: str = ""
+    #: How long it ran, if that is known, and how long it was allowed to.
+    seconds: float | None = None
+    limit: float = 0
+    #: Whether a child could unpickle it.
+    is_read: bool = True
+
 
 #: Something that the loop is to do: a function that adds to what has finished or logs, and its further arguments.
 _Step = tuple[Any, ...]
@@ -136,8 +152,11 @@ class Outcomes:
 
     def expire(self, child: Handle) -> None:
         """Settle the first job of a dead child: its time was up."""
-        is_read = child.has_read(child.first())
-        self._keep(0, self._finish, child.pop(), child.job_id, Outcome(TIMEOUT), "", is_read)
+        late, is_read = child.expired, child.has_read(child.first())
+        assert late is not None
+        limit = late.deadline - late.since
+        ran = Ran(child.job_id, "", time.monotonic() - late.since, limit, is_read)
+        self._keep(0, self._finish, child.pop(), Outcome(TIMEOUT), ran)
 
     def lose(self, child: Handle, how: str, status: int | None) -> None:
         """Settle the first job of a dead child: it went with the child."""
@@ -145,7 +164,7 @@ class Outcomes:
         what = child.text or f"job {job_from_headers(message).id}"
         error = ChildLost(f"the child process {how} while it ran {what}", status)
         outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
-        self._keep(0, self._finish, message, child.job_id, outcome, "", is_read)
+        self._keep(0, self._finish, message, outcome, Ran(child.job_id, is_read=is_read))
 
     def give_back(self, messages: list[Message]) -> None:
         """Settle what a stop has ended, or kept from starting: it is to run again."""
@@ -158,25 +177,30 @@ class Outcomes:
         log_executing(self._setting.logger, message, job_id, text)
 
     def _finish_result(self, finished: list[Finished], message: Message, job_id: Any, result: Result) -> None:
+        ran = Ran(job_id, result.text, result.ended - result.begun)
         if result.status == INVALID:
-            finished.append(Finished(message, None, Outcome(INVALID)))
-            log_processing(self._setting.logger, message)
-            log_invalid(self._setting.logger, message, result.text, result.stacktrace)
+            self._finish_invalid(finished, message, result)
         elif result.status == SUCCESS:
-            self._finish(finished, message, job_id, Outcome(SUCCESS, _unpack(result.packed)), result.text)
+            self._finish(finished, message, Outcome(SUCCESS, _unpack(result.packed)), ran)
         else:
             error = _unpack_error(result.packed, result.stacktrace)
-            self._finish(finished, message, job_id, Outcome(FAILURE, None, error, result.stacktrace))
+            self._finish(finished, message, Outcome(FAILURE, None, error, result.stacktrace), ran)
 
-    def _finish(
-        self, finished: list[Finished], message: Message, job_id: Any, outcome: Outcome, text: str = "", *read: bool
-    ) -> None:
-        finished.append(Finished(message, self._job(message, *read), outcome))
-        if outcome.status != SUCCESS or job_id is not None:
-            job_id = job_from_headers(message).id if job_id is None else job_id
-            log_outcome(self._setting.logger, message, job_id, outcome, text)
+    def _finish_invalid(self, finished: list[Finished], message: Message, result: Result) -> None:
+        why = (result.text, result.stacktrace)
+        finished.append(Finished(message, None, Outcome(INVALID), why if result.is_unimportable else None))
+        log_processing(self._setting.logger, message)
+        if not result.is_unimportable:
+            log_invalid(self._setting.logger, message, *why)
 
-    def _job(self, message: Message, is_read: bool = True) -> Any:
+    def _finish(self, finished: list[Finished], message: Message, outcome: Outcome, ran: Ran) -> None:
+        finished.append(Finished(message, self._job(message, ran.is_read), outcome))
+        if outcome.status != SUCCESS or ran.job_id is not None:
+            job_id = job_from_headers(message).id if ran.job_id is None else ran.job_id
+            log = self._setting.logger
+            log_outcome(log, message, job_id, outcome, ran.text, seconds=ran.seconds, limit=ran.limit)
+
+    def _job(self, message: Message, is_read: bool) -> Any:
         """Return the job for the callback: where a child could unpickle it, this process probably can."""
         if not self._setting.wants_outcome:
             return None

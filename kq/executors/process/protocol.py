@@ -71,6 +71,8 @@ class Result(NamedTuple):
     text: str
     stacktrace: str
     packed: Packed
+    #: Of an invalid message: whether its job could not be imported.
+    is_unimportable: bool
 
 
 class ChildSettings(NamedTuple):

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from kq.errors import WorkerError
-from kq.executors.base import log_own
+from kq.executors.lines import log_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import MESSAGE, Verb
 

@@ -1,0 +1,123 @@
+"""Lines of the log: what KQ says of each job, in the words of KQ 2.x, with what helps to find it behind them.
+
+A filter or handler of the program that raises costs its line, but neither the run nor its outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any, ParamSpec
+
+from kq.job import SUCCESS, TIMEOUT, Outcome
+from kq.message import Message, job_from_headers, name_of
+from kq.utils import safe_str
+
+__all__ = ["log_executing", "log_invalid", "log_outcome", "log_own", "log_processing", "warn_own"]
+
+_Args = ParamSpec("_Args")
+
+_logger = logging.getLogger("kq.executors")
+
+
+def _harmless(log_lines: Callable[_Args, None]) -> Callable[_Args, None]:
+    """Have a filter or handler of the program that raises cost its line, but neither the run nor its outcome."""
+
+    @functools.wraps(log_lines)
+    def try_to_log(*args: _Args.args, **kwargs: _Args.kwargs) -> None:
+        try:
+            log_lines(*args, **kwargs)
+        except BaseException as error:  # the door of the program's logging
+            with contextlib.suppress(BaseException):  # it may raise again
+                _logger.error("A line could not be logged:", exc_info=error)
+
+    return try_to_log
+
+
+#: Log an error, or a warning, of KQ's own part.
+log_own, warn_own = _harmless(_logger.error), _harmless(_logger.warning)
+
+
+@_harmless
+def log_processing(log: logging.Logger, message: Message) -> None:
+    """Log that a message is looked at."""
+    if log.isEnabledFor(logging.INFO):
+        line = "Processing Message(topic=%s, partition=%s, offset=%s) ..."
+        log.info(line, message.topic, message.partition, message.offset, extra=_where(message))
+
+
+@_harmless
+def log_executing(log: logging.Logger, message: Message, job_id: Any, call: str) -> None:
+    """Log that a job is called."""
+    log.info("Executing job %s: %s (%s)", job_id, call, _place(message), extra=_where(message, job_id))
+
+
+@_harmless
+def log_invalid(log: logging.Logger, message: Message, text: str, error: BaseException | str) -> None:
+    """Log that a message holds no job that could be run, with an exception or the text of its traceback."""
+    job_id, place = job_from_headers(message).id, _place(message, name_of(message))
+    where = place if job_id is None else f"job {job_id}, {place}"
+    if isinstance(error, BaseException):
+        log.error("Job was invalid: %s (%s)", text, where, exc_info=error, extra=_where(message, job_id))
+    else:
+        log.error("Job was invalid: %s (%s)\n%s", text, where, error.rstrip(), extra=_where(message, job_id))
+
+
+@_harmless
+def log_outcome(
+    log: logging.Logger,
+    message: Message,
+    job_id: Any,
+    outcome: Outcome,
+    result: Any = None,
+    *,
+    name: str | None = None,
+    seconds: float | None = None,
+    limit: float = 0,
+) -> None:
+    """Log what became of a job.
+
+    :param result: What it returned, or the text of that.
+    :param name: Of its function; the one in the headers if left out.
+    :param seconds: How long it ran, if that is known.
+    :param limit: How long it was allowed to run, in seconds.
+    """
+    level = logging.INFO if outcome.status == SUCCESS else logging.ERROR
+    if not log.isEnabledFor(level):
+        return
+    where = _place(message, name or name_of(message), seconds)
+    extra = _where(message, job_id)
+    if outcome.status == SUCCESS:
+        log.info("Job %s returned: %s (%s)", job_id, safe_str(result), where, extra=extra)
+    elif outcome.status == TIMEOUT:
+        told = f"; its limit was {limit:g} s" if limit else ""
+        log.error("Job %s timed out or was interrupted (%s%s)", job_id, where, told, extra=extra)
+    elif outcome.exception is not None and _is_printable(outcome.exception):
+        log.error("Job %s raised an exception: %s", job_id, where, exc_info=outcome.exception, extra=extra)
+    else:
+        trace = (outcome.stacktrace or "").rstrip()
+        log.error("Job %s raised an exception: %s\n%s", job_id, where, trace, extra=extra)
+
+
+def _is_printable(error: BaseException) -> bool:
+    """Return whether a log handler can print an exception: fields of its own may be in the way."""
+    try:
+        traceback.format_exception_only(error)
+    except Exception:  # noqa: BLE001 - its text is logged instead
+        return False
+    return True
+
+
+def _place(message: Message, name: str | None = None, seconds: float | None = None) -> str:
+    """Return where a job stands, as text: its function, its message, and how long it ran, as far as that is known."""
+    place = f"topic {message.topic}, partition {message.partition}, offset {message.offset}"
+    before = "" if name is None else f"{name}, "
+    return before + place + ("" if seconds is None else f", ran for {max(0.0, seconds):.3f} s")
+
+
+def _where(message: Message, job_id: Any = None) -> dict[str, Any]:
+    where = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
+    return where if job_id is None else {"job_id": job_id, **where}
