@@ -82,7 +82,7 @@ def test_a_copy_that_calls_exit_ends_as_it_says() -> None:
 def test_a_copy_that_comes_back_later_ends(journal: Journal) -> None:
     """It starts nothing, says nothing, and spoils no job after it that forks."""
     with Bench(ProcessExecutor()) as bench:
-        (_, _, first), *_ = bench.run(bench.message(odd_jobs.fork_and_return_later, journal.path))
+        (_, _, first, _), *_ = bench.run(bench.message(odd_jobs.fork_and_return_later, journal.path))
         assert first is not None and first.status == "success"
         wait_until(lambda: journal.count("returned"), PATIENCE)
         assert statuses(bench.run(*[bench.message(process_jobs.fork_and_wait) for _ in range(5)])) == ["success"] * 5

@@ -68,7 +68,7 @@ def test_a_default_timeout_of_a_job_does_not_reach_its_child() -> None:
     with Bench(ProcessExecutor()) as bench:
         ((_, _, outcome, _),) = bench.run(bench.message(odd_jobs.set_default_timeout, 0.1))
         time.sleep(0.5)  # the child waits for longer than that
-        ((_, _, after),) = bench.run(bench.message(process_jobs.pid_of_child))
+        ((_, _, after, _),) = bench.run(bench.message(process_jobs.pid_of_child))
     assert outcome is not None and after is not None
     assert outcome.result == after.result
 
@@ -82,7 +82,7 @@ def test_a_default_timeout_of_a_preloaded_module_reaches_no_child(
     with Bench(ProcessExecutor(preload=["sets_timeout"])) as bench:
         ((_, _, outcome, _),) = bench.run(bench.message(process_jobs.pids))
         time.sleep(0.5)  # child and fork server wait for longer than that
-        ((_, _, after),) = bench.run(bench.message(process_jobs.pids))
+        ((_, _, after, _),) = bench.run(bench.message(process_jobs.pids))
     assert outcome is not None and after is not None
     assert outcome.result == after.result
 

@@ -332,15 +332,15 @@ def test_headers_tell_id_and_timeout(queue: Queue, reader: Reader) -> None:
 def test_no_timeout_is_no_header(queue: Queue, reader: Reader) -> None:
     """What is not there has no limit."""
     job = queue.enqueue(jobs.add)
-    assert reader.record(job).headers == [("kq-id", str(job.id).encode())]
+    assert reader.record(job).headers == [("kq-id", str(job.id).encode()), ("kq-func", b"jobs.add")]
 
 
 def test_headers_of_the_user_pass(queue: Queue, reader: Reader) -> None:
     """In their order, repeated names included, and nobody else's jobs get them."""
     own = [("trace", b"1"), ("trace", b"2"), ("empty", b"")]
     job = queue.using(headers=own).enqueue(jobs.add)
-    assert reader.record(job).headers[1:] == own
-    assert len(reader.record(queue.enqueue(jobs.add)).headers) == 1
+    assert reader.record(job).headers[2:] == own
+    assert len(reader.record(queue.enqueue(jobs.add)).headers) == 2
 
 
 def test_a_serializer_of_the_user_makes_the_value(shared: str, client: KafkaProducer, reader: Reader) -> None:
