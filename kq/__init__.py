@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kq.executors import ProcessExecutor as ProcessExecutor
     from kq.executors import ThreadExecutor as ThreadExecutor
     from kq.job import Job as Job
+    from kq.job import Status as Status
     from kq.local import LocalKafka as LocalKafka
     from kq.message import Message as Message
     from kq.producing import JobFunction as JobFunction
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from kq.queue import Queue as Queue
     from kq.serializers import dumps as dumps
     from kq.serializers import loads as loads
+    from kq.worker import Callback as Callback
     from kq.worker import Worker as Worker
 
 __version__ = "3.0.0"
@@ -39,6 +41,7 @@ __version__ = "3.0.0"
 _HOMES = {
     "ArgumentError": "errors",
     "BrokerUnreachable": "errors",
+    "Callback": "worker",
     "ChildLost": "errors",
     "EnqueueError": "queue",
     "EnqueueSpec": "queue",
@@ -56,6 +59,7 @@ _HOMES = {
     "ProcessExecutor": "executors",
     "Queue": "queue",
     "RemoteError": "errors",
+    "Status": "job",
     "ThreadExecutor": "executors",
     "Worker": "worker",
     "WorkerError": "errors",

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 __all__ = ["FAILURE", "INVALID", "SUCCESS", "TIMEOUT", "Job", "Outcome", "Status"]
 
+#: What became of a message.
 Status = Literal["invalid", "success", "timeout", "failure"]
 
 INVALID: Status = "invalid"

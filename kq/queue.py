@@ -10,12 +10,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
 from kafka import KafkaAdminClient, KafkaProducer
 
-from kq.clients import DEFAULT_TOPIC, access_of, check_config, check_hosts, connect, hosts_of, settings_for, topics
+from kq.clients import (
+    DEFAULT_TOPIC,
+    access_of,
+    check_config,
+    check_hosts,
+    check_topic,
+    connect,
+    hosts_of,
+    settings_for,
+    topics,
+)
 from kq.errors import ArgumentError
 from kq.job import Job
 from kq.producing import (
@@ -78,10 +89,9 @@ class Queue:
     ) -> None:
         if topic is None and hosts is not None:
             topic = DEFAULT_TOPIC
-        if not isinstance(topic, str):
-            raise ArgumentError("topic must be a str")
+        topic = check_topic(topic)
         if hosts is None and not isinstance(producer, KafkaProducer):
-            raise ArgumentError("bad producer instance")
+            raise ArgumentError('bad producer instance; pass a KafkaProducer, or hosts="127.0.0.1:9092"')
         if producer is not None and not (hosts is None and config is None):
             raise ArgumentError("hosts and config are for a queue without a producer of its own; pass one or the other")
         if not (serializer is None or callable(serializer)):
@@ -91,7 +101,7 @@ class Queue:
         self._topic = topic
         self._hosts = hosts_of(producer) if hosts is None else check_hosts(hosts)
         self._config = check_config(config, KafkaProducer.DEFAULT_CONFIG, _RESERVED)
-        self._terms = Terms(topic, check_timeout(timeout, "timeout"), None, None, [])
+        self._terms = Terms(topic, check_timeout(timeout, "timeout"), None, None, [], frozenset())
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config)
         self._sender = Sender(self._delivery, serializer or dumps, logger or _logger)
         self._spec = EnqueueSpec(self._sender, self._terms)
@@ -188,6 +198,10 @@ class Queue:
         """
         return await self._spec.aenqueue_many(jobs, on_progress=on_progress)
 
+    @overload
+    def job(self, func: Callable[P, R], /) -> JobFunction[P, R]: ...
+
+    @overload
     def job(
         self,
         *,
@@ -195,15 +209,29 @@ class Queue:
         key: bytes | None = None,
         partition: int | None = None,
         headers: Sequence[tuple[str, bytes]] | None = None,
-    ) -> Callable[[Callable[P, R]], JobFunction[P, R]]:
-        """Return a decorator: the function stays what it is, and has ``enqueue``, ``aenqueue`` and ``using`` besides.
+    ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
-        The parameters are those of :meth:`using`.
+    def job(
+        self,
+        func: Any = None,
+        /,
+        *,
+        timeout: float | int | None = None,
+        key: bytes | None = None,
+        partition: int | None = None,
+        headers: Sequence[tuple[str, bytes]] | None = None,
+    ) -> Any:
+        """Decorate a function, as ``@queue.job`` or ``@queue.job(timeout=60)``.
+
+        It stays what it is, and has ``enqueue``, ``enqueue_many``, ``aenqueue`` and ``using`` besides. What is given
+        here holds wherever the function is enqueued, unless :meth:`using` says otherwise there. The parameters are
+        those of :meth:`using`.
 
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
         terms = self._terms.changed(timeout, key, partition, headers)
-        return lambda func: job_function(func, self._sender, terms)
+        decorate = partial(job_function, sender=self._sender, terms=terms)
+        return decorate if func is None else decorate(func)
 
     def using(
         self,

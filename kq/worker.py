@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
@@ -42,6 +42,7 @@ __all__ = ["Worker"]
 
 _pump_logger = logging.getLogger("kq.pump")
 
+#: What is told of each message, with six arguments or, as in KQ 1.x, with five.
 Callback = Callable[..., Any]
 
 #: Settings of a consumer that the worker makes. ``metadata_max_age_ms``: a topic, or a partition, that is made after
@@ -104,7 +105,7 @@ class Worker:
         group: str | None = None,
         config: Mapping[str, Any] | None = None,
         timeout: float | int | None = None,
-        executor: str | Executor = "inline",
+        executor: Literal["inline", "thread", "process"] | Executor = "inline",
         concurrency: int = 1,
         ordering: Ordering = "key",
         commit_interval: float = 0.1,

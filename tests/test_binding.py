@@ -242,4 +242,4 @@ def test_a_worker_logs_a_decorated_method_by_its_name(caplog: pytest.LogCaptureF
     caplog.set_level("INFO", "kq.worker")
     with eager():
         bound.Mailer("post").send.enqueue("bob")
-    assert [line for line in caplog.messages if line.endswith(": bound.Mailer.send('bob')")]
+    assert [line for line in caplog.messages if ": bound.Mailer.send('bob') (topic " in line]

@@ -116,3 +116,62 @@ def test_a_decorated_coroutine_function_stays_one(queue: Queue) -> None:
         pass
 
     assert inspect.iscoroutinefunction(nothing)
+
+
+# -- a decorated function that the queue enqueues ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_its_terms_hold_wherever_it_is_enqueued(queue: Queue, many: bool) -> None:
+    """Timeout and key were ignored; what ``using`` says there wins."""
+    func = queue.job(timeout=5, key=b"k")(jobs.add)
+    other = queue.using(timeout=7)
+
+    def enqueue(spec: Any) -> Job:
+        return spec.enqueue_many([(func, (1, 2))])[0] if many else spec.enqueue(func, 1, 2)
+
+    assert enqueue(queue)[6:8] == (5, b"k")
+    assert enqueue(other)[6:8] == (7, b"k")
+    assert enqueue(queue.using(key=b"other"))[6:8] == (5, b"other")
+
+
+def test_its_terms_hold_in_a_job(queue: Queue) -> None:
+    """Where the job says nothing itself."""
+    func = queue.job(timeout=5)(jobs.add)
+    assert queue.enqueue(Job(func=func, args=(1, 2))).timeout == 5
+    assert queue.enqueue(Job(func=func, args=(1, 2), timeout=1)).timeout == 1
+
+
+def test_the_terms_of_a_method_hold_too(queue: Queue) -> None:
+    """Of the plain method, and of a bound one."""
+
+    class Mailer:
+        @queue.job(timeout=5)
+        def send(self, name: str) -> None: ...
+
+    assert queue.enqueue(Mailer().send, "bob").timeout == 5
+
+
+def test_without_parentheses_it_decorates_as_with_them(queue: Queue) -> None:
+    """``@queue.job`` is a natural thing to write."""
+
+    @queue.job
+    def plain(number: int) -> int:
+        return number
+
+    assert plain(3) == 3
+    assert plain.enqueue(3).args == (3,)
+
+
+def test_many_calls_of_one_function(queue: Queue) -> None:
+    """Positional arguments or keywords."""
+    func = queue.job(timeout=5)(jobs.add)
+    enqueued = func.enqueue_many([(1, 2), [3, 4], {"a": 5, "b": 6}])
+    assert [(job.args, job.kwargs, job.timeout) for job in enqueued] == [
+        ((1, 2), {}, 5),
+        ((3, 4), {}, 5),
+        ((), {"a": 5, "b": 6}, 5),
+    ]
+    assert [job.timeout for job in func.using(timeout=1).enqueue_many([(1, 2)])] == [1]
+    with pytest.raises(kq.ArgumentError, match="tuple or list of positional"):
+        func.enqueue_many([3])

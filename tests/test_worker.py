@@ -21,8 +21,17 @@ from kq import ArgumentError, Job, Queue, Worker
 BAD_CALLS = [
     ("Worker(None, consumer)", "topic must be a str"),
     ("Worker(1, consumer)", "topic must be a str"),
-    ("Worker('t')", "bad consumer instance"),
-    ("Worker('t', 'consumer')", "bad consumer instance"),
+    ("Worker('t')", 'bad consumer instance; pass a KafkaConsumer, or hosts="127.0.0.1:9092"'),
+    ("Worker('t', 'consumer')", 'bad consumer instance; pass a KafkaConsumer, or hosts="127.0.0.1:9092"'),
+    ("Worker('', consumer)", "topic must be 1 to 249 letters, digits, '.', '_' and '-', as Kafka has it, not ''"),
+    (
+        "Worker('t', consumer, executor=kq.ProcessExecutor)",
+        "executor must be an object, not the class: pass ProcessExecutor()",
+    ),
+    (
+        "Worker('t', consumer, tell_later)",
+        "callback must not be a coroutine function: it is called, and nothing awaits it",
+    ),
     ("Worker('t', consumer=groupless)", "consumer must have group_id"),
     ("Worker('t', consumer, callback='x')", "callback must be a callable"),
     ("Worker('t', consumer, deserializer='x')", "deserializer must be a callable"),
@@ -63,12 +72,16 @@ MORE_BAD_CALLS = [
 ]
 
 CONSUMERS = """
+import kq
 from kafka import KafkaConsumer
 from kafka.serializer import Deserializer
 
 class Text(Deserializer):
     def deserialize(self, *args):
         return args[-1]
+
+async def tell_later(*outcome):
+    pass
 
 def make(hosts):
     common = dict(bootstrap_servers=hosts, group_id="g")
@@ -86,7 +99,7 @@ CHECK_CALLS = (
 import json, sys
 from kq import Worker
 
-names = {"Worker": Worker, **make(sys.argv[1])}
+names = {"Worker": Worker, "kq": kq, "tell_later": tell_later, **make(sys.argv[1])}
 found = []
 for call in json.loads(sys.argv[2]):
     try:
@@ -106,7 +119,7 @@ def names(hosts: str) -> Iterator[dict[str, Any]]:
     scope: dict[str, Any] = {}
     exec(CONSUMERS, scope)
     consumers = scope["make"](hosts)
-    yield {"Worker": Worker, **consumers}
+    yield {**scope, "Worker": Worker, **consumers}
     for consumer in consumers.values():
         consumer.close()
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ __all__ = [
     "access_of",
     "check_config",
     "check_hosts",
+    "check_topic",
     "connect",
     "hosts_of",
     "settings_for",
@@ -37,6 +39,8 @@ CLIENT_DEFAULTS: Mapping[str, Any] = {"bootstrap_timeout_ms": 8_000, "reconnect_
 _ACCESS = ("security_protocol", "ssl_", "sasl_", "socks5_proxy")
 #: Settings that another client is not to share: they would say in its name what the first one does.
 _OF_ITS_OWN = ("client_id", "metrics_enabled", "metric_reporters")
+#: What Kafka allows as the name of a topic.
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 
 def hosts_of(client: Any) -> str:
@@ -50,6 +54,15 @@ def check_hosts(hosts: object) -> str:
     if not isinstance(hosts, str) or not hosts.strip(" ,"):
         raise ArgumentError('hosts must be a str such as "127.0.0.1:9092,127.0.0.1:9093"')
     return hosts
+
+
+def check_topic(topic: object) -> str:
+    """Return a topic's name if Kafka allows it; raise :class:`kq.ArgumentError` otherwise."""
+    if not isinstance(topic, str):
+        raise ArgumentError("topic must be a str")
+    if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+        raise ArgumentError(f"topic must be 1 to 249 letters, digits, '.', '_' and '-', as Kafka has it, not {topic!r}")
+    return topic
 
 
 def access_of(client: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from kq.errors import ArgumentError
@@ -16,7 +17,7 @@ from kq.job import Job
 from kq.message import HEADER_PREFIX, Headers
 from kq.producing.binding import check_binding
 
-__all__ = ["Terms", "check_timeout", "complete_job", "job_of_call", "job_of_item", "new_ids"]
+__all__ = ["HasTerms", "Terms", "check_timeout", "complete_job", "job_of_call", "job_of_item", "new_ids"]
 
 #: So much of a key is shown in a hint: enough to know it, and no page of text.
 _HINT_LENGTH = 40
@@ -35,6 +36,8 @@ class Terms(NamedTuple):
     key: bytes | None
     partition: int | None
     headers: Headers
+    #: Which of them a user gave, and not the queue.
+    given: frozenset[str]
 
     def changed(self, timeout: Any, key: Any, partition: Any, headers: Any) -> Terms:
         """Return these terms with what a user gave, None being nothing; raise :class:`kq.ArgumentError` of bad ones."""
@@ -44,7 +47,35 @@ class Terms(NamedTuple):
             self.key if key is None else _check_key(key, "key"),
             self.partition if partition is None else _check_partition(partition, "partition"),
             self.headers if headers is None else _check_headers(headers),
+            self.given | {name for name, value in _named(timeout, key, partition) if value is not None},
         )
+
+    def with_those_of(self, func: Callable[..., Any]) -> Terms:
+        """Return these terms with what a decorated function was given, where nobody gave anything here."""
+        own = _terms_of(func)
+        if own is None or own.given <= self.given:
+            return self
+        return self._replace(**{name: getattr(own, name) for name in own.given - self.given})
+
+
+class HasTerms:
+    """What :meth:`kq.Queue.job` makes of a function knows how to enqueue it."""
+
+    _terms: Terms
+
+
+def _named(timeout: Any, key: Any, partition: Any) -> tuple[tuple[str, Any], ...]:
+    return ("timeout", timeout), ("key", key), ("partition", partition)
+
+
+def _terms_of(func: Callable[..., Any]) -> Terms | None:
+    """Return the terms of a decorated function or method; None of any other callable, of which nothing is asked."""
+    owner: Any = func
+    if type(func) is FunctionType:
+        if "enqueue" not in func.__dict__:
+            return None
+        owner = getattr(func.__dict__["enqueue"], "__self__", None)  # the decorator has put it there
+    return owner._terms if issubclass(type(owner), HasTerms) else None
 
 
 def job_of_call(
@@ -59,7 +90,10 @@ def job_of_call(
         return complete_job(terms, now, ids, obj)
     if not callable(obj):
         raise ArgumentError("first argument must be a callable")
+    if obj is Job:
+        raise ArgumentError("first argument is the class Job: pass a function, or a job, such as Job(func=print)")
     check_binding(obj, args, kwargs)
+    terms = terms.with_those_of(obj)
     return Job(next(ids), now, terms.topic, obj, args, kwargs, terms.timeout, terms.key, terms.partition)
 
 
@@ -74,6 +108,7 @@ def job_of_item(terms: Terms, now: int, ids: Iterator[str], item: Any) -> Job:
         _check_call(func, args, kwargs)
         args, kwargs = tuple(args or ()), kwargs or {}
     check_binding(func, args, kwargs)
+    terms = terms.with_those_of(func)
     return _make_job(Job, (next(ids), now, terms[0], func, args, kwargs, terms[1], terms[2], terms[3]))
 
 
@@ -84,6 +119,7 @@ def complete_job(terms: Terms, now: int, ids: Iterator[str], job: Job) -> Job:
     _check_call(job.func, job.args, job.kwargs)
     args, kwargs = tuple(job.args or ()), job.kwargs or {}
     check_binding(job.func, args, kwargs)
+    terms = terms.with_those_of(job.func)  # type: ignore[arg-type]  # it was checked
     return Job(
         next(ids) if job.id is None else job.id,
         now,

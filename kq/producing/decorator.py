@@ -13,14 +13,15 @@ import functools
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from kq.errors import ArgumentError, KQError
 from kq.job import Job
-from kq.producing.calls import Terms
+from kq.producing.calls import HasTerms, Terms
 from kq.producing.spec import EnqueueSpec, Sender
+from kq.producing.window import Progress
 
 __all__ = ["JobFunction", "JobSpec", "job_function"]
 
@@ -29,7 +30,7 @@ Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
 
 
-class JobSpec(Generic[P]):
+class JobSpec(HasTerms, Generic[P]):
     """How to enqueue one function: what :class:`JobFunction` has, and what its ``using`` returns."""
 
     def __init__(self, func: Callable[P, Any], sender: Sender, terms: Terms) -> None:
@@ -48,6 +49,20 @@ class JobSpec(Generic[P]):
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Enqueue a call in asyncio code; see :meth:`kq.Queue.aenqueue`."""
         return await self._spec.aenqueue(self._func, *args, **kwargs)
+
+    def enqueue_many(self, calls: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
+        """Enqueue many calls; see :meth:`kq.Queue.enqueue_many`.
+
+        :param calls: The arguments of each: a tuple or list of positional ones, or a dict of keyword ones.
+        """
+        return self._spec.enqueue_many(map(self._item, calls), on_progress=on_progress)
+
+    def _item(self, arguments: Any) -> tuple[Any, ...]:
+        if isinstance(arguments, dict):
+            return self._func, (), arguments
+        if isinstance(arguments, (tuple, list)):
+            return self._func, arguments
+        raise ArgumentError("each call must be a tuple or list of positional arguments, or a dict of keyword ones")
 
     def using(
         self,
@@ -134,6 +149,7 @@ def job_function(func: Callable[P, R], sender: Sender, terms: Terms) -> JobFunct
     wrapper: Any = _calling_async(plain) if inspect.iscoroutinefunction(plain) else _calling(plain)
     spec = JobSpec(wrapper, sender, terms)
     wrapper.enqueue, wrapper.aenqueue, wrapper.using = spec.enqueue, spec.aenqueue, spec.using
+    wrapper.enqueue_many = spec.enqueue_many
     within = getattr(plain, "__qualname__", "").rpartition(".")[0]
     is_method = within != "" and not within.endswith("<locals>")
     return cast("JobFunction[P, R]", JobFunction(wrapper, sender, terms, is_of_class) if is_method else wrapper)

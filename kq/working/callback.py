@@ -20,8 +20,10 @@ _ARGUMENTS = "(status, message, job, result, exception, stacktrace)"
 def takes_message(callback: Callable[..., Any]) -> bool:
     """Return whether a callback has the six arguments of KQ 2.x; if not, it has the five of KQ 1.x.
 
-    :raises kq.ArgumentError: It has neither.
+    :raises kq.ArgumentError: It has neither, or would have to be awaited.
     """
+    if any(map(inspect.iscoroutinefunction, (callback, getattr(callback, "__call__", None)))):  # noqa: B004
+        raise ArgumentError("callback must not be a coroutine function: it is called, and nothing awaits it")
     try:
         signature = inspect.signature(callback)
     except (TypeError, ValueError):  # some callables written in C have none

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer
 
-from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, hosts_of
+from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, check_topic, hosts_of
 from kq.errors import ArgumentError
 from kq.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
 from kq.serializers import loads
@@ -62,7 +62,7 @@ class Settings(NamedTuple):
         """Return the settings; raise :class:`kq.ArgumentError` where an argument is of the wrong type or value."""
         topic, consumer, hosts = given["topic"], given["consumer"], given["hosts"]
         topic = DEFAULT_TOPIC if topic is None and hosts is not None else topic
-        _require(isinstance(topic, str), "topic must be a str")
+        check_topic(topic)
         _check_source(consumer, hosts, given["group"], given["config"])
         _check_kinds(given)
         made = {
@@ -94,7 +94,9 @@ def _check_source(consumer: Any, hosts: Any, group: Any, config: Any) -> None:
 
 
 def _check_consumer(consumer: Any) -> None:
-    _require(isinstance(consumer, KafkaConsumer), "bad consumer instance")
+    _require(
+        isinstance(consumer, KafkaConsumer), 'bad consumer instance; pass a KafkaConsumer, or hosts="127.0.0.1:9092"'
+    )
     _require(bool(consumer.config["group_id"]), "consumer must have group_id")
     for name in ("key_deserializer", "value_deserializer"):
         is_free = consumer.config[name] is None
@@ -128,6 +130,8 @@ def _executor(executor: Any, concurrency: int) -> Executor:
         raise ArgumentError(
             'an inline executor runs one job at a time: pass executor="process" or "thread" with concurrency above 1'
         )
+    if isinstance(executor, type):
+        raise ArgumentError(f"executor must be an object, not the class: pass {executor.__name__}()")
     has_all = all(callable(getattr(executor, part, None)) for part in _PARTS)
     _require(has_all, 'executor must be "inline", "thread", "process" or an executor object')
     return executor  # type: ignore[no-any-return]
