@@ -211,7 +211,7 @@ class Queue:
         headers: Sequence[tuple[str, bytes]] | None = None,
     ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
-    def job(
+    def job(  # type: ignore[misc]  # what it returns is more general than mypy can tell of an implementation
         self,
         func: Any = None,
         /,
