@@ -307,12 +307,15 @@ def test_modules_are_preloaded(hosts, topic, here):
     assert "success True" in done.stderr.splitlines()
 
 
-def test_a_worker_starts_again_when_its_source_changes(hosts, topic, here):
-    """With --reload: a new job runs the new code; source that cannot be imported is waited for."""
+def test_a_worker_starts_again_when_its_source_changes(hosts, topic, here, tmp_path):
+    """With --reload: a new job runs the new code; source that cannot be imported is waited for, and no job is lost."""
     at = ("--hosts", hosts, "--topic", topic)
     source, callback = here / "changing.py", here / "told.py"
     source.write_text("def value(): return 'old'\n")
     callback.write_text((here / "good.py").read_text())
+    correct = tmp_path / "correct"
+    correct.mkdir()
+    (correct / "changing.py").write_text(source.read_text())
     run("enqueue", *at, "changing:value", cwd=here)
     worker = subprocess.Popen(
         command("worker", *at, "--reload", "--callback", "told"),
@@ -335,6 +338,12 @@ def test_a_worker_starts_again_when_its_source_changes(hosts, topic, here):
         wait_for_line(worker, " jobs of topic ")
         run("enqueue", *at, "changing:value", cwd=here)
         wait_for_line(worker, "success the new one")
+        source.write_text("def value(: return 'broken'\n")
+        wait_for_line(worker, " jobs of topic ")
+        run("enqueue", *at, "changing:value", cwd=correct)
+        wait_for_line(worker, "Waiting for a change")
+        source.write_text("def value(): return 'corrected'\n")
+        wait_for_line(worker, "success corrected")
         worker.send_signal(signal.SIGINT)
         assert worker.wait(PATIENCE) == 0
     finally:

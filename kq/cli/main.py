@@ -69,7 +69,7 @@ class _Commands(click.Group):
             raise click.Abort from None
 
 
-@click.group(cls=_Commands, invoke_without_command=True)
+@click.group(cls=_Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(kq.__version__, message="%(prog)s %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:

@@ -64,7 +64,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
 
 hosts_option = click.option(
-    "--hosts", default=DEFAULT_HOSTS, show_default=True, envvar="KQ_HOSTS", help="Kafka brokers."
+    "--hosts", default=DEFAULT_HOSTS, show_default=True, envvar="KQ_HOSTS", show_envvar=True, help="Kafka brokers."
 )
 topic_option = click.option(
     "--topic", default=clients.DEFAULT_TOPIC, show_default=True, help="Name of the Kafka topic."

@@ -19,6 +19,9 @@ from kq.executors import Executor
 
 __all__ = ["worker"]
 
+#: Options that are arguments of the library, which has their defaults.
+_OF_THE_LIBRARY = ("unimportable", "ordering", "shutdown_timeout")
+
 
 @click.command()
 @client_options
@@ -36,10 +39,10 @@ __all__ = ["worker"]
 @click.option(
     "--unimportable",
     type=click.Choice(["brake", "invalid", "stop"]),
-    default="brake",
-    show_default=True,
-    help="What becomes of messages whose jobs cannot be imported here: they stop the worker or are invalid.",
+    help="What becomes of messages whose jobs cannot be imported here; brake, and stop with --reload.",
 )
+@click.option("--ordering", type=click.Choice(["key", "partition", "none"]), help="What runs one at a time, in order.")
+@click.option("--shutdown-timeout", type=click.FloatRange(min=0), help="Seconds that running jobs have at a stop.")
 @click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
 @click.option("--verbose", is_flag=True, help="Log what the worker does.")
 def worker(reload: bool, verbose: bool, **options: Any) -> None:
@@ -59,9 +62,10 @@ def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
     hosts, topic, config = (options[name] for name in ("hosts", "topic", "config"))
     executor, concurrency, words = _executor(options)
     callback = None if options["callback"] is None else load_callback(options["callback"])
+    chosen = {name: options[name] for name in _OF_THE_LIBRARY if options[name] is not None}
     made = kq.Worker(
         topic, hosts=hosts, group=options["group"], config=config, callback=callback, timeout=options["timeout"],
-        executor=executor, concurrency=concurrency, unimportable=options["unimportable"],
+        executor=executor, concurrency=concurrency, **chosen,
     )  # fmt: skip
     with open_admin(hosts, config) as admin:
         partitions_of(admin, hosts, topic)
@@ -72,11 +76,12 @@ def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
 
 
 def _work_and_reload(options: Mapping[str, Any]) -> None:
-    watcher = Watcher()
+    watcher, options = Watcher(), {**options, "unimportable": options["unimportable"] or "stop"}
     try:
         _work(options, watcher)
-    except click.UsageError as error:  # source that cannot be imported will be corrected: wait for that
-        fail(error.format_message())
+    except (click.UsageError, kq.WorkerError) as error:  # source that cannot be imported will be corrected
+        fail(error.format_message() if isinstance(error, click.UsageError) else str(error))
+        to_stderr("Waiting for a change of the source ...")
         watcher.wait()
     watcher.stop()
     if watcher.changed is not None:
