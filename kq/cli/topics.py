@@ -85,7 +85,7 @@ def _assigned(member: Mapping[str, Any]) -> Iterator[TopicPartition]:
 @contextmanager
 def open_admin(hosts: str, config: Mapping[str, Any]) -> Iterator[KafkaAdminClient]:
     """Give an admin client made with those of the settings that concern it."""
-    known = {*KafkaAdminClient.DEFAULT_CONFIG, *KafkaConsumer.DEFAULT_CONFIG, *KafkaProducer.DEFAULT_CONFIG}
+    known = {**KafkaAdminClient.DEFAULT_CONFIG, **KafkaConsumer.DEFAULT_CONFIG, **KafkaProducer.DEFAULT_CONFIG}
     settings = clients.check_config(config, known, {"bootstrap_servers"})
     settings = {name: value for name, value in settings.items() if name in KafkaAdminClient.DEFAULT_CONFIG}
     admin = clients.connect(KafkaAdminClient, clients.check_hosts(hosts), settings)

@@ -1,10 +1,10 @@
 """Kafka clients: the only rooms that know a client from inside."""
 
 from kq.clients import kafka_python, topics
+from kq.clients.config import check_config
 from kq.clients.connect import (
     DEFAULT_TOPIC,
     access_of,
-    check_config,
     check_hosts,
     check_topic,
     connect,

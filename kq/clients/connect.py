@@ -1,7 +1,6 @@
 """Kafka clients that the library makes by itself, where the user gives hosts instead of a client.
 
-1. ``check_config`` refuses settings that no client has, or that KQ must choose itself.
-2. ``connect`` makes the client, and says in one clear error when no broker answers.
+``connect`` makes the client, and says in one clear error when no broker answers, and why.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import Any, TypeVar
 from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 from kq.clients import kafka_python
+from kq.clients.config import check_files
 from kq.errors import ArgumentError, BrokerUnreachable
 
 __all__ = [
     "CLIENT_DEFAULTS",
     "DEFAULT_TOPIC",
     "access_of",
-    "check_config",
     "check_hosts",
     "check_topic",
     "connect",
@@ -75,33 +74,22 @@ def settings_for(known: Collection[str], settings: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in settings.items() if name in known and name not in _OF_ITS_OWN}
 
 
-def check_config(config: Mapping[str, Any] | None, known: Collection[str], reserved: Collection[str]) -> dict[str, Any]:
-    """Return a copy of the settings; raise :class:`kq.ArgumentError` where they do not fit.
-
-    Only names are told, never values: those may be secrets.
-    """
-    settings = dict(config or {})
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ArgumentError(f"config has settings that kafka-python does not know: {', '.join(map(str, unknown))}")
-    taken = sorted(set(settings) & set(reserved))
-    if taken:
-        raise ArgumentError(f"config must not set what KQ sets itself: {', '.join(taken)}")
-    return settings
-
-
 def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any], *topics: str) -> _Client:
     """Return a new client; a consumer subscribes to the topics.
 
-    :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``.
+    :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``; the message has the first reason.
+    :raises kq.ArgumentError: A setting names a file that is not there.
     """
     config = {**CLIENT_DEFAULTS, **settings}
+    check_files(config)
     kafka_python.hush()
-    try:
-        client = make(*topics, bootstrap_servers=hosts, **config)
-    except (KafkaTimeoutError, KafkaConnectionError) as error:
-        seconds = config["bootstrap_timeout_ms"] / 1000
-        raise BrokerUnreachable(f"no Kafka broker answered at {hosts} within {seconds:g} s ({error})") from error
+    with kafka_python.losses() as losses:
+        try:
+            client = make(*topics, bootstrap_servers=hosts, **config)
+        except (KafkaTimeoutError, KafkaConnectionError) as error:
+            seconds, first = config["bootstrap_timeout_ms"] / 1000, next(iter(losses), error)
+            text = f"no Kafka broker answered at {hosts} within {seconds:g} s: {first}"
+            raise BrokerUnreachable(text) from error
     if config.get("allow_auto_create_topics") is False:
         kafka_python.forbid_auto_create(client)
     return client
