@@ -65,7 +65,7 @@ class Brake:
         last = self.held[-1]
         text, why = last.unimportable or ("", "")
         error = WorkerError(
-            f"{len(self.held)} in a row, and nothing else: jobs cannot be imported here. The last one: {text} "
+            f"jobs cannot be imported here, {len(self.held)} in a row. The last one: {text} "
             f"({_place(last)}). This worker runs in {os.getcwd()}, and sys.path[0] is {sys.path[0]!r}. Start it where "
             'the jobs can be imported. None of these messages was committed. With unimportable="invalid" they are '
             "invalid, and committed"
