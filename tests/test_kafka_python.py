@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from helpers import wait_until
@@ -15,7 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import Cancelled, NodeNotReadyError
 
 import kq
-from kq.clients import kafka_python
+from kq.clients import BusyFirstAssignor, kafka_python
 from kq.consuming.assignment import PARTITION_COUNT
 
 
@@ -175,3 +175,33 @@ def test_the_first_job_of_a_new_topic_logs_no_error(
     with queue:
         queue.enqueue(abs, -1)
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+class Cluster:
+    """What an assignor asks a cluster's metadata."""
+
+    def topics(self) -> set[str]:
+        return {"jobs", "others", "more"}
+
+    def partitions_for_topic(self, topic: str) -> set[int]:
+        return {0, 1}
+
+
+class Member(NamedTuple):
+    """A member as the leader of its group sees it."""
+
+    member_id: str
+    metadata: Any
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+def test_a_busy_partition_stays_where_the_leader_knows_other_topics(busy: int) -> None:
+    """The lowest was moved then, and its running job was repeated elsewhere."""
+    owner, comer = BusyFirstAssignor(), BusyFirstAssignor()
+    owner.member_assignment = [TopicPartition("jobs", 0), TopicPartition("jobs", 1)]
+    owner.busy = lambda: [busy]
+    members = [Member("a", owner.metadata(["jobs"])), Member("b", comer.metadata(["jobs"]))]
+    for member in members:
+        member.metadata.generation_id = -1
+    assigned = owner.assign(Cluster(), members)
+    assert assigned["a"].assigned_partitions == [("jobs", [busy])]

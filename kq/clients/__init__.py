@@ -1,6 +1,7 @@
 """Kafka clients: the only rooms that know a client from inside."""
 
 from kq.clients import kafka_python, topics
+from kq.clients.assignor import BusyFirstAssignor
 from kq.clients.config import check_config
 from kq.clients.connect import (
     DEFAULT_TOPIC,
@@ -11,7 +12,7 @@ from kq.clients.connect import (
     hosts_of,
     settings_for,
 )
-from kq.clients.kafka_python import BusyFirstAssignor, Fault
+from kq.clients.kafka_python import Fault
 from kq.clients.reader import TableReader
 
 __all__ = [

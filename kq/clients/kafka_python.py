@@ -7,9 +7,8 @@ Each release of the client is to be compared with this, and each mend can go wit
 3. ``mend``: a consumer dates its coordinator's answers by the question, and a record that it cannot read stops only
    that record's partition. ``take_faults`` returns which.
 4. ``take_up_join``: a join that a poll ended in the middle of is taken up again.
-5. ``BusyFirstAssignor``: where a worker joins or leaves, partitions whose jobs run stay, and idle ones move.
-6. ``unpark``: records that were set aside while their partition was paused are given out after it was resumed.
-7. The other functions tell what a consumer or a producer knows and has no public word for.
+5. ``unpark``: records that were set aside while their partition was paused are given out after it was resumed.
+6. The other functions tell what a consumer or a producer knows and has no public word for.
 
 Where a client of other make has no such parts, they do nothing and know nothing. The thread that polls calls those
 that take a consumer.
@@ -21,12 +20,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import Cancelled, KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
 from kafka.net.connection import KafkaConnection
 from kafka.net.selector import NetworkSelector
@@ -34,7 +32,6 @@ from kafka.record import MemoryRecords
 from kafka.structs import MemberState, OffsetAndMetadata
 
 __all__ = [
-    "BusyFirstAssignor",
     "Fault",
     "ask_again",
     "batch_of",
@@ -131,27 +128,6 @@ _tell_losses()
 
 
 # -- consumers ---------------------------------------------------------------------------------------------------------
-
-
-class BusyFirstAssignor(CooperativeStickyAssignor):  # type: ignore[misc]  # kafka-python has no types
-    """Kafka's cooperative-sticky assignor (KIP-429), which it mixes with, with idle partitions offered first.
-
-    Before it joins, each member tells the leader what it owns. Leaders keep what stands first, and move from the end:
-    with busy partitions first, a running job is not repeated elsewhere.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        #: Tells which partitions have running jobs. Set by the pump that owns the consumer.
-        self.busy: Callable[[], Iterable[int]] = tuple
-
-    def metadata(self, topics: Iterable[str]) -> Any:
-        """Return this member's side of a join (called on the client's I/O thread)."""
-        subscription = super().metadata(topics)
-        busy = set(self.busy())
-        for owned in subscription.owned_partitions:
-            owned.partitions = sorted(owned.partitions, key=lambda partition: partition not in busy)
-        return subscription
 
 
 def mend(consumer: KafkaConsumer) -> None:
