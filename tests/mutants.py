@@ -236,7 +236,8 @@ MUTANTS = [
     Mutant(
         "the failure of a companion is no reason to wait",
         "kq/working/settle.py",
-        "            heappush(self._unanswered, (now + wait, id(message), wait, message))\n            return False\n",
+        "            heappush(self._unanswered, (time.monotonic() + wait, id(message), wait, message))\n"
+        "            return False\n",
         "            return True\n",
         "test_a_companion_that_fails_loses_no_message",
     ),
