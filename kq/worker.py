@@ -2,7 +2,7 @@
 
 1. A ``Worker`` is made with settings; they are checked, and nothing happens.
 2. ``start`` makes or takes over the consumer, handles SIGINT and SIGTERM in the main thread, and runs the loop.
-3. ``stop``, from any thread, asks for a warm stop.
+3. ``stop``, from any thread, asks for a stop.
 4. When the loop has ended, signals and consumer are given back. ``start`` can be called again.
 """
 
@@ -165,13 +165,14 @@ class Worker:
         """Return the figures of this moment, since the last ``start``. From any thread; cheap, once a second say."""
         return Stats(State.NEW) if self._loop is None else self._loop.stats()
 
-    def start(self, max_messages: int | None = None, commit_offsets: bool = True) -> int:
+    def start(self, max_messages: int | None = None, commit_offsets: bool = True, *, burst: bool = False) -> int:
         """Run jobs until stopped, and return how many messages were processed.
 
         Called again, it goes on with the message after the last one that was processed.
 
         :param max_messages: Return after so many messages; None for no limit.
         :param commit_offsets: Commit what is done. If False nothing is committed, and the next ``start`` repeats.
+        :param burst: Return when nothing is left: all messages of the partitions that this worker has are processed.
         :returns: How many messages were processed.
         :raises kq.BrokerUnreachable: No broker answered, with ``hosts``.
         :raises kq.WorkerError: The consumer failed in a way that cannot be mended; the cause is attached. Or jobs could
@@ -188,16 +189,18 @@ class Worker:
             if self._spend_request() or max_messages == 0:
                 return 0
             _refuse_gevent()
-            return self._run(max_messages, commit_offsets)
+            return self._run(max_messages, commit_offsets, burst)
         finally:
             self._started.release()
 
-    def stop(self) -> None:
+    def stop(self, *, now: bool = False) -> None:
         """Ask for a warm stop: what runs may finish within ``shutdown_timeout``. From any thread, any number of times.
 
         Before ``start``, the next ``start`` returns 0 at once.
+
+        :param now: End what runs, also after a warm stop: it has no outcome, and runs again.
         """
-        self._stop.request()
+        self._stop.request(now=now)
 
     def _spend_request(self) -> bool:
         """Forget a request to stop that came before this start; return whether there was one, or raise its signal."""
@@ -210,14 +213,14 @@ class Worker:
             raise SystemExit(128 + signum)
         return requests > 0
 
-    def _run(self, max_messages: int | None, commit_offsets: bool) -> int:
+    def _run(self, max_messages: int | None, commit_offsets: bool, burst: bool) -> int:
         consumer = self._open_consumer()
         self._look_at_clocks(consumer)
         interval = self._interval(consumer)
         waker = Waker()
         make = self._make_consumer if self._is_owner else None
-        pump = Pump(self.topic, consumer, make, interval if commit_offsets else None, waker.wake)
-        plan = self._plan(consumer, max_messages, commits_each=commit_offsets and interval == 0)
+        pump = Pump(self.topic, consumer, make, interval if commit_offsets else None, waker.wake, tells_end=burst)
+        plan = self._plan(consumer, max_messages, burst, commits_each=commit_offsets and interval == 0)
         loop = self._loop = Loop(self._settings, plan, self._stop, waker, pump)
         self._stop.attach(waker)
         try:
@@ -240,12 +243,13 @@ class Worker:
     def _is_owner(self) -> bool:
         return self._settings.consumer is None
 
-    def _plan(self, consumer: KafkaConsumer, max_messages: int | None, *, commits_each: bool) -> Plan:
+    def _plan(self, consumer: KafkaConsumer, max_messages: int | None, burst: bool, *, commits_each: bool) -> Plan:
         timeout = consumer.config["consumer_timeout_ms"]  # negative means none, as in the client
         return Plan(
             commits_each=commits_each,
             max_messages=float("inf") if max_messages is None else max_messages,
             idle_limit=float("inf") if self._is_owner or timeout < 0 else timeout / 1000,
+            is_burst=burst,
             companions=Companions(self._assemble()),
             context=self._context(consumer),
         )

@@ -134,7 +134,7 @@ def loop_between(
         deserializer=kq.loads, logger=logging.getLogger("kq.worker"), timeout=None, executor=executor, concurrency=10,
         ordering="key", commit_interval=0.1, shutdown_timeout=1.0, max_deliveries=3, unimportable="brake",
     )  # fmt: skip
-    plan = Plan(False, FOREVER, FOREVER, Companions(companions), Context("t", "g", "h:1", {}))
+    plan = Plan(False, FOREVER, FOREVER, False, Companions(companions), Context("t", "g", "h:1", {}))
     waker = Waker()
     loop = Loop(settings, plan, Stop(), waker, pump)  # type: ignore[arg-type]
     loop._open()

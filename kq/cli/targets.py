@@ -26,13 +26,24 @@ import click
 
 import kq
 
-__all__ = ["import_from_here", "jobs_of", "load_callback", "load_function", "parse_arguments"]
+__all__ = ["check_modules", "import_from_here", "jobs_of", "load_callback", "load_function", "parse_arguments"]
 
 
 def import_from_here() -> None:
     """Make the modules of the current folder importable, as ``python -m`` does."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+
+
+def check_modules(names: Iterable[str]) -> None:
+    """Raise where a module is not there. What it holds is not imported here.
+
+    :raises click.UsageError: There is no such module, or its package cannot be imported.
+    """
+    for name in names:
+        with _importing(name):
+            if importlib.util.find_spec(name) is None:
+                raise click.UsageError(f"--preload: there is no module {name!r} here, in {os.getcwd()}")
 
 
 def load_callback(target: str) -> Callable[..., Any]:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 
 import kq
-from kq.cli.options import Size, client_options, group_option
+from kq.cli.check import check_next
+from kq.cli.logs import FORMATS, LEVELS, log_to_stderr
+from kq.cli.options import Size, config_option, group_option, hosts_option
 from kq.cli.output import fail, to_stderr
 from kq.cli.reload import Watcher, restart
-from kq.cli.targets import import_from_here, load_callback
+from kq.cli.targets import check_modules, import_from_here, load_callback
+from kq.cli.together import run_together
 from kq.cli.topics import open_admin, partitions_of
+from kq.clients import DEFAULT_TOPIC
 from kq.executors import Executor
 
 __all__ = ["worker"]
 
 #: Options that are arguments of the library, which has their defaults.
-_OF_THE_LIBRARY = ("unimportable", "ordering", "shutdown_timeout")
+_OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout")
 
 
 @click.command()
-@client_options
+@hosts_option
+@click.option(
+    "--topic",
+    "topics",
+    multiple=True,
+    default=[DEFAULT_TOPIC],
+    show_default=True,
+    help="Kafka topic; several may be given.",
+)
+@config_option
 @group_option
 @click.option("--callback", metavar="FILE.py|MODULE[:NAME]", help="Called with each outcome. NAME: callback.")
 @click.option("--timeout", type=float, help="How long a job may take, in seconds, whatever the job says.")
 @click.option("--max-messages", type=click.IntRange(min=0), help="Stop after so many messages.")
+@click.option("--burst", is_flag=True, help="Stop when nothing is left.")
+@click.option("--check", is_flag=True, help="Say whether the next jobs could run here; run and commit none.")
 @click.option("--processes", type=click.IntRange(min=1), help="Run so many jobs at once, by default one a core.")
 @click.option("--threads", type=click.IntRange(min=1), help="Run so many jobs at once in threads, not in processes.")
 @click.option("--inline", is_flag=True, help="Run one job at a time, in the process of the worker.")
@@ -44,35 +58,78 @@ _OF_THE_LIBRARY = ("unimportable", "ordering", "shutdown_timeout")
 @click.option("--ordering", type=click.Choice(["key", "partition", "none"]), help="What runs one at a time, in order.")
 @click.option("--shutdown-timeout", type=click.FloatRange(min=0), help="Seconds that running jobs have at a stop.")
 @click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
-@click.option("--verbose", is_flag=True, help="Log what the worker does.")
-def worker(reload: bool, verbose: bool, **options: Any) -> None:
-    """Run the jobs of a topic until Ctrl-C, which lets the running jobs end first."""
-    if verbose:
-        logging.getLogger("kq").setLevel(logging.INFO)
-        logging.getLogger("kafka").setLevel(logging.WARNING)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    help="What is logged; by default warnings, and what the worker itself does.",
+)
+@click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is logged.")
+@click.option("--verbose", is_flag=True, help="The same as --log-level info: each job is logged.")
+def worker(reload: bool, verbose: bool, check: bool, log_level: str | None, log_format: str, **options: Any) -> None:
+    """Run the jobs of a topic until Ctrl-C, which lets the running jobs end first.
+
+    The exit code is 0 after that, and 1 where a stop had to interrupt jobs, which run again.
+    """
+    log_to_stderr(log_level or ("info" if verbose else None), log_format)
     import_from_here()
-    if reload:
+    options["topics"] = tuple(dict.fromkeys(options["topics"]))
+    if options["max_messages"] is not None and len(options["topics"]) > 1:
+        raise click.UsageError("--max-messages is for one --topic")
+    if check:
+        _check(options)
+    elif reload:
         _work_and_reload(options)
     else:
         _work(options)
 
 
+def _check(options: Mapping[str, Any]) -> None:
+    """Say of each topic whether the next jobs could run here."""
+    for topic, made in _workers(options)[0].items():
+        check_next(topic, options["hosts"], made.group, options["config"])
+
+
 def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
-    """Run a worker as the options say, and stop it when a source file changes."""
-    hosts, topic, config = (options[name] for name in ("hosts", "topic", "config"))
-    executor, concurrency, words = _executor(options)
+    """Run workers as the options say, and stop them when a source file changes."""
+    made, words = _workers(options)
+    for topic, one in made.items():
+        to_stderr(f"{words} jobs of topic {topic} for group {one.group}, from {options['hosts']}")
+    if watcher is not None:
+        watcher.start(lambda: _stop(made.values()))
+    limits = {"max_messages": options["max_messages"], "burst": options["burst"]}
+    if len(made) == 1:
+        (one,) = made.values()
+        one.start(**limits)
+    else:
+        run_together(list(made.values()), lambda one: one.start(**limits))
+    if interrupted := sum(one.stats().interrupted for one in made.values()):
+        jobs = (
+            "1 job was interrupted, and runs" if interrupted == 1 else f"{interrupted} jobs were interrupted, and run"
+        )
+        raise kq.WorkerError(f"{jobs} again")
+
+
+def _stop(workers: Iterable[kq.Worker]) -> None:
+    for one in workers:
+        one.stop()
+
+
+def _workers(options: Mapping[str, Any]) -> tuple[dict[str, kq.Worker], str]:
+    """Return a worker for each topic, and in words where their jobs run."""
+    hosts, config, topics = (options[name] for name in ("hosts", "config", "topics"))
     callback = None if options["callback"] is None else load_callback(options["callback"])
     chosen = {name: options[name] for name in _OF_THE_LIBRARY if options[name] is not None}
-    made = kq.Worker(
-        topic, hosts=hosts, group=options["group"], config=config, callback=callback, timeout=options["timeout"],
-        executor=executor, concurrency=concurrency, **chosen,
-    )  # fmt: skip
+    made = {}
+    for topic in topics:
+        executor, concurrency, words = _executor(options)
+        made[topic] = kq.Worker(
+            topic, hosts=hosts, group=options["group"], config=config, callback=callback, executor=executor,
+            concurrency=concurrency, **chosen,
+        )  # fmt: skip
     with open_admin(hosts, config) as admin:
-        partitions_of(admin, hosts, topic)
-    to_stderr(f"{words} jobs of topic {topic} for group {made.group}, from {hosts}")
-    if watcher is not None:
-        watcher.start(made.stop)
-    made.start(max_messages=options["max_messages"])
+        for topic in topics:
+            partitions_of(admin, hosts, topic)
+    return made, words
 
 
 def _work_and_reload(options: Mapping[str, Any]) -> None:
@@ -103,6 +160,7 @@ def _executor(options: Mapping[str, Any]) -> tuple[Executor, int, str]:
             return kq.InlineExecutor(), 1, "This process runs"
         count = options["threads"] or _cores()
         return kq.ThreadExecutor(), count, f"{count} threads run" if count > 1 else "1 thread runs"
+    check_modules(options["preload"])
     count = options["processes"] or _cores()
     return kq.ProcessExecutor(**settings), count, f"{count} processes run" if count > 1 else "1 process runs"
 

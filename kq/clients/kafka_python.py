@@ -45,6 +45,7 @@ __all__ = [
     "has_no_thread",
     "hush",
     "is_closed",
+    "is_connected",
     "is_own_answer",
     "is_silent",
     "last_heartbeat",
@@ -280,6 +281,13 @@ def is_silent(consumer: KafkaConsumer) -> bool:
     if coordinator is None or coordinator.state != MemberState.STABLE:
         return False
     return not (getattr(coordinator, "_heartbeat_enabled", True) or coordinator.need_rejoin())
+
+
+def is_connected(consumer: KafkaConsumer) -> bool:
+    """Return whether there is a connection to any broker; True where that is unknown. No attempt is one."""
+    manager = getattr(consumer, "_manager", None)
+    connections = list(getattr(manager, "_conns", {}).values())
+    return manager is None or any(getattr(connection, "connected", True) for connection in connections)
 
 
 def has_leader(consumer: KafkaConsumer, tp: TopicPartition) -> bool:

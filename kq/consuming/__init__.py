@@ -1,8 +1,22 @@
 """Consuming: the pump's side of a worker. Messages are polled, tracked and committed here."""
 
-from kq.consuming.assignment import Assigned, Assignment, Event, Failed, Moved, Polled, Revoked
+from kq.consuming.assignment import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Revoked
+from kq.consuming.peeking import peek
 from kq.consuming.pump import Pump
 from kq.consuming.skipping import skip
 from kq.consuming.tracker import Tracker
 
-__all__ = ["Assigned", "Assignment", "Event", "Failed", "Moved", "Polled", "Pump", "Revoked", "Tracker", "skip"]
+__all__ = [
+    "Assigned",
+    "Assignment",
+    "Drained",
+    "Event",
+    "Failed",
+    "Moved",
+    "Polled",
+    "Pump",
+    "Revoked",
+    "Tracker",
+    "peek",
+    "skip",
+]

@@ -1,7 +1,7 @@
 """Assignments: what the pump and the loop share of each assigned partition, and what the pump tells the loop.
 
 1. A partition is assigned: an ``Assignment`` is made for its new epoch. It is opened once the last commit was read.
-   The loop gets ``Assigned``, ``Polled``, and ``Moved`` where the log has gaps.
+   The loop gets ``Assigned``, ``Polled``, ``Moved`` where the log has gaps, and ``Drained`` if it asked for that.
 2. The loop counts the messages that it is through with, and publishes what may be committed as ``view``.
 3. The partition is revoked: the epoch ends, and the loop gets ``Revoked``. After ``Failed`` it gets nothing more.
 """
@@ -23,6 +23,7 @@ __all__ = [
     "TOTAL_COUNT",
     "Assigned",
     "Assignment",
+    "Drained",
     "Event",
     "Failed",
     "Moved",
@@ -96,6 +97,12 @@ class Assignment:
     def in_hand_bytes(self) -> int:
         return self.delivered_bytes - self.taken_bytes
 
+    def has_news(self) -> bool:
+        """Return whether anything is done that is not committed."""
+        before = View(self.begin) if self.committed is None else self.committed[0]
+        known = before.watermark, max(before.watermark, before.top), before.incomplete
+        return known != (self.view.watermark, max(self.view.watermark, self.view.top), self.view.incomplete)
+
     def commit_lag(self) -> int:
         """Return the offsets from what is committed to what was polled."""
         committed = self.committed
@@ -129,10 +136,14 @@ class Moved(NamedTuple):
     position: int
 
 
+class Drained(NamedTuple):
+    """Nothing is left of any partition: all was polled, and all that is done is committed."""
+
+
 class Failed(NamedTuple):
     """The pump has ended by an error that it cannot mend."""
 
     error: BaseException
 
 
-Event = Assigned | Revoked | Polled | Moved | Failed
+Event = Assigned | Revoked | Polled | Moved | Drained | Failed

@@ -35,6 +35,9 @@ _logger = logging.getLogger("kq.pump")
 ASK_MS = SYNC_COMMIT_TIMEOUT * 1000
 #: Seconds between tries to read what could not be read, and between two words about it.
 STILL_WAIT, STILL_TOLD = 10.0, 60.0
+#: Seconds that a member of a group without a partition waits for one, before it counts as drained: another that has to
+#: give one up hears of that by its next heartbeat.
+EMPTY_HANDED = 3.5
 
 
 class Origin(NamedTuple):
@@ -52,6 +55,8 @@ class Feed:
         self.consumer = consumer
         self._post = post
         self.origins: dict[TopicPartition, Origin] = {}
+        #: Since when there is neither a partition nor a rebalance.
+        self._empty_since: float | None = None
 
     # -- where a partition begins --------------------------------------------------------------------------------------
 
@@ -100,6 +105,20 @@ class Feed:
             self.consumer.seek(tp, cut)
             return Progress(cut), -1
         return progress, leader_epoch
+
+    def tell_opened(self, tp: TopicPartition, progress: Progress, session: float) -> None:
+        """Say that a partition is this worker's, and what is known of the one that had it before.
+
+        :param session: The session timeout, in seconds.
+        """
+        if progress.unclean:
+            _logger.warning(
+                "Topic %s, partition %s comes from a worker that ended without a stop. Its group noticed that when the "
+                "session timeout was over (session_timeout_ms: %g s here). Jobs that ran there run again",
+                *(*tp, session),
+            )
+        else:
+            _logger.info("Topic %s, partition %s is assigned, and goes on at offset %s", *tp, progress.watermark)
 
     def give_back(self, partitions: Iterable[TopicPartition]) -> None:
         """Leave the user's consumer where the next start goes on."""
@@ -150,6 +169,25 @@ class Feed:
         for assignment, position in positions.items():
             if assignment not in again:
                 self._move(assignment, position)
+
+    def is_drained(self, assignments: list[Assignment], *, is_stable: bool) -> bool:
+        """Return whether nothing is left of assignments: the logs hold nothing beyond what was polled.
+
+        :param is_stable: They are all that this member gets for now, and have nothing that is not committed.
+        """
+        if not is_stable or assignments:
+            self._empty_since = None
+            return is_stable and self._is_at_end(assignments)
+        self._empty_since = self._empty_since or time.monotonic()
+        return time.monotonic() - self._empty_since > EMPTY_HANDED
+
+    def _is_at_end(self, assignments: list[Assignment]) -> bool:
+        nexts = {assignment.tp: assignment.next for assignment in assignments}
+        try:
+            ends = self.consumer.end_offsets(list(nexts), timeout_ms=ASK_MS)
+        except KafkaError:  # nobody can tell now
+            return False
+        return all(position >= ends[tp] for tp, position in nexts.items())
 
     def _move(self, assignment: Assignment, position: int) -> None:
         assignment.next = position

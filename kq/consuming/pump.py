@@ -27,10 +27,11 @@ from kafka.errors import FencedInstanceIdError, KafkaError
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from kq.clients import BusyFirstAssignor, kafka_python
-from kq.consuming.assignment import Assigned, Assignment, Event, Failed, Revoked
+from kq.consuming.assignment import Assigned, Assignment, Drained, Event, Failed, Revoked
 from kq.consuming.committer import FATAL, SYNC_COMMIT_TIMEOUT, Committer
 from kq.consuming.feed import Feed, Origin, differ
 from kq.consuming.metadata import Progress
+from kq.consuming.presence import Presence
 from kq.errors import BrokerUnreachable
 
 __all__ = ["Pump"]
@@ -57,6 +58,7 @@ class Pump:
         consumer is the user's.
     :param commit_interval: Seconds between commits while there is something to commit; None to commit nothing.
     :param wake: Called after events were added to ``events``.
+    :param tells_end: Whether the worker is told when nothing is left.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class Pump:
         make: Callable[[], KafkaConsumer] | None,
         commit_interval: float | None,
         wake: Callable[[], None],
+        *,
+        tells_end: bool = False,
     ) -> None:
         self._topic = topic
         self._consumer = consumer
@@ -82,6 +86,8 @@ class Pump:
         self._epoch = 0
         self._committer = Committer(consumer, commit_interval, self.poke)
         self._feed = Feed(consumer, self._post)
+        self._presence = Presence(time.monotonic())
+        self._tells_end = tells_end
         self._wait = BUSY_WAIT[0]
         self._session = consumer.config["session_timeout_ms"] / 1000
         self._stopping = False
@@ -179,6 +185,9 @@ class Pump:
         self._begin_anew(self._feed.deliver(self._held(), records))
         if not (records or busy):
             self._begin_anew(self._feed.tell_positions(self._held()))
+            if self._tells_end and self._is_drained():
+                self._post(Drained())
+        self._presence.look(self._consumer, self._committer.vouched, time.monotonic())
         has_resumed = self._feed.pause_and_resume(self._held())
         self._commit_if_due()
         shortest, longest = BUSY_WAIT
@@ -186,6 +195,13 @@ class Pump:
             self._wait = 0.0
         else:
             self._wait = shortest if records else min(longest, max(shortest, self._wait * 2))
+
+    def _is_drained(self) -> bool:
+        """Return whether nothing is left of what this member has, and it has what it gets."""
+        held = self._held()
+        is_stable = self._consumer.group_metadata().state == MemberState.STABLE
+        is_stable = is_stable and len(held) == len(self._assignments) and not any(map(self._committer.is_dirty, held))
+        return self._feed.is_drained(held, is_stable=is_stable)
 
     def _begin_anew(self, cuts: Iterable[tuple[Assignment, int]]) -> None:
         """Begin another epoch where a log lost its end: from there on its offsets are other messages now."""
@@ -336,6 +352,7 @@ class Pump:
                 return False
             assignment.open(topic_id, progress, leader_epoch)
             self._post(Assigned(assignment, progress))
+        self._feed.tell_opened(tp, progress, self._session)
         return True
 
     def _postpone(self, assignment: Assignment) -> None:
@@ -372,7 +389,8 @@ class Pump:
         while dirty := [assignment for assignment in self._held() if self._committer.is_dirty(assignment)]:
             self._committer.commit_now(dirty)
             if time.monotonic() > deadline:
-                _logger.warning("The last commit failed: some messages that are done will run again")
+                if any(assignment.has_news() for assignment in dirty):
+                    _logger.warning("The last commit failed: some messages that are done will run again")
                 break
             if any(self._committer.is_dirty(assignment) for assignment in dirty):
                 # a rebalance must end before a commit can succeed
@@ -398,6 +416,7 @@ class Pump:
         assert self._make is not None
         self.revoked(list(self._assignments))
         self._close_own()
+        is_told = False
         while not self._stopping:
             self.heartbeat = time.monotonic()
             self._read_inbox(REBUILD_WAIT)
@@ -407,7 +426,8 @@ class Pump:
                 self._subscribe()
                 return
             except BrokerUnreachable as error:
-                _logger.error("%s; trying again", error)
+                _logger.log(logging.DEBUG if is_told else logging.ERROR, "%s; trying again", error)
+                is_told = True
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types

@@ -4,7 +4,7 @@ from kq.executors.base import Executor, Finished, Setting, run_message
 from kq.executors.calling import Caller
 from kq.executors.inline import InlineExecutor
 from kq.executors.interrupt import best_interrupter
-from kq.executors.lines import log_invalid
+from kq.executors.lines import describe, log_interrupted, log_invalid
 from kq.executors.process import ProcessExecutor
 from kq.executors.thread import ThreadExecutor
 
@@ -17,6 +17,8 @@ __all__ = [
     "Setting",
     "ThreadExecutor",
     "best_interrupter",
+    "describe",
+    "log_interrupted",
     "log_invalid",
     "run_message",
 ]

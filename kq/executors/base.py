@@ -59,7 +59,10 @@ class Setting(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A run that ended. Without an outcome it was ended by a stop, and the message is to run again."""
+    """A run that ended. Without an outcome it was ended by a stop, and the message is to run again.
+
+    Without an outcome, the job is None where it had not begun.
+    """
 
     message: Message
     job: Any

@@ -16,7 +16,16 @@ from kq.job import SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers, name_of
 from kq.utils import safe_str
 
-__all__ = ["log_executing", "log_invalid", "log_outcome", "log_own", "log_processing", "warn_own"]
+__all__ = [
+    "describe",
+    "log_executing",
+    "log_interrupted",
+    "log_invalid",
+    "log_outcome",
+    "log_own",
+    "log_processing",
+    "warn_own",
+]
 
 _Args = ParamSpec("_Args")
 
@@ -67,6 +76,14 @@ def log_invalid(log: logging.Logger, message: Message, text: str, error: BaseExc
 
 
 @_harmless
+def log_interrupted(log: logging.Logger, message: Message, job: Any, seconds: float) -> None:
+    """Log that a stop has ended a job before it was done."""
+    where = _place(message, name_of(message), seconds)
+    line = "Job %s was interrupted by the stop, and runs again (%s)"
+    log.warning(line, job.id, where, extra=_where(message, job.id))
+
+
+@_harmless
 def log_outcome(
     log: logging.Logger,
     message: Message,
@@ -96,10 +113,25 @@ def log_outcome(
         told = f"; its limit was {limit:g} s" if limit else ""
         log.error("Job %s timed out or was interrupted (%s%s)", job_id, where, told, extra=extra)
     elif outcome.exception is not None and _is_printable(outcome.exception):
+        if outcome.exception.__traceback__ is None and outcome.stacktrace:  # of a child: its text tells where
+            _log_with_text(log, outcome, "Job %s raised an exception: %s", (job_id, where), extra)
+            return
         log.error("Job %s raised an exception: %s", job_id, where, exc_info=outcome.exception, extra=extra)
     else:
         trace = (outcome.stacktrace or "").rstrip()
         log.error("Job %s raised an exception: %s\n%s", job_id, where, trace, extra=extra)
+
+
+def _log_with_text(
+    log: logging.Logger, outcome: Outcome, line: str, args: tuple[Any, ...], extra: dict[str, Any]
+) -> None:
+    """Log an exception whose traceback is text: it stands once, and handlers still get the exception."""
+    error = outcome.exception
+    assert error is not None
+    place = log.findCaller()[:2]
+    record = log.makeRecord(log.name, logging.ERROR, *place, line, args, (type(error), error, None), extra=extra)
+    record.exc_text = (outcome.stacktrace or "").rstrip()
+    log.handle(record)
 
 
 def _is_printable(error: BaseException) -> bool:
@@ -109,6 +141,11 @@ def _is_printable(error: BaseException) -> bool:
     except Exception:  # noqa: BLE001 - its text is logged instead
         return False
     return True
+
+
+def describe(message: Message, seconds: float) -> str:
+    """Return a job that runs, as text: its ID, where it stands, and how long it has run."""
+    return f"job {job_from_headers(message).id} ({_place(message, name_of(message), seconds)})"
 
 
 def _place(message: Message, name: str | None = None, seconds: float | None = None) -> str:

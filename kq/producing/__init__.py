@@ -1,5 +1,6 @@
 """Producing: from a call to a record that a broker has acknowledged."""
 
+from kq.producing.binding import check_binding
 from kq.producing.calls import Terms, check_timeout
 from kq.producing.decorator import JobFunction, JobSpec, job_function
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
@@ -17,6 +18,7 @@ __all__ = [
     "Sender",
     "Sent",
     "Terms",
+    "check_binding",
     "check_timeout",
     "describe",
     "job_function",

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from typing import NamedTuple
 
-from kq.consuming import Assigned, Assignment, Event, Failed, Moved, Polled, Pump, Revoked, Tracker
-from kq.executors import Finished, Setting, log_invalid
-from kq.job import FAILURE, INVALID, TIMEOUT, Outcome, Status
+from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked, Tracker
+from kq.executors import Finished, Setting, describe, log_interrupted, log_invalid
+from kq.job import Outcome
 from kq.message import Message, bytes_of, message_from_record
 from kq.working.backlog import Backlog
 from kq.working.brake import Brake
@@ -28,7 +27,7 @@ from kq.working.companions import Companions, Context
 from kq.working.publisher import Publisher
 from kq.working.settings import Settings
 from kq.working.settle import Settler, poisoned
-from kq.working.state import FORWARD, State, Stats
+from kq.working.state import FORWARD, State, Stats, Tally
 from kq.working.stop import Stop
 from kq.working.waker import Waker
 from kq.working.watchdog import TICK, Watchdog
@@ -55,6 +54,8 @@ class Plan(NamedTuple):
     max_messages: float
     #: Seconds without a message after which the loop ends.
     idle_limit: float
+    #: Whether the loop ends when nothing is left.
+    is_burst: bool
     companions: Companions
     #: What companions are told.
     context: Context
@@ -84,13 +85,12 @@ class Loop:
         self._suspect: Message | None = None
         #: What is about to start, and waits for the commit that tells of it.
         self._starting: list[Message] = []
-        self._started = 0
-        self._retried = 0
-        self._outcomes: Counter[Status] = Counter()
+        self._tally = Tally()
         self.state = State.NEW
         #: The error that ended the pump, or the work.
         self.failure: BaseException | None = None
         self._last_activity = time.monotonic()
+        self._is_drained = False
         self._last_publish = 0.0
         self._unpublished = False
         self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, self._running)
@@ -110,25 +110,13 @@ class Loop:
         finally:
             self._end()
             self._watchdog.stop()
-        return self._outcomes.total()
+        return self._tally.outcomes.total()
 
     def stats(self) -> Stats:
         """Return the figures of this moment. From any thread."""
-        oldest = next(iter(list(self._running.values())), None)
-        assignments = list(self._assignments.values())
-        return Stats(
-            state=self.state,
-            in_flight=len(self._running),
-            backlog=len(self._backlog),
-            done=self._outcomes.total(),
-            failed=self._outcomes[FAILURE],
-            timed_out=self._outcomes[TIMEOUT],
-            invalid=self._outcomes[INVALID],
-            retried=self._retried,
-            commit_lag={assignment.partition: assignment.commit_lag() for assignment in assignments},
-            oldest=None if oldest is None else time.monotonic() - oldest[1],
-            settling=len(self._settler),
-        )
+        oldest = next((since for _, since in list(self._running.values())), None)
+        counts = {"in_flight": len(self._running), "backlog": len(self._backlog), "settling": len(self._settler)}
+        return self._tally.stats(self.state, oldest, list(self._assignments.values()), **counts)
 
     def _open(self) -> None:
         settings, waker = self._settings, self._waker
@@ -164,7 +152,7 @@ class Loop:
     def _advance_if_due(self) -> None:
         if self._stop.requests and self.state in (State.RUNNING, State.QUIET):
             self._advance(State.DRAINING)
-        elif self._started >= self._plan.max_messages and self.state is State.RUNNING:
+        elif self._tally.started >= self._plan.max_messages and self.state is State.RUNNING:
             self._advance(State.QUIET)
 
     def _is_over(self) -> bool:
@@ -173,7 +161,8 @@ class Loop:
         if self.state is not State.RUNNING or self.failure is not None:
             return True
         is_empty = len(self._backlog) == 0 and self._suspect is None
-        return is_empty and time.monotonic() - self._last_activity >= self._plan.idle_limit
+        idle = time.monotonic() - self._last_activity
+        return is_empty and (idle >= self._plan.idle_limit or (self._plan.is_burst and self._is_drained))
 
     def _advance(self, state: State) -> None:
         assert state in FORWARD[self.state], (self.state, state)
@@ -193,7 +182,11 @@ class Loop:
     def _take_in_one(self, event: Event) -> None:
         if isinstance(event, Polled):
             self._take_in_messages(event)
+            self._is_drained = False
+        elif isinstance(event, Drained):
+            self._is_drained = True
         elif isinstance(event, Assigned):
+            self._is_drained = False
             assignment = event.assignment
             self._assignments[assignment.partition] = assignment
             self._tracker.assign(assignment.partition, assignment.epoch, assignment.topic_id, event.progress)
@@ -262,7 +255,7 @@ class Loop:
         """Return how many jobs may be started now."""
         if self._settler.is_full():
             return 0
-        room = min(self._executor.room(), self._plan.max_messages - self._started)
+        room = min(self._executor.room(), self._plan.max_messages - self._tally.started)
         if self._plan.commits_each:  # none that waits in a child for another, whose end is to be committed first
             room = min(room, self._settings.concurrency - len(self._running) - len(self._settler))
         return room
@@ -277,8 +270,8 @@ class Loop:
                 assignment.taken_bytes += len(message.value or b"")
             deaths, needs_care = self._tracker.started(message)
             is_careful = is_careful or needs_care
-            self._started += 1
-            self._retried += deaths > 0
+            self._tally.started += 1
+            self._tally.retried += deaths > 0
             self._running[id(message)] = message, now
             if deaths >= self._settings.max_deliveries:
                 self._report_poison(message, deaths)
@@ -320,7 +313,7 @@ class Loop:
         """Have messages not start. Before their epoch ends: they would pass for runs that the next one can adopt."""
         for message in messages:
             self._starting.remove(message)
-            self._started -= 1
+            self._tally.started -= 1
             self._give_up(message)
 
     # -- outcomes ------------------------------------------------------------------------------------------------------
@@ -330,7 +323,7 @@ class Loop:
         for one in finished:
             message = one.message
             if one.outcome is None:  # ended by a stop: it will run again
-                self._give_up(message)
+                self._interrupt(one)
                 continue
             del self._running[id(message)]
             if message is self._suspect:
@@ -375,8 +368,16 @@ class Loop:
 
     def _complete(self, message: Message, outcome: Outcome) -> None:
         self._tracker.done(message)
-        self._outcomes[outcome.status] += 1
+        self._tally.outcomes[outcome.status] += 1
         self._free(message)
+
+    def _interrupt(self, one: Finished) -> None:
+        """Give up what a stop has ended, and name it if it had begun."""
+        _, since = self._running[id(one.message)]
+        if one.job is not None:
+            self._tally.interrupted += 1
+            log_interrupted(self._settings.logger, one.message, one.job, time.monotonic() - since)
+        self._give_up(one.message)
 
     def _give_up(self, message: Message) -> None:
         """Note that a message has no outcome: it is incomplete, and runs again."""
@@ -432,9 +433,8 @@ class Loop:
             _own_logger.warning(line, len(self._settler))
 
     def _let_go(self) -> None:
-        for message, _ in list(self._running.values()):
-            line = "The job of message %s of partition %s goes on: it could not be ended"
-            _own_logger.warning(line, message.offset, message.partition)
+        for message, since in list(self._running.values()):
+            _own_logger.warning("A job could not be ended: %s goes on", describe(message, time.monotonic() - since))
             self._tracker.given_up(message)
         self._take_in()
         self._publish()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-__all__ = ["FORWARD", "State", "Stats"]
+from kq.consuming import Assignment
+from kq.job import FAILURE, INVALID, TIMEOUT, Status
+
+__all__ = ["FORWARD", "State", "Stats", "Tally"]
 
 
 class State(enum.Enum):
@@ -54,3 +59,33 @@ class Stats(NamedTuple):
     oldest: float | None = None
     #: Messages whose jobs have ended, and whose records the broker has not acknowledged yet.
     settling: int = 0
+    #: Jobs that a stop has ended before they were done: they run again.
+    interrupted: int = 0
+
+
+class Tally:
+    """What one ``start`` has counted so far."""
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.retried = 0
+        self.interrupted = 0
+        self.outcomes: Counter[Status] = Counter()
+
+    def stats(self, state: State, since: float | None, assignments: Iterable[Assignment], **figures: int) -> Stats:
+        """Return the figures of this moment.
+
+        :param since: When the oldest job that runs was started, by the monotonic clock; None if none runs.
+        """
+        return Stats(
+            state=state,
+            done=self.outcomes.total(),
+            failed=self.outcomes[FAILURE],
+            timed_out=self.outcomes[TIMEOUT],
+            invalid=self.outcomes[INVALID],
+            retried=self.retried,
+            interrupted=self.interrupted,
+            commit_lag={assignment.partition: assignment.commit_lag() for assignment in assignments},
+            oldest=None if since is None else time.monotonic() - since,
+            **figures,
+        )

@@ -33,6 +33,8 @@ class _Request(NamedTuple):
 
     when: float
     signum: int | None
+    #: Whether what runs is to be ended at once, as by a second signal.
+    now: bool = False
 
 
 class Stop:
@@ -46,11 +48,12 @@ class Stop:
 
     @property
     def requests(self) -> int:
-        """How often a stop was asked for: once by calls, and by each signal."""
+        """How often a stop was asked for: once by calls, twice by those that want it now, and by each signal."""
         if not self._requests:  # so it is mostly, and the loop asks several times a turn
             return 0
         signals = [request for request in self._requests if request.signum is not None]
-        return len(signals) or min(1, len(self._requests))
+        count = len(signals) or min(1, len(self._requests))
+        return max(count, KILL) if any(request.now for request in self._requests) else count
 
     @property
     def since(self) -> float | None:
@@ -62,9 +65,9 @@ class Stop:
         """The signal that asked first, if one did."""
         return next((request.signum for request in self._requests if request.signum is not None), None)
 
-    def request(self) -> None:
-        """Ask for a warm stop. Asking again changes nothing."""
-        self._requests.append(_Request(time.monotonic(), None))
+    def request(self, *, now: bool = False) -> None:
+        """Ask for a warm stop, or for one that ends what runs. Asking for the same again changes nothing."""
+        self._requests.append(_Request(time.monotonic(), None, now))
         self._wake()
 
     def attach(self, waker: Waker | None) -> None:

@@ -2,7 +2,8 @@
 
 1. Time limits hold whatever the loop does: the executor is asked to look after them.
 2. Signals are counted, also those of which no handler could run.
-3. What must end after a stop is ended, and named where it does not end. A pump that stands still is said aloud.
+3. A stop is said: what is waited for, for how long, and what another request does.
+4. What must end after a stop is ended, and named where it does not end. A pump that stands still is said aloud.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from collections.abc import Mapping
 
 from kq.consuming import Pump
-from kq.executors import Executor
+from kq.executors import Executor, describe
 from kq.message import Message
 from kq.working.stop import KILL, Stop
 
@@ -46,6 +47,8 @@ class Watchdog:
         self._running = running
         #: When it was first seen that what runs must end, or the last job that does not was named.
         self._kill_since: float | None = None
+        #: How many requests to stop were said.
+        self._said = 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kq-watchdog", daemon=True)
 
@@ -72,8 +75,12 @@ class Watchdog:
 
     def _look(self, now: float) -> None:
         self._stop.look()
-        if self._stop.requests:
+        requests = self._stop.requests
+        if requests:
             self._pump.expect_end()
+        if requests > self._said:
+            self._said = requests
+            self._say_stop(requests, now)
         executor = self.executor
         if executor is not None:
             if self.must_kill(now):
@@ -84,11 +91,25 @@ class Watchdog:
             _logger.error("The consumer has not polled for %.0f s; its partitions may be lost", _STALLED_AFTER)
             self._pump.heartbeat = now  # said again after as long
 
+    def _say_stop(self, requests: int, now: float) -> None:
+        """Say what a stop waits for, or ends."""
+        running = list(self._running.values())
+        if not running:
+            _logger.info("Stopping: no job runs")
+            return
+        count, message, since = len(running), *running[0]
+        jobs = "1 job runs" if count == 1 else f"{count} jobs run or wait in their process"
+        oldest = f"{'this is' if count == 1 else 'the oldest is'} {describe(message, now - since)}"
+        if requests >= KILL:
+            _logger.warning("Stopping at once: %s; %s", jobs, oldest)
+            return
+        line = "Stopping: %s, for %g s more at most; a second Ctrl-C or SIGTERM ends that at once, to run again; %s"
+        _logger.info(line, jobs, self._shutdown_timeout, oldest)
+
     def _name_stubborn(self, now: float) -> None:
         if self._kill_since is None:
             self._kill_since = now
         if now - self._kill_since > _STUBBORN_AFTER:
             self._kill_since = now + _STALLED_AFTER
-            for message, _ in list(self._running.values()):
-                line = "The job of message %s of partition %s ignores the interrupt"
-                _logger.warning(line, message.offset, message.partition)
+            for message, since in list(self._running.values()):
+                _logger.warning("A job ignores the interrupt: %s", describe(message, now - since))

@@ -91,6 +91,8 @@ class Children:
         self.spawner.end()
         for child in self.all:
             self._read_rest(child)
+            if child.running() is not None:
+                self._outcomes.interrupt(child)
             self.unassigned.extend(child.messages())
             child.close()
         self._outcomes.give_back(list(self.unassigned))
@@ -292,7 +294,7 @@ class Children:
         elif child.running() is None or child.kill_reason == "timeout":
             return  # nothing ran, or what ran was killed for the job before it: it runs again
         elif self.is_killing:
-            self._outcomes.give_back([child.pop()])
+            self._outcomes.interrupt(child)
         else:
             how = child.kill_reason if child.was_killed and child.kill_reason is not None else _how_it_ended(status)
             self._outcomes.lose(child, how, status)

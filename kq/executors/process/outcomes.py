@@ -166,8 +166,13 @@ class Outcomes:
         outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
         self._keep(0, self._finish, message, outcome, Ran(child.job_id, is_read=is_read))
 
+    def interrupt(self, child: Handle) -> None:
+        """Settle the first job of a dead child: a stop has ended it, and it is to run again."""
+        message = child.pop()
+        self._keep(0, list.append, Finished(message, job_from_headers(message), None))
+
     def give_back(self, messages: list[Message]) -> None:
-        """Settle what a stop has ended, or kept from starting: it is to run again."""
+        """Settle what a stop has kept from starting: it is to run again."""
         self._keep(0, list.extend, [Finished(message, None, None) for message in messages])
 
     # -- for the loop, without the lock --------------------------------------------------------------------------------

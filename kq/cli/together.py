@@ -1,0 +1,67 @@
+"""Several workers in one process, each in a thread of its own. A signal reaches all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import kq
+
+__all__ = ["run_together"]
+
+#: Seconds between looks at whether all have ended: a handler runs only while the main thread runs Python code.
+_LOOK_EVERY = 0.2
+#: Signals after which what runs is ended, and after which the process is.
+_KILL, _EXIT = 2, 3
+
+
+def run_together(workers: Sequence[kq.Worker], start: Callable[[kq.Worker], object]) -> None:
+    """Start each worker in a thread, and return when all have ended. The first that fails stops the others.
+
+    :raises BaseException: What the first that failed has raised.
+    """
+    errors: list[BaseException] = []
+
+    def run(worker: kq.Worker) -> None:
+        try:
+            start(worker)
+        except BaseException as error:  # the door of the thread: the main thread raises it  # noqa: BLE001
+            errors.append(error)
+            for other in workers:
+                other.stop()
+
+    threads = [threading.Thread(target=run, args=[worker], name=f"kq-{worker.topic}") for worker in workers]
+    with _signals_to(workers):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(_LOOK_EVERY)
+    if errors:
+        raise errors[0]
+
+
+@contextmanager
+def _signals_to(workers: Sequence[kq.Worker]) -> Iterator[None]:
+    """Have SIGINT and SIGTERM stop all workers: the first warmly, the second at once; the third ends the process."""
+    count = 0
+
+    def on_signal(signum: int, _frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count >= _EXIT:
+            os._exit(128 + signum)
+        for worker in workers:
+            worker.stop(now=count >= _KILL)
+
+    signums = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) not in (signal.SIG_IGN, None)]
+    before = {signum: signal.signal(signum, on_signal) for signum in signums}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
