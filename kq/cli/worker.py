@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import kq
 from kq.cli.check import check_next
 from kq.cli.logs import FORMATS, LEVELS, log_to_stderr
 from kq.cli.options import Size, config_option, group_option, hosts_option
-from kq.cli.output import fail, to_stderr
+from kq.cli.output import fail
 from kq.cli.reload import Watcher, restart
 from kq.cli.targets import check_modules, import_from_here, load_callback
 from kq.cli.together import run_together
@@ -21,6 +22,8 @@ from kq.clients import DEFAULT_TOPIC
 from kq.executors import Executor
 
 __all__ = ["worker"]
+
+_logger = logging.getLogger("kq.cli")
 
 #: Options that are arguments of the library, which has their defaults.
 _OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout")
@@ -93,7 +96,8 @@ def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
     """Run workers as the options say, and stop them when a source file changes."""
     made, words = _workers(options)
     for topic, one in made.items():
-        to_stderr(f"{words} jobs of topic {topic} for group {one.group}, from {options['hosts']}")
+        line = "%s jobs of topic %s for group %s, from %s"
+        _logger.info(line, words, topic, one.group, options["hosts"])
     if watcher is not None:
         watcher.start(lambda: _stop(made.values()))
     limits = {"max_messages": options["max_messages"], "burst": options["burst"]}
@@ -138,11 +142,11 @@ def _work_and_reload(options: Mapping[str, Any]) -> None:
         _work(options, watcher)
     except (click.UsageError, kq.WorkerError) as error:  # source that cannot be imported will be corrected
         fail(error.format_message() if isinstance(error, click.UsageError) else str(error))
-        to_stderr("Waiting for a change of the source ...")
+        _logger.info("Waiting for a change of the source ...")
         watcher.wait()
     watcher.stop()
     if watcher.changed is not None:
-        to_stderr(f"{watcher.changed} has changed: starting again")
+        _logger.info("%s has changed: starting again", watcher.changed)
         restart()
 
 

@@ -69,10 +69,8 @@ def log_invalid(log: logging.Logger, message: Message, text: str, error: BaseExc
     """Log that a message holds no job that could be run, with an exception or the text of its traceback."""
     job_id, place = job_from_headers(message).id, _place(message, name_of(message))
     where = place if job_id is None else f"job {job_id}, {place}"
-    if isinstance(error, BaseException):
-        log.error("Job was invalid: %s (%s)", text, where, exc_info=error, extra=_where(message, job_id))
-    else:
-        log.error("Job was invalid: %s (%s)\n%s", text, where, error.rstrip(), extra=_where(message, job_id))
+    exception, trace = (error, "") if isinstance(error, BaseException) else (None, error)
+    _log_error(log, "Job was invalid: %s (%s)", (text, where), _where(message, job_id), exception, trace)
 
 
 @_harmless
@@ -112,25 +110,30 @@ def log_outcome(
     elif outcome.status == TIMEOUT:
         told = f"; its limit was {limit:g} s" if limit else ""
         log.error("Job %s timed out or was interrupted (%s%s)", job_id, where, told, extra=extra)
-    elif outcome.exception is not None and _is_printable(outcome.exception):
-        if outcome.exception.__traceback__ is None and outcome.stacktrace:  # of a child: its text tells where
-            _log_with_text(log, outcome, "Job %s raised an exception: %s", (job_id, where), extra)
-            return
-        log.error("Job %s raised an exception: %s", job_id, where, exc_info=outcome.exception, extra=extra)
     else:
-        trace = (outcome.stacktrace or "").rstrip()
-        log.error("Job %s raised an exception: %s\n%s", job_id, where, trace, extra=extra)
+        line, args = "Job %s raised an exception: %s", (job_id, where)
+        _log_error(log, line, args, extra, outcome.exception, outcome.stacktrace or "")
 
 
-def _log_with_text(
-    log: logging.Logger, outcome: Outcome, line: str, args: tuple[Any, ...], extra: dict[str, Any]
+def _log_error(
+    log: logging.Logger,
+    line: str,
+    args: tuple[Any, ...],
+    extra: dict[str, Any],
+    error: BaseException | None,
+    trace: str,
 ) -> None:
-    """Log an exception whose traceback is text: it stands once, and handlers still get the exception."""
-    error = outcome.exception
-    assert error is not None
-    place = log.findCaller()[:2]
-    record = log.makeRecord(log.name, logging.ERROR, *place, line, args, (type(error), error, None), extra=extra)
-    record.exc_text = (outcome.stacktrace or "").rstrip()
+    """Log an error so that its traceback stands once: that of the exception, or what a child has sent as text.
+
+    Handlers get the exception in any case, if there is one that can be printed.
+    """
+    if error is not None and not _is_printable(error):
+        error = None
+    place = log.findCaller(stacklevel=3)[:2]
+    info = None if error is None else (type(error), error, error.__traceback__)
+    record = log.makeRecord(log.name, logging.ERROR, *place, line, args, info, extra=extra)
+    if trace and (error is None or error.__traceback__ is None):
+        record.exc_text = trace.rstrip()
     log.handle(record)
 
 

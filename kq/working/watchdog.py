@@ -95,16 +95,17 @@ class Watchdog:
         """Say what a stop waits for, or ends."""
         running = list(self._running.values())
         if not running:
-            _logger.info("Stopping: no job runs")
+            if requests < KILL:
+                _logger.info("Stopping: no job runs")
             return
         count, message, since = len(running), *running[0]
         jobs = "1 job runs" if count == 1 else f"{count} jobs run or wait in their process"
-        oldest = f"{'this is' if count == 1 else 'the oldest is'} {describe(message, now - since)}"
+        oldest = describe(message, now - since)
         if requests >= KILL:
-            _logger.warning("Stopping at once: %s; %s", jobs, oldest)
-            return
-        line = "Stopping: %s, for %g s more at most; a second Ctrl-C or SIGTERM ends that at once, to run again; %s"
-        _logger.info(line, jobs, self._shutdown_timeout, oldest)
+            _logger.warning("Stopping now: %s, to run again. The oldest: %s", jobs, oldest)
+        else:
+            line = "Stopping: %s, for %g s more at most. A second signal ends that now, to run again. The oldest: %s"
+            _logger.info(line, jobs, self._shutdown_timeout, oldest)
 
     def _name_stubborn(self, now: float) -> None:
         if self._kill_since is None:
