@@ -73,6 +73,8 @@ class Queue:
     :param logger: Logger; the one named ``kq.queue`` if left out.
     :param hosts: Kafka brokers as ``"host:port,host:port"``.
     :param config: With ``hosts``: more settings for ``kafka.KafkaProducer``.
+    :param enqueue_timeout: Seconds that one ``enqueue`` or ``aenqueue`` may take with all that it waits for, in a web
+        request say; of ``enqueue_many`` each record. If left out, the producer's own settings bound it.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -86,6 +88,7 @@ class Queue:
         *,
         hosts: str | None = None,
         config: Mapping[str, Any] | None = None,
+        enqueue_timeout: float | None = None,
     ) -> None:
         if topic is None and hosts is not None:
             topic = DEFAULT_TOPIC
@@ -98,11 +101,13 @@ class Queue:
             raise ArgumentError("serializer must be a callable")
         if not (logger is None or isinstance(logger, logging.Logger)):
             raise ArgumentError("bad logger instance")
+        if not (enqueue_timeout is None or (isinstance(enqueue_timeout, (int, float)) and enqueue_timeout > 0)):
+            raise ArgumentError("enqueue_timeout must be an int or float above 0")
         self._topic = topic
         self._hosts = hosts_of(producer) if hosts is None else check_hosts(hosts)
         self._config = check_config(config, KafkaProducer.DEFAULT_CONFIG, _RESERVED)
         self._terms = Terms(topic, check_timeout(timeout, "timeout"), None, None, [], frozenset())
-        self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config)
+        self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config, enqueue_timeout)
         self._sender = Sender(self._delivery, serializer or dumps, logger or _logger)
         self._spec = EnqueueSpec(self._sender, self._terms)
         if (producer.config if producer is not None else self._config).get("acks") == 0:

@@ -28,6 +28,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
     from kafka.admin import NewTopic
+    from kafka.errors import NodeNotReadyError
 
 #: Quick to come back after a broker was away, quick to complain when it is not there at all.
 CLIENT: dict[str, Any] = {"reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": 20_000}
@@ -94,7 +95,7 @@ def make_topic(admin: KafkaAdminClient) -> Callable[..., str]:
     def make(partitions: int = 1, replicas: int = 1, **config: Any) -> str:
         name = _name("topic")
         settings = {setting.replace("_", "."): str(value) for setting, value in config.items()}
-        admin.create_topics([NewTopic(name, partitions, replicas, topic_configs=settings)])
+        _wait_until(lambda: _makes(admin, NewTopic(name, partitions, replicas, topic_configs=settings)))
         _wait_until(lambda: _is_led(admin, name, partitions), message=f"topic {name} has no leader")
         return name
 
@@ -167,6 +168,14 @@ def wait_until() -> Callable[..., Any]:
 
 def _name(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex[:12]}"
+
+
+def _makes(admin: KafkaAdminClient, topic: NewTopic) -> bool:
+    try:
+        admin.create_topics([topic])
+    except NodeNotReadyError:  # the test before has restarted the broker, and this client waits before it connects
+        return False
+    return True
 
 
 def _is_led(admin: KafkaAdminClient, topic: str, partitions: int) -> bool:

@@ -88,8 +88,10 @@ def test_without_a_callback_a_failure_is_logged_with_its_traceback(
     run_worker(Worker(topic, hosts=hosts, executor="process"), 1)
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING and record.name[:2] == "kq"]
     assert record.message.startswith(f"Job {job.id} raised an exception: process_jobs.fail_with_cause, topic {topic},")
-    assert "\nTraceback" in record.message
-    assert record.message.endswith("ValueError: above")
+    assert record.exc_text is not None
+    assert record.exc_text.startswith("Traceback")
+    assert record.exc_text.endswith("ValueError: above")
+    assert caplog.text.count("ValueError: above") == 1
 
 
 def test_100_mb_cross_in_both_directions() -> None:

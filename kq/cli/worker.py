@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
+from kafka.errors import KafkaError
 
 import kq
 from kq.cli.check import check_next
 from kq.cli.logs import FORMATS, LEVELS, log_to_stderr
 from kq.cli.options import Size, config_option, group_option, hosts_option
-from kq.cli.output import fail
+from kq.cli.output import FAILED, fail
 from kq.cli.reload import Watcher, restart
 from kq.cli.targets import check_modules, import_from_here, load_callback
 from kq.cli.together import run_together
@@ -78,12 +79,14 @@ def worker(reload: bool, verbose: bool, check: bool, log_level: str | None, log_
     options["topics"] = tuple(dict.fromkeys(options["topics"]))
     if options["max_messages"] is not None and len(options["topics"]) > 1:
         raise click.UsageError("--max-messages is for one --topic")
-    if check:
-        _check(options)
-    elif reload:
-        _work_and_reload(options)
-    else:
-        _work(options)
+    run = _check if check else _work_and_reload if reload else _work
+    try:
+        run(options)
+    except (kq.KQError, KafkaError) as error:
+        if log_format != "json":
+            raise
+        _logger.error("%s", " ".join(str(error).split()))
+        raise click.exceptions.Exit(FAILED) from error
 
 
 def _check(options: Mapping[str, Any]) -> None:

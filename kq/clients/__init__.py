@@ -4,6 +4,7 @@ from kq.clients import kafka_python, topics
 from kq.clients.assignor import BusyFirstAssignor
 from kq.clients.config import check_config
 from kq.clients.connect import (
+    CLIENT_DEFAULTS,
     DEFAULT_TOPIC,
     access_of,
     check_hosts,
@@ -16,6 +17,7 @@ from kq.clients.kafka_python import Fault
 from kq.clients.reader import TableReader
 
 __all__ = [
+    "CLIENT_DEFAULTS",
     "DEFAULT_TOPIC",
     "BusyFirstAssignor",
     "Fault",

@@ -34,6 +34,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 __all__ = [
     "Fault",
     "ask_again",
+    "await_topic",
     "batch_of",
     "disown",
     "forbid_auto_create",
@@ -283,13 +284,6 @@ def is_silent(consumer: KafkaConsumer) -> bool:
     return not (getattr(coordinator, "_heartbeat_enabled", True) or coordinator.need_rejoin())
 
 
-def is_connected(consumer: KafkaConsumer) -> bool:
-    """Return whether there is a connection to any broker; True where that is unknown. No attempt is one."""
-    manager = getattr(consumer, "_manager", None)
-    connections = list(getattr(manager, "_conns", {}).values())
-    return manager is None or any(getattr(connection, "connected", True) for connection in connections)
-
-
 def has_leader(consumer: KafkaConsumer, tp: TopicPartition) -> bool:
     """Return whether somebody can be asked about a partition's log; True where that is unknown."""
     cluster = _cluster(consumer)
@@ -345,6 +339,14 @@ def throw_away(consumer: KafkaConsumer, timeout_ms: float) -> None:
         _logger.debug("The consumer did not close: %s", error)
 
 
+def is_connected(client: Any) -> bool:
+    """Return whether a consumer or producer is connected to a broker; True where that is unknown."""
+    sender = getattr(client, "_sender", None)
+    manager = getattr(getattr(sender, "_client", client), "_manager", None)
+    connections = list(getattr(manager, "_conns", {}).values())
+    return manager is None or any(getattr(connection, "connected", True) for connection in connections)
+
+
 def is_closed(client: Any) -> bool:
     """Return whether a consumer or a producer was closed."""
     return bool(getattr(client, "_closed", False))
@@ -356,6 +358,14 @@ def is_closed(client: Any) -> bool:
 def future_of_batch(future: Any) -> Any:
     """Return the future of the batch that a record went into; None where that is unknown."""
     return getattr(future, "_produce_future", None)
+
+
+def await_topic(producer: KafkaProducer, topic: str, seconds: float) -> None:
+    """Return when a producer knows the partitions of a topic.
+
+    :raises KafkaTimeoutError: They are not known within so many seconds.
+    """
+    producer._wait_on_metadata(topic, seconds * 1000)
 
 
 def batch_of(producer: KafkaProducer, future: Any) -> Any:

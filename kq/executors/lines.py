@@ -127,9 +127,11 @@ def _log_error(
 
     Handlers get the exception in any case, if there is one that can be printed.
     """
+    if not log.isEnabledFor(logging.ERROR):
+        return
     if error is not None and not _is_printable(error):
         error = None
-    place = log.findCaller(stacklevel=3)[:2]
+    place = log.findCaller()[:2]
     info = None if error is None else (type(error), error, error.__traceback__)
     record = log.makeRecord(log.name, logging.ERROR, *place, line, args, info, extra=extra)
     if trace and (error is None or error.__traceback__ is None):

@@ -12,10 +12,10 @@ import asyncio
 import functools
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Coroutine
 from typing import Any
 
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from kq.errors import KQError
 from kq.job import Job
@@ -45,17 +45,30 @@ class Bridge:
 
     async def deliver(self, job: Job, record: Record) -> None:
         """Send a record, and return when the broker has acknowledged it."""
+        deadline = self._delivery.deadline()
         while self._is_full() or not self._delivery.is_ready(job.partition):
-            await self._prepared(job)
-            await self._room()
+            await self._within(deadline, self._prepared(job, deadline), job)
+            await self._within(deadline, self._room(), job)
         self._count += 1
         self._bytes += len(record.value)
         try:
-            await self._send(job, record)
+            await self._send(job, record, deadline)
         finally:
             self._count -= 1
             self._bytes -= len(record.value)
             self._admit()
+
+    async def _within(self, deadline: float, waiting: Coroutine[Any, Any, None], job: Job) -> None:
+        """Wait for what comes before a record is sent, but not longer than its call may take."""
+        if deadline == float("inf"):
+            await waiting
+            return
+        try:
+            await asyncio.wait_for(waiting, max(0.0, deadline - time.monotonic()))
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise self._delivery.refused(
+                job, KafkaTimeoutError("enqueue_timeout was over before it was sent")
+            ) from error
 
     async def pump(self, jobs: AsyncIterable[Job], make: Callable[[Job], Record], window: Window) -> None:
         """Send many records, within the window's bounds, while other tasks have their turn."""
@@ -81,23 +94,23 @@ class Bridge:
     async def _add(self, job: Job, make: Callable[[Job], Record], window: Window) -> None:
         try:
             if not window.is_broken:
-                await self._prepared(job)
+                await self._prepared(job, self._delivery.deadline())
         except EnqueueError as error:
             window.refuse(job, error)
         else:
             window.add(job, make)
 
-    async def _send(self, job: Job, record: Record) -> None:
-        sent = self._delivery.send(job, record)
+    async def _send(self, job: Job, record: Record, deadline: float) -> None:
+        sent = self._delivery.send(job, record, deadline)
         await self.wait(sent)
         if error := self._delivery.verdict(sent):
             raise error
 
-    async def _prepared(self, job: Job) -> None:
+    async def _prepared(self, job: Job, deadline: float) -> None:
         """Return when ``send`` has nothing to wait for; all tasks share one thread for that."""
         while not self._delivery.is_ready(job.partition):
             if self._preparing is None:
-                self._preparing = self._loop.run_in_executor(None, self._delivery.prepare, job.partition)
+                self._preparing = self._loop.run_in_executor(None, self._delivery.prepare, job.partition, deadline)
                 self._preparing.add_done_callback(self._has_prepared)
             try:
                 await asyncio.shield(self._preparing)
@@ -114,14 +127,14 @@ class Bridge:
     async def wait(self, sent: Sent) -> None:
         """Return when there is an answer to a record, or none will come; see :meth:`Delivery.wait`."""
         if not sent.future.is_done:
-            await self._arrival(sent.future)
+            await self._arrival(sent)
         if not sent.is_acknowledged:
             await self._loop.run_in_executor(None, self._delivery.recover, sent)
 
-    async def _arrival(self, future: Any) -> None:
+    async def _arrival(self, sent: Sent) -> None:
         waiter = self._loop.create_future()
-        future.add_both(functools.partial(self._arrive, waiter))
-        timer = self._loop.call_later(self._delivery.patience, _release, waiter)
+        sent.future.add_both(functools.partial(self._arrive, waiter))
+        timer = self._loop.call_later(self._delivery.left(sent), _release, waiter)
         try:
             await waiter
         finally:

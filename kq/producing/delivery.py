@@ -4,7 +4,8 @@
 2. ``send`` hands a record over. What fails there was not sent.
 3. ``wait`` returns when there is an answer, or none will come. ``Bridge.wait`` is the same for asyncio code.
 4. ``verdict`` says what became of the record: acknowledged, not delivered, or not known.
-5. At interpreter exit own producers are closed; after a fork they are let go of, and made anew.
+5. Where there was no broker a moment ago, ``send`` refuses at once: one record tries, now and then, and no other waits.
+6. At interpreter exit own producers are closed; after a fork they are let go of, and made anew.
 
 Only a record's own future tells: ``flush`` reports nothing.
 """
@@ -31,8 +32,8 @@ from kafka.errors import (
     UnknownError,
 )
 
-from kq.clients import connect, kafka_python
-from kq.errors import KQError
+from kq.clients import CLIENT_DEFAULTS, connect, kafka_python
+from kq.errors import BrokerUnreachable, KQError
 from kq.job import Job
 from kq.message import Record
 
@@ -51,6 +52,10 @@ PRODUCER_DEFAULTS: Mapping[str, Any] = {
 }
 #: How much longer than its own delivery timeout the producer may take to say so.
 _ANSWER_SLACK = 5.0
+#: Seconds after a failure for want of a broker in which nothing is tried while there is no connection.
+_PAUSE = 1.0
+#: Part of the time for a call in which a record of an own producer is sent or given up: an answer is surer than none.
+_SENT_WITHIN = 0.8
 #: Seconds within which the brokers are not asked twice for an unknown partition. A question takes a client 0.1 s: many
 #: jobs for a partition that does not exist would take minutes.
 _LOOK_EVERY = 0.25
@@ -96,6 +101,8 @@ class Sent(NamedTuple):
     producer: KafkaProducer
     future: Any
     batch: Any
+    #: When its caller waits no longer, by the monotonic clock.
+    deadline: float = float("inf")
 
     @property
     def is_acknowledged(self) -> bool:
@@ -104,9 +111,20 @@ class Sent(NamedTuple):
 
 
 class Delivery:
-    """The way from a record to the broker's answer. Any thread may use it."""
+    """The way from a record to the broker's answer. Any thread may use it.
 
-    def __init__(self, name: str, topic: str, producer: KafkaProducer | None, hosts: str, config: Mapping[str, Any]):
+    :param timeout: Seconds that a record may take, with all that is to be done for it; None for what its client allows.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        topic: str,
+        producer: KafkaProducer | None,
+        hosts: str,
+        config: Mapping[str, Any],
+        timeout: float | None = None,
+    ) -> None:
         self._name = name
         self.topic = topic
         self._hosts = hosts
@@ -114,7 +132,10 @@ class Delivery:
         self.is_owner = producer is None
         self._lock = threading.Lock()
         self.is_closed = False
-        self._settings = {**PRODUCER_DEFAULTS, **config} if producer is None else producer.config
+        self._timeout = timeout
+        self._settings = _own_settings(config, timeout) if producer is None else producer.config
+        #: Until when nothing is tried, by the monotonic clock; 0 where a broker was there.
+        self._away_until = 0.0
         #: Seconds after which the producer must have told of a record.
         self.patience = float(self._settings["delivery_timeout_ms"]) / 1000 + _ANSWER_SLACK
         #: When the brokers were last asked for a partition that was not known, by the monotonic clock.
@@ -140,7 +161,11 @@ class Delivery:
             if self.is_closed:
                 raise EnqueueError(f"{self._name} is closed")
             if self._producer is None:
-                self._producer = connect(KafkaProducer, self._hosts, self._settings)
+                try:
+                    self._producer = connect(KafkaProducer, self._hosts, self._settings)
+                except BrokerUnreachable:
+                    self._away_until = time.monotonic() + _PAUSE
+                    raise
             return self._producer
 
     def close(self, timeout: float | None = None) -> None:
@@ -159,11 +184,42 @@ class Delivery:
             return False
         return not self._must_look(partition)
 
-    def prepare(self, partition: int | None) -> None:
+    def deadline(self) -> float:
+        """Return until when a call that begins now may take, by the monotonic clock."""
+        return time.monotonic() + (float("inf") if self._timeout is None else self._timeout)
+
+    def prepare(self, partition: int | None, deadline: float = float("inf")) -> None:
         """Do what ``send`` would have to wait for; raise what it would raise."""
         self._check_process()
-        self.producer.partitions_for(self.topic)
+        self._check_broker()
+        try:
+            self._await_topic(self.producer, deadline)
+        except KafkaTimeoutError:
+            self._note_silence()
+            raise
         self._look(partition)
+
+    def _await_topic(self, producer: KafkaProducer, deadline: float) -> None:
+        seconds = min(self._settings["max_block_ms"] / 1000, deadline - time.monotonic())
+        kafka_python.await_topic(producer, self.topic, max(0.001, seconds))
+
+    def _check_broker(self) -> None:
+        """Raise if there was no broker a moment ago, and there is none still; once a pause is over, one may try."""
+        if not self._away_until:
+            return
+        now = time.monotonic()
+        if self._producer is not None and kafka_python.is_connected(self._producer):
+            self._away_until = 0.0
+        elif now < self._away_until:
+            raise EnqueueError(f"no Kafka broker answered at {self._hosts} a moment ago; it is tried again in a second")
+        else:
+            self._away_until = now + max(_PAUSE, self.patience if self._timeout is None else self._timeout)
+
+    def _note_silence(self) -> None:
+        """Note that a record failed for want of an answer; where there is a connection there is a broker."""
+        producer = self._producer
+        if producer is None or not kafka_python.is_connected(producer):
+            self._away_until = time.monotonic() + _PAUSE
 
     def _must_look(self, partition: int | None) -> bool:
         """Return whether a partition is unknown, and the brokers were not asked just now: it may have been added."""
@@ -176,17 +232,24 @@ class Delivery:
             kafka_python.ask_again(self.producer, self._settings["max_block_ms"] / 1000)
             self._looked = time.monotonic()
 
-    def send(self, job: Job, record: Record) -> Sent:
+    def send(self, job: Job, record: Record, deadline: float | None = None) -> Sent:
         """Hand a record to the producer.
 
+        :param deadline: Of the call that it belongs to; if left out, the call begins now.
         :raises kq.EnqueueError: It was not sent.
         """
+        deadline = self.deadline() if deadline is None else deadline
         try:
             self._check_process()
+            self._check_broker()
             producer = self.producer
+            if self._timeout is not None:
+                self._await_topic(producer, deadline)
             self._look(record.partition)
             future = producer.send(*record)
         except (KafkaError, KQError, ValueError) as error:
+            if isinstance(error, KafkaTimeoutError):
+                self._note_silence()
             raise self.refused(job, error) from error
         batch_future = kafka_python.future_of_batch(future)
         if future.is_done and future.exception is not None and batch_future is not None and not batch_future.is_done:
@@ -195,26 +258,32 @@ class Delivery:
         if last_future is not batch_future:
             batch = kafka_python.batch_of(producer, batch_future)
             self._last = batch_future, batch
-        return Sent(job, len(record.value), producer, future, batch)
+        return Sent(job, len(record.value), producer, future, batch, deadline)
 
     def wait(self, sent: Sent) -> None:
         """Return when there is an answer to a record, or none will come; ``verdict`` then tells what became of it."""
         try:
-            sent.future.get(self.patience)
+            sent.future.get(self.left(sent))
         except KafkaError:
             self.recover(sent)
 
+    def left(self, sent: Sent) -> float:
+        """Return the seconds for which an answer to a record is waited for now."""
+        return max(0.0, min(self.patience, sent.deadline - time.monotonic()))
+
     def recover(self, sent: Sent) -> None:
         """Make ready for the next record after one that was not acknowledged. May block for seconds."""
-        if not sent.future.is_done:
-            self.abandon(sent.producer)
+        if sent.future.is_done or self._timeout is not None:  # its producer may tell later, and must not be waited for
+            return
+        self.abandon(sent.producer)
 
     def refused(self, job: Job, cause: BaseException) -> EnqueueError:
         """Return what to say of a job that was not sent."""
         if isinstance(cause, EnqueueError):  # it is about the queue
             return EnqueueError(str(cause), [job])
         hint = ""
-        if isinstance(cause, KafkaTimeoutError) and self._producer is not None:
+        producer = self._producer
+        if isinstance(cause, KafkaTimeoutError) and producer is not None and kafka_python.is_connected(producer):
             hint = f"; does topic {self.topic} exist? Queue.ensure_topic() makes it"
         return EnqueueError(f"job {job.id} was not enqueued on topic {self.topic}: {describe(cause)}{hint}", [job])
 
@@ -222,7 +291,10 @@ class Delivery:
         """Return what to raise of a record that was waited for, with the answer as the cause; None if it is there."""
         if sent.is_acknowledged:
             return None
-        answer = sent.future.exception or KafkaTimeoutError("the producer does not tell")
+        told = "the producer does not tell" if self._timeout is None else f"no answer within {self._timeout:g} s"
+        answer = sent.future.exception or KafkaTimeoutError(told)
+        if isinstance(answer, KafkaTimeoutError):
+            self._note_silence()
         error = self._verdict(sent, answer)
         error.__cause__ = answer
         return error
@@ -281,6 +353,20 @@ class Delivery:
             kafka_python.disown(self._producer)
             _inherited.append(self._producer)
             self._producer = None
+
+
+def _own_settings(config: Mapping[str, Any], timeout: float | None) -> dict[str, Any]:
+    """Return the settings of an own producer; none of its times is longer than a call may take.
+
+    :param timeout: Seconds that a call may take, if that is bounded.
+    """
+    settings = {**PRODUCER_DEFAULTS, **config}
+    if timeout is None:
+        return settings
+    times = dict.fromkeys(("bootstrap_timeout_ms", "max_block_ms"), timeout * 1000)
+    times |= dict.fromkeys(("delivery_timeout_ms", "request_timeout_ms"), timeout * 1000 * _SENT_WITHIN)
+    known = {**CLIENT_DEFAULTS, **settings}
+    return {**settings, **{name: max(1, int(min(time, known.get(name, time)))) for name, time in times.items()}}
 
 
 def _shut(producer: KafkaProducer, timeout: float) -> None:

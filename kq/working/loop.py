@@ -428,14 +428,14 @@ class Loop:
         while self._settler and time.monotonic() < deadline:
             if not self._complete_acknowledged():
                 self._waker.wait(min(TICK, self._settler.patience(time.monotonic())))
-        if self._settler:
-            line = "%d messages are not done: their records were not acknowledged. Their jobs run again"
-            _own_logger.warning(line, len(self._settler))
+        if count := len(self._settler):
+            _own_logger.warning("Records of %d messages were not acknowledged: their jobs run again", count)
 
     def _let_go(self) -> None:
         for message, since in list(self._running.values()):
             _own_logger.warning("A job could not be ended: %s goes on", describe(message, time.monotonic() - since))
             self._tracker.given_up(message)
+            self._tally.interrupted += 1
         self._take_in()
         self._publish()
         if not self._pump.stop(_PUMP_PATIENCE):

@@ -58,6 +58,7 @@ class Watchdog:
     def stop(self) -> None:
         self._ended.set()
         self._thread.join()
+        self._say_news(time.monotonic())
 
     def must_kill(self, now: float) -> bool:
         """Return whether what runs is to be ended: the time after a stop is up, or a second request has come."""
@@ -75,12 +76,9 @@ class Watchdog:
 
     def _look(self, now: float) -> None:
         self._stop.look()
-        requests = self._stop.requests
-        if requests:
+        if self._stop.requests:
             self._pump.expect_end()
-        if requests > self._said:
-            self._said = requests
-            self._say_stop(requests, now)
+        self._say_news(now)
         executor = self.executor
         if executor is not None:
             if self.must_kill(now):
@@ -90,6 +88,12 @@ class Watchdog:
         if now - self._pump.heartbeat > _STALLED_AFTER:
             _logger.error("The consumer has not polled for %.0f s; its partitions may be lost", _STALLED_AFTER)
             self._pump.heartbeat = now  # said again after as long
+
+    def _say_news(self, now: float) -> None:
+        requests = self._stop.requests
+        if requests > self._said:
+            self._said = requests
+            self._say_stop(requests, now)
 
     def _say_stop(self, requests: int, now: float) -> None:
         """Say what a stop waits for, or ends."""
