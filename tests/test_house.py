@@ -35,7 +35,7 @@ HOUSE = {
     "local": "install supervisor broker",
     "what tests": "testing",
     "the top": "kq",
-    "cli": "reload targets options output topics broker demo enqueue skip worker main",
+    "cli": "reload targets options output survey topics broker demo enqueue skip info worker main",
     "the command": "__main__",
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

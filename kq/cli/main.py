@@ -20,9 +20,10 @@ import kq
 from kq.cli.broker import broker
 from kq.cli.demo import demo
 from kq.cli.enqueue import enqueue
+from kq.cli.info import info
 from kq.cli.output import FAILED, fail
 from kq.cli.skip import skip
-from kq.cli.topics import info, topic
+from kq.cli.topics import topic
 from kq.cli.worker import worker
 
 __all__ = ["main"]
