@@ -29,13 +29,13 @@ HOUSE = {
     "what enqueues": "queue",
     "executors": "coroutine calling interrupt lines base inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
-    "consuming": "metadata tracker assignment committer feed pump skipping",
+    "consuming": "metadata tracker assignment committer feed pump skipping resetting",
     "working": "callback waker stop state backlog brake companions publisher settings settle watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "testing",
     "the top": "kq",
-    "cli": "reload targets options output survey topics broker demo enqueue skip info worker main",
+    "cli": "reload targets options output survey topics broker demo enqueue skip groups info worker main",
     "the command": "__main__",
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

@@ -2,7 +2,20 @@
 
 from kq.consuming.assignment import Assigned, Assignment, Event, Failed, Moved, Polled, Revoked
 from kq.consuming.pump import Pump
+from kq.consuming.resetting import reset
 from kq.consuming.skipping import skip
 from kq.consuming.tracker import Tracker
 
-__all__ = ["Assigned", "Assignment", "Event", "Failed", "Moved", "Polled", "Pump", "Revoked", "Tracker", "skip"]
+__all__ = [
+    "Assigned",
+    "Assignment",
+    "Event",
+    "Failed",
+    "Moved",
+    "Polled",
+    "Pump",
+    "Revoked",
+    "Tracker",
+    "reset",
+    "skip",
+]
