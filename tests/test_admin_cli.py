@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from helpers import wait_until
 from kafka import KafkaAdminClient
-from kafka.errors import KafkaConnectionError
+from kafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from rich.console import Console
 
 import kq
@@ -108,6 +108,19 @@ def test_a_topic_that_is_not_there_is_not_deleted(tell: Callable[..., Told], hos
     """In one line, before any question."""
     error = f"Error: no topic 'nowhere' at {hosts}: kq topic list shows those that are there\n"
     assert tell("topic", "delete", "nowhere") == (1, "", error)
+
+
+def test_a_topic_that_may_not_be_deleted_is_one_short_line(
+    tell: Callable[..., Told], hosts: str, full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own words are the whole request and the whole answer."""
+
+    def refuse(*_: object) -> None:
+        raise TopicAuthorizationFailedError("Request 'DeleteTopicsRequest(version=6, topics=[DeleteTopicState(")
+
+    monkeypatch.setattr(KafkaAdminClient, "delete_topics", refuse)
+    error = f"Error: topic {full} at {hosts} is not deleted: TopicAuthorizationFailedError\n"
+    assert tell("topic", "delete", full, "--yes") == (1, "", error)
 
 
 # -- info -------------------------------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ def test_data_and_ports_outlive_blows_and_stops(tmp_path):
         with pytest.raises(kq.LocalKafkaError, match="another local Kafka uses "):
             kq.LocalKafka(data=folder).start()
         local.check()
-    with pytest.raises(kq.ArgumentError, match="holds the data of 1 nodes, not of 3"):
+    with pytest.raises(kq.ArgumentError, match="holds the data of 1 node, not of 3"):
         kq.LocalKafka(nodes=3, data=folder).start()
 
 

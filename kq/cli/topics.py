@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
-from kafka.errors import NoError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import KafkaError, NoError, UnknownTopicOrPartitionError, for_code
 
 import kq
 from kq import clients
@@ -78,7 +78,10 @@ def topic_delete(hosts: str, config: dict[str, Any], yes: bool, name: str) -> No
         messages = counted(sum(one.messages for one in topics_on(admin, [name])), "message")
         if not yes:
             confirm(f"Topic {name} at {hosts} has {messages}. Delete it, with what it has?")
-        admin.delete_topics([name])
+        try:
+            admin.delete_topics([name])
+        except KafkaError as error:  # its text is the whole request and the whole answer
+            raise kq.KQError(f"topic {name} at {hosts} is not deleted: {type(error).__name__}") from error
     click.echo(f"topic {name} is deleted: {messages}")
 
 

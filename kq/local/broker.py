@@ -226,7 +226,8 @@ class LocalKafka:
         self._supervisor = Supervisor(self._folder, temporary=self._data is None)
         known = len(list(self._folder.glob("node-*")))
         if known not in (0, self.nodes):
-            raise ArgumentError(f"{self._folder} holds the data of {known} nodes, not of {self.nodes}")
+            nodes = "1 node" if known == 1 else f"{known} nodes"
+            raise ArgumentError(f"{self._folder} holds the data of {nodes}, not of {self.nodes}")
         self._cluster = _cluster_of(self._folder) or _new_id()
         self._ports = _free_ports(self.nodes, self._port)
         for node in range(self.nodes):
