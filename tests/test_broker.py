@@ -335,36 +335,6 @@ def test_a_node_that_died_by_itself_is_reported(kafka):
 # -- it does not start ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def taken() -> Iterator[int]:
-    """Return a port at which another program listens, and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        yield other.getsockname()[1]
-
-
-TAKEN = "port {} of 127.0.0.1 is taken by another program: end that, or give another port"
-
-
-@pytest.mark.parametrize("node", [0, 2])
-def test_a_taken_port_is_one_line(taken, node):
-    """Of any node; it is told before anything is started."""
-    lines: list[str] = []
-    assert TAKEN.format(taken) == failure(kq.LocalKafka(3, port=taken - node, on_progress=lines.append))
-    assert lines == []
-
-
-def test_a_port_that_a_kafka_has_is_said_to_be_of_use(kafka):
-    """Who starts a second one by mistake may have wanted the first."""
-    port = int(kafka.hosts.split(":")[1])
-    assert f"port {port} of 127.0.0.1 is taken by a Kafka that answers: use that" in failure(kq.LocalKafka(port=port))
-
-
-def test_a_port_taken_during_the_start_is_the_same_line(taken, monkeypatch):
-    """It was free when it was looked at: the node's log tells."""
-    monkeypatch.setattr(broker, "_check_ports", lambda ports: None)
-    assert TAKEN.format(taken) == failure(kq.LocalKafka(port=taken))
-
-
 def test_a_bad_setting_is_told_from_the_log():
     """The error names the setting."""
     told = failure(kq.LocalKafka(config={"num.network.threads": "several"}))

@@ -42,6 +42,8 @@ POLL = 0.02
 API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 #: Lines of log in an error: the cause of a failed start, with its Java stack.
 TAIL = 30
+#: Seconds until a port that is asked for counts as taken: a Kafka whose owner was killed just now is about to leave it.
+PORT_PATIENCE = 2.0
 #: How Kafka says that a port is taken.
 BIND_FAILURE = re.compile(rb"failed to bind to \S+:(\d+): Address already in use")
 #: Free ports are taken from this range. Systems do not use it for outgoing connections, one of which could take the
@@ -392,13 +394,14 @@ def _client_ports(nodes: int, first: int | None) -> range:
 
 def _check_ports(ports: Iterable[int]) -> None:
     """Raise :class:`kq.LocalKafkaError` if a node could not listen at one of its ports: Java's own words are a page."""
+    deadline = time.monotonic() + PORT_PATIENCE
     for port in ports:
-        try:
-            _listen(port)
-        except OSError as error:
+        while (error := _why_not(port)) is not None:
             if error.errno != errno.EADDRINUSE:
                 raise LocalKafkaError(f"cannot listen at port {port}: {error.strerror}") from error
-            raise LocalKafkaError(_is_taken(port)) from error
+            if time.monotonic() > deadline:
+                raise LocalKafkaError(_is_taken(port)) from error
+            time.sleep(POLL)
 
 
 def _is_taken(port: int) -> str:
@@ -408,15 +411,16 @@ def _is_taken(port: int) -> str:
 
 def is_free(port: int) -> bool:
     """Return whether nobody listens at a port of the loopback interface."""
+    return _why_not(port) is None
+
+
+def _why_not(port: int) -> OSError | None:
+    """Return why nobody can listen at a port of the loopback interface."""
     try:
-        _listen(port)
-    except OSError:
-        return False
-    return True
-
-
-def _listen(port: int) -> None:
-    socket.create_server(("127.0.0.1", port)).close()
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _answers(port: int) -> bool:
