@@ -385,9 +385,12 @@ def test_a_topic_is_made_with_the_users_producer(client: KafkaProducer) -> None:
 
 
 def test_a_topic_that_cannot_be_made_is_told(hosts: str) -> None:
-    """With the broker's reason."""
-    with pytest.raises(kq.KQError, match="replication factor"):
-        Queue(f"topic-{uuid.uuid4().hex[:8]}", hosts=hosts).ensure_topic(replication=50)
+    """In one line, with the number of brokers where there are too few."""
+    name = f"topic-{uuid.uuid4().hex[:8]}"
+    with pytest.raises(kq.KQError) as caught:
+        Queue(name, hosts=hosts).ensure_topic(replication=50)
+    reason = f"replication 50 needs as many brokers, and there is 1 broker at {hosts}"
+    assert str(caught.value) == f"topic {name} could not be made: {reason}"
     with pytest.raises(ArgumentError, match="partitions must be an int of 1 or greater"):
         Queue("t", hosts=hosts).ensure_topic(partitions=0)
 

@@ -29,13 +29,13 @@ HOUSE = {
     "what enqueues": "queue",
     "executors": "coroutine calling interrupt lines base inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
-    "consuming": "metadata tracker assignment committer feed presence pump peeking skipping",
+    "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "callback waker stop state backlog brake companions publisher settings settle watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "testing",
     "the top": "kq",
-    "cli": "logs reload together targets options output check topics broker demo enqueue skip worker main",
+    "cli": "logs reload together targets options output check survey topics broker demo enqueue skip groups info worker main",
     "the command": "__main__",
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

@@ -25,7 +25,7 @@ from rich.text import Text
 
 import kq
 from kq.cli.broker import exit_on_sigterm
-from kq.cli.output import make_console, print_table, show_progress
+from kq.cli.output import counted, make_console, print_table, show_progress
 from kq.cli.topics import open_admin
 
 __all__ = ["Figures", "Report", "demo", "failures", "files_of", "largest", "measure", "stdlib", "summary"]
@@ -238,7 +238,7 @@ def demo(folder: Path | None, hosts: str | None) -> None:
         if hosts is None:
             console.print("Starting a local Kafka …")
             hosts = stack.enter_context(kq.LocalKafka(on_progress=console.print)).hosts
-        console.print(Text(f"{len(files):,} files of {printable(str(folder))}, one job each, through {hosts}"))
+        console.print(Text(f"{counted(len(files), 'file')} of {printable(str(folder))}, one job each, through {hosts}"))
         report = _run(files, hosts, console, keep=ours)
     _show(console, report, folder)
 

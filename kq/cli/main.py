@@ -20,9 +20,11 @@ import kq
 from kq.cli.broker import broker
 from kq.cli.demo import demo
 from kq.cli.enqueue import enqueue
+from kq.cli.groups import group
+from kq.cli.info import info
 from kq.cli.output import FAILED, fail
 from kq.cli.skip import skip
-from kq.cli.topics import info, topic
+from kq.cli.topics import topic
 from kq.cli.worker import worker
 
 __all__ = ["main"]
@@ -80,5 +82,5 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (broker, demo, enqueue, info, skip, topic, worker):
+for command in (broker, demo, enqueue, group, info, skip, topic, worker):
     cli.add_command(command)

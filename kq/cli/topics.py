@@ -1,34 +1,35 @@
-"""``kq topic`` and ``kq info``: what is on the brokers."""
+"""``kq topic``: topics are made, listed and deleted."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import click
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import OffsetSpec
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.errors import KafkaError, NoError, UnknownTopicOrPartitionError, for_code
-from rich.text import Text
 
 import kq
 from kq import clients
-from kq.cli.options import client_options, config_option, group_option, hosts_option
-from kq.cli.output import make_console, print_table
+from kq.cli.options import config_option, hosts_option
+from kq.cli.output import confirm, counted, json_option, make_console, print_table, yes_option
+from kq.cli.survey import Topic, topics_on
 
-__all__ = ["info", "open_admin", "partitions_of", "topic"]
+__all__ = ["open_admin", "partitions_of", "topic"]
 
-#: How long a broker that has just started may look for a group's coordinator, in seconds.
-COORDINATOR_TIMEOUT = 5.0
-#: How long to wait before it is asked again, in seconds.
-RETRY_PAUSE = 0.5
+#: What ``kq topic list`` tells of each topic.
+COLUMNS = ("topic", "partitions", "replication", "messages")
+#: What to do where a topic is not there, for those who want to work.
+MAKE_ONE = ": enqueue a first job (kq enqueue --topic {} …)"
+#: What to do for those who look for one.
+LOOK = ": kq topic list shows those that are there"
 
 
 @click.group(no_args_is_help=False)
 def topic() -> None:
-    """Make topics."""
+    """Make, list and delete topics."""
 
 
 @topic.command(name="create")
@@ -46,40 +47,42 @@ def topic_create(hosts: str, config: dict[str, Any], partitions: int, replicatio
     click.echo(f"topic {name} {'is made' if made else 'was there'}: partitions {count}")
 
 
-@click.command()
-@client_options
-@group_option
-def info(hosts: str, topic: str, config: dict[str, Any], group: str | None) -> None:
-    """Show the partitions, offsets, lag and members of a topic and a consumer group."""
-    group = group or topic
+@topic.command(name="list")
+@hosts_option
+@config_option
+@json_option
+def topic_list(hosts: str, config: dict[str, Any], as_json: bool) -> None:
+    """List the topics, their partitions, how many brokers keep each, and how many messages there are."""
     with open_admin(hosts, config) as admin:
-        partitions = [TopicPartition(topic, number) for number in partitions_of(admin, hosts, topic)]
-        begin = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
-        end = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
-        committed = _patiently(lambda: admin.list_group_offsets({group: partitions})[group])
-        members = _patiently(lambda: admin.describe_groups([group])[group]["members"])
-        warning = clients.topics.clock_warning(admin, topic)
-    owners = {partition: member["member_id"] for member in members for partition in _assigned(member)}
-    rows, total = [], 0
-    for partition in partitions:
-        done = committed[partition].offset if partition in committed else -1
-        lag = max(0, end[partition].offset - max(done, begin[partition].offset))
-        total += lag
-        numbers = (partition.partition, begin[partition].offset, end[partition].offset, done if done >= 0 else "–", lag)
-        rows.append((*map(str, numbers), owners.get(partition, "–")))
-    console = make_console()
-    print_table(console, (">partition", ">begin", ">end", ">committed", ">lag", "member"), rows)
-    for member in members:
-        console.print(Text(f"member {member['member_id']} at {member['client_host'].lstrip('/')}"))
-    console.print(Text(f"topic {topic}, group {group}: lag {total}, members {len(members)}"))
-    if warning:
-        click.echo(f"Warning: {warning}", err=True)
+        rows = [(one.name, len(one.partitions), _replication(one), one.messages) for one in topics_on(admin)]
+    if as_json:
+        click.echo(json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows]))
+        return
+    texts = [(name, *(f"{number:,}" for number in numbers)) for name, *numbers in rows]
+    print_table(make_console(), ("topic", *(f">{column}" for column in COLUMNS[1:])), texts)
 
 
-def _assigned(member: Mapping[str, Any]) -> Iterator[TopicPartition]:
-    # a member that is only just joining has none yet
-    for entry in (member["member_assignment"] or {}).get("assigned_partitions", ()):
-        yield from (TopicPartition(entry["topic"], number) for number in entry["partitions"])
+def _replication(topic: Topic) -> int:
+    return min(partition.replicas for partition in topic.partitions)
+
+
+@topic.command(name="delete")
+@hosts_option
+@config_option
+@yes_option
+@click.argument("name")
+def topic_delete(hosts: str, config: dict[str, Any], yes: bool, name: str) -> None:
+    """Delete the topic NAME, with its messages."""
+    with open_admin(hosts, config) as admin:
+        partitions_of(admin, hosts, name, LOOK)
+        messages = counted(sum(one.messages for one in topics_on(admin, [name])), "message")
+        if not yes:
+            confirm(f"Topic {name} at {hosts} has {messages}. Delete it, with what it has?")
+        try:
+            admin.delete_topics([name])
+        except KafkaError as error:  # its text is the whole request and the whole answer
+            raise kq.KQError(f"topic {name} at {hosts} is not deleted: {type(error).__name__}") from error
+    click.echo(f"topic {name} is deleted: {messages}")
 
 
 @contextmanager
@@ -95,24 +98,15 @@ def open_admin(hosts: str, config: Mapping[str, Any]) -> Iterator[KafkaAdminClie
         admin.close()
 
 
-def partitions_of(admin: KafkaAdminClient, hosts: str, topic: str) -> list[int]:
-    """Return the partitions of a topic; raise :class:`kq.KQError` if there is no such topic."""
+def partitions_of(admin: KafkaAdminClient, hosts: str, topic: str, what_to_do: str = MAKE_ONE) -> list[int]:
+    """Return the partitions of a topic; raise :class:`kq.KQError` if there is no such topic.
+
+    :param what_to_do: How that error ends; ``{}`` is the topic.
+    """
     (described,) = admin.describe_topics([topic])
     error = for_code(described["error_code"])
     if error is UnknownTopicOrPartitionError:
-        raise kq.KQError(f"no topic {topic!r} at {hosts}: enqueue a first job (kq enqueue --topic {topic} …)")
+        raise kq.KQError(f"no topic {topic!r} at {hosts}{what_to_do.format(topic)}")
     if error is not NoError and not described["partitions"]:
         raise kq.KQError(f"topic {topic!r} at {hosts}: {error.__name__}")
     return sorted(partition["partition_index"] for partition in described["partitions"])
-
-
-def _patiently(ask: Callable[[], Any]) -> Any:
-    """Ask until a group's coordinator answers: a broker that has just started must find it first."""
-    deadline = time.monotonic() + COORDINATOR_TIMEOUT
-    while True:
-        try:
-            return ask()
-        except KafkaError as error:
-            if not error.retriable or time.monotonic() > deadline:
-                raise
-            time.sleep(RETRY_PAUSE)

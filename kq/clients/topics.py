@@ -16,6 +16,7 @@ from kafka import KafkaAdminClient, OffsetSpec, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import (
     ClusterAuthorizationFailedError,
+    InvalidReplicationFactorError,
     KafkaError,
     PolicyViolationError,
     TopicAlreadyExistsError,
@@ -64,9 +65,18 @@ def ensure(
             f"kafka-topics.sh --bootstrap-server {hosts_of(admin)} --create --topic {name} --partitions {partitions}"
             + "".join(f" --{option} {value}" for option, value in extras)
         ) from error
+    except InvalidReplicationFactorError as error:
+        raise KQError(f"topic {name} could not be made: {_too_few(admin, replication)}") from error
     except (KafkaError, ValueError) as error:
         raise KQError(f"topic {name} could not be made: {error}") from error
     return True
+
+
+def _too_few(admin: KafkaAdminClient, replication: int) -> str:
+    """Return why that many brokers cannot keep a partition."""
+    count = sum(not broker.get("is_fenced") for broker in admin.describe_cluster()["brokers"])
+    there = "there is 1 broker" if count == 1 else f"there are {count} brokers"
+    return f"replication {replication} needs as many brokers, and {there} at {hosts_of(admin)}"
 
 
 def companion(admin: KafkaAdminClient, topic: str, suffix: str, settings: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from kq.consuming.assignment import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Revoked
 from kq.consuming.peeking import peek
 from kq.consuming.pump import Pump
+from kq.consuming.resetting import reset
 from kq.consuming.skipping import skip
 from kq.consuming.tracker import Tracker
 
@@ -18,5 +19,6 @@ __all__ = [
     "Revoked",
     "Tracker",
     "peek",
+    "reset",
     "skip",
 ]

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import functools
 import logging
 import re
@@ -21,7 +22,7 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ POLL = 0.02
 API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 #: Lines of log in an error: the cause of a failed start, with its Java stack.
 TAIL = 30
+#: Seconds until a port that is asked for counts as taken: a Kafka whose owner was killed just now is about to leave it.
+PORT_PATIENCE = 2.0
+#: How Kafka says that a port is taken.
+BIND_FAILURE = re.compile(rb"failed to bind to \S+:(\d+): Address already in use")
 #: Free ports are taken from this range. Systems do not use it for outgoing connections, one of which could take the
 #: port of a node between its death and its restart.
 PORTS = range(20_000, 32_000)
@@ -108,6 +113,7 @@ class LocalKafka:
         self._cluster = ""
         self._ports: list[int] = []
         self._pids: dict[int, int] = {}
+        self._logged: dict[int, int] = {}  # node -> size of its log before its last start
         self._command: list[str] = []
 
     def __repr__(self) -> str:
@@ -136,7 +142,7 @@ class LocalKafka:
         """The last lines that Kafka logged; of each node, where there are several."""
         if self._supervisor is None:
             return ""
-        files = [self._folder / f"node-{node}" / "kafka.log" for node in range(self.nodes)]
+        files = map(self._log_of, range(self.nodes))
         return "\n".join(filter(None, map(_tail, [self._folder / "supervisor.log", *files])))
 
     def start(self) -> None:
@@ -148,6 +154,7 @@ class LocalKafka:
         if self._supervisor is not None:
             return
         try:
+            _check_ports(_client_ports(self.nodes, self._port))
             java = find_java()
             kafka = cached(self.version, java, self._tell)
             self._tell(f"Starting Apache Kafka {self.version} ...")
@@ -178,6 +185,8 @@ class LocalKafka:
         for node in self._pids:
             code = supervisor.ask("poll", node)
             if code is not None:
+                if (port := self._failed_to_bind(node)) is not None:  # it was free a moment ago
+                    raise LocalKafkaError(_is_taken(port))
                 raise self._error(f"node {node} of the local Kafka ended with exit code {code}")
 
     def kill(self, node: int = 0) -> None:
@@ -219,7 +228,8 @@ class LocalKafka:
         self._supervisor = Supervisor(self._folder, temporary=self._data is None)
         known = len(list(self._folder.glob("node-*")))
         if known not in (0, self.nodes):
-            raise ArgumentError(f"{self._folder} holds the data of {known} nodes, not of {self.nodes}")
+            nodes = "1 node" if known == 1 else f"{known} nodes"
+            raise ArgumentError(f"{self._folder} holds the data of {nodes}, not of {self.nodes}")
         self._cluster = _cluster_of(self._folder) or _new_id()
         self._ports = _free_ports(self.nodes, self._port)
         for node in range(self.nodes):
@@ -257,6 +267,7 @@ class LocalKafka:
         deadline = time.monotonic() + self._timeout
         supervisor = self._running()
         for node in nodes:
+            self._logged[node] = _size(self._log_of(node))
             self._pids[node] = supervisor.ask("start", node, self._command, str(self._folder / f"node-{node}"))
         if len(self._pids) <= self.nodes // 2:
             return
@@ -317,6 +328,16 @@ class LocalKafka:
             raise LocalKafkaError(f"this system has no {name}")
         supervisor.ask("send_signal", node, getattr(signal, name))
 
+    def _log_of(self, node: int) -> Path:
+        return self._folder / f"node-{node}" / "kafka.log"
+
+    def _failed_to_bind(self, node: int) -> int | None:
+        """Return the port that a node found taken at its last start, by its log; None if that was not so."""
+        with self._log_of(node).open("rb") as file:
+            file.seek(self._logged.get(node, 0))
+            found = BIND_FAILURE.search(file.read())
+        return None if found is None else int(found[1])
+
     def _error(self, problem: str) -> LocalKafkaError:
         return LocalKafkaError(f"{problem}; the end of its log:\n{self.log or '(it logged nothing)'}")
 
@@ -334,6 +355,10 @@ def _check_arguments(nodes: object, port: object, version: object) -> None:
         raise ArgumentError("nodes must be an int, 1 or greater")
     if port is not None and (not isinstance(port, int) or not 0 < port < 1 << 16):
         raise ArgumentError("port must be an int from 1 to 65535")
+    if port is not None and port + nodes > 1 << 16:
+        raise ArgumentError(
+            f"port must be {(1 << 16) - nodes} or lower: {nodes} brokers need ports up to {port + nodes - 1}"
+        )
     if not isinstance(version, str) or not re.fullmatch(r"[4-9]\.\d+\.\d+", version):
         raise ArgumentError(f'version must be a str such as "{VERSION}"')
 
@@ -354,7 +379,7 @@ def _cluster_of(folder: Path) -> str | None:
 
 def _free_ports(nodes: int, first: int | None) -> list[int]:
     """Return a port for clients for each node, then one for controllers for each."""
-    ports = [] if first is None else list(range(first, first + nodes))
+    ports = list(_client_ports(nodes, first))
     while len(ports) < 2 * nodes:
         port = secrets.choice(PORTS)
         if port not in ports and is_free(port):
@@ -362,13 +387,40 @@ def _free_ports(nodes: int, first: int | None) -> list[int]:
     return ports
 
 
+def _client_ports(nodes: int, first: int | None) -> range:
+    """Return the ports for clients that were asked for; none where any will do."""
+    return range(0) if first is None else range(first, first + nodes)
+
+
+def _check_ports(ports: Iterable[int]) -> None:
+    """Raise :class:`kq.LocalKafkaError` if a node could not listen at one of its ports: Java's own words are a page."""
+    deadline = time.monotonic() + PORT_PATIENCE
+    for port in ports:
+        while (error := _why_not(port)) is not None:
+            if error.errno != errno.EADDRINUSE:
+                raise LocalKafkaError(f"cannot listen at port {port}: {error.strerror}") from error
+            if time.monotonic() > deadline:
+                raise LocalKafkaError(_is_taken(port)) from error
+            time.sleep(POLL)
+
+
+def _is_taken(port: int) -> str:
+    who = "a Kafka that answers: use that" if _answers(port) else "another program: end that"
+    return f"port {port} of 127.0.0.1 is taken by {who}, or give another port"
+
+
 def is_free(port: int) -> bool:
     """Return whether nobody listens at a port of the loopback interface."""
+    return _why_not(port) is None
+
+
+def _why_not(port: int) -> OSError | None:
+    """Return why nobody can listen at a port of the loopback interface."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return error
+    return None
 
 
 def _answers(port: int) -> bool:
@@ -376,9 +428,13 @@ def _answers(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1.0) as probe:
             probe.sendall(API_VERSIONS)
-            return bool(probe.recv(1))
+            return probe.recv(8, socket.MSG_WAITALL)[4:] == API_VERSIONS[8:12]  # the correlation ID comes back
     except OSError:
         return False
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _tail(path: Path) -> str:
