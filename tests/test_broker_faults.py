@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from helpers import wait_until
@@ -81,3 +85,74 @@ def test_the_death_of_a_leader_is_survived(journal: Journal) -> None:
                 assert time.monotonic() - killed < 30
             wait_until(lambda: set(feeder.accepted) <= journal.names("end"), timeout=30)
             assert worker.terminate() == 0
+
+
+def test_a_broker_that_is_away_is_two_lines(kafka: kq.LocalKafka, topic: str, journal: Journal, tmp_path: Path) -> None:
+    """One when it goes, one with the seconds when it is back; none of the client's, none about commits."""
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        command = [
+            sys.executable,
+            "-m",
+            "kq",
+            "worker",
+            "--hosts",
+            kafka.hosts,
+            "--topic",
+            topic,
+            "--verbose",
+            "--inline",
+        ]
+        worker = subprocess.Popen(command, stderr=file, cwd=Path(__file__).parent)
+    try:
+        wait_until(lambda: "is assigned" in log.read_text(), timeout=40)
+        gone = time.monotonic()
+        kafka.terminate()
+        wait_until(lambda: "Kafka is away" in log.read_text(), timeout=20)
+        wait_until(lambda: time.monotonic() > gone + 10, timeout=11)  # the client would say something meanwhile
+        kafka.restart()
+        wait_until(lambda: "Kafka is back" in log.read_text(), timeout=40)
+        seconds = time.monotonic() - gone
+        with kq.Queue(topic, hosts=kafka.hosts) as queue:
+            wait_until(lambda: _is_enqueued(queue, journal), timeout=30)
+        wait_until(lambda: "1" in journal.names("end"), timeout=40)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(30) == 0
+    finally:
+        worker.kill()
+    warnings = [line for line in log.read_text().splitlines() if "[INFO]" not in line]
+    assert len(warnings) == 2, warnings
+    assert f"[WARNING] Kafka is away: no broker of {kafka.hosts} answers" in warnings[0]
+    told = float(warnings[1].partition("Kafka is back after ")[2].removesuffix(" s"))
+    assert abs(told - seconds) < 5
+
+
+@pytest.mark.parametrize("has_done", [False, True])
+def test_a_stop_while_the_broker_is_away_speaks_of_what_was_done_only(
+    kafka: kq.LocalKafka, topic: str, journal: Journal, caplog: pytest.LogCaptureFixture, has_done: bool
+) -> None:
+    """A worker that did nothing since its last commit has nothing that will run again."""
+    worker = kq.Worker(topic, hosts=kafka.hosts, executor="thread", concurrency=2)
+    thread = threading.Thread(target=worker.start)
+    thread.start()
+    wait_until(lambda: worker.stats().commit_lag, timeout=40)
+    with kq.Queue(topic, hosts=kafka.hosts) as queue:
+        queue.enqueue(work, journal.path, "job", 2.0 if has_done else 0.0)
+    wait_until(lambda: "job" in journal.names("start" if has_done else "end"), timeout=20)
+    if not has_done:
+        wait_until(lambda: not any(worker.stats().commit_lag.values()), timeout=20)
+    kafka.terminate()
+    wait_until(lambda: "job" in journal.names("end"), timeout=20)
+    worker.stop()
+    thread.join(40)
+    assert not thread.is_alive()
+    kafka.restart()
+    assert ("The last commit failed" in caplog.text) is has_done
+
+
+def _is_enqueued(queue: kq.Queue, journal: Journal) -> bool:
+    try:
+        queue.enqueue(work, journal.path, "1")
+    except kq.EnqueueError:
+        return False
+    return True

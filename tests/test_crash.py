@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 
 import pytest
-from helpers import wait_until
+from helpers import deliver, wait_until
 from journal import Journal, WorkerProcess, die, work
 from kafka import KafkaConsumer, TopicPartition
 from kafka.structs import OffsetAndMetadata
@@ -58,6 +59,28 @@ def test_kill_9_at_random_moments_loses_nothing(
     assert journal.count("start").total() - total <= running + uncommitted
     assert running > 0
     assert {str(number) for number in range(total)} == journal.names("start")
+
+
+def test_who_takes_over_from_a_dead_worker_says_so(hosts: str, topic: str, journal: Journal) -> None:
+    """Where it is, and the session timeout that it took to be noticed; not after a stop."""
+    with kq.Queue(topic, hosts=hosts) as queue:
+        queue.enqueue(work, journal.path, 0, 60)
+    with WorkerProcess(journal, topic, hosts) as worker:
+        wait_until(lambda: committed(hosts, topic) is not None and progress(hosts, topic).unclean, timeout=30)
+        worker.kill()
+    taken = f"Topic {topic}, partition 0 comes from a worker that ended without a stop."
+    with WorkerProcess(journal, topic, hosts) as worker:
+        wait_until(lambda: journal.count("start")["0"] == 2, timeout=30)
+        assert (
+            f"{taken} Its group noticed that when the session timeout was over (session_timeout_ms: 6 s" in worker.log
+        )
+        deliver(worker.pid, signal.SIGTERM)
+        worker.terminate()
+    with WorkerProcess(journal, topic, hosts) as worker:
+        wait_until(lambda: "is assigned, and goes on at" in worker.log, timeout=30)
+        assert taken not in worker.log
+        deliver(worker.pid, signal.SIGTERM)
+        worker.terminate()
 
 
 def _poisoned(journal: Journal) -> int:
