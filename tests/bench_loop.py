@@ -13,7 +13,7 @@ from kafka import TopicPartition
 import kq
 from kq.consuming import Assigned, Assignment, Event, Polled, Revoked
 from kq.consuming.metadata import Progress
-from kq.executors import Finished
+from kq.executors import Executor, Finished
 from kq.job import SUCCESS, Outcome
 from kq.message import Message
 from kq.working import Companion, Companions, Context, Loop, Plan, Settings, Stop, Waker
@@ -77,7 +77,7 @@ class _Record(tuple[Any, ...]):
         return bytes(self[7])
 
 
-class FakeExecutor:
+class FakeExecutor(Executor):
     """Runs nothing by itself: a test ends what was started."""
 
     def __init__(self) -> None:

@@ -87,8 +87,8 @@ MUTANTS = [
     Mutant(
         "completion without identity check",
         "kq/consuming/tracker.py",
-        "partition.running.get(offset) is not message",
-        "offset not in partition.running",
+        "        if partition is None or partition.running.get(offset) is not message:\n            if self",
+        "        if partition is None or offset not in partition.running:\n            if self",
         "test_tracker.py",
         is_short=True,
     ),
@@ -184,6 +184,23 @@ MUTANTS = [
         "    _put(head, int(alive), ",
         "    _put(head, 0, ",
         "test_tracker.py test_tracker_model.py",
+        is_short=True,
+    ),
+    # -- many at once are as one after the other
+    Mutant(
+        "completion of many without identity check",
+        "kq/consuming/tracker.py",
+        "if partition is None or not is_plain or partition.running.get(offset) is not message:",
+        "if partition is None or not is_plain:",
+        "test_bulk.py",
+        is_short=True,
+    ),
+    Mutant(
+        "many start though something is counted",
+        "kq/consuming/tracker.py",
+        "return not any(partition.deliveries or partition.careful for partition in self._partitions.values())",
+        "return True",
+        "test_bulk.py",
         is_short=True,
     ),
     # -- after every wait the news is read before anything starts

@@ -97,6 +97,11 @@ class Assignment:
     def in_hand_bytes(self) -> int:
         return self.delivered_bytes - self.taken_bytes
 
+    def take(self, count: int, size: int) -> None:
+        """Note, as the worker, that it has so many messages, of so many bytes, in hand no more."""
+        self.taken += count
+        self.taken_bytes += size
+
     def has_news(self) -> bool:
         """Return whether anything is done that is not committed."""
         before = View(self.begin) if self.committed is None else self.committed[0]

@@ -8,7 +8,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from kq.clients import kafka_python
 from kq.consuming.metadata import decode
-from kq.message import Message, message_from_record
+from kq.message import Message, messages_from_records
 
 __all__ = ["peek"]
 
@@ -47,7 +47,8 @@ def _peek_one(consumer: KafkaConsumer, tp: TopicPartition, count: int) -> list[M
     while len(found) < count and position < end and time.monotonic() < deadline:
         kafka_python.unpark(consumer)
         records = consumer.poll(timeout_ms=200).get(tp, [])
-        found += [message_from_record(one) for one in records if one.offset >= done_below or one.offset in undone]
+        undone_here = [one for one in records if one.offset >= done_below or one.offset in undone]
+        found += messages_from_records(undone_here)
         position = consumer.position(tp)
         if fault := kafka_python.take_faults(consumer).get(tp):  # a worker stands still there
             position = fault.next

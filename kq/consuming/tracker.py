@@ -13,6 +13,7 @@ Tracking the incomplete offsets is how Confluent's Parallel Consumer does it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -214,6 +215,21 @@ class Tracker:
             self._partitions[partition].position = position
             self._partitions[partition].changed = True
 
+    def is_at_ease(self) -> bool:
+        """Return whether nothing is counted against any message, and no start is to be made with care."""
+        return not any(partition.deliveries or partition.careful for partition in self._partitions.values())
+
+    def started_all(self, number: int, messages: Sequence[Message]) -> None:
+        """Note that jobs of messages of one partition start, while ``is_at_ease``."""
+        partition = self._partitions.get(number)
+        if partition is None:
+            return
+        incomplete = partition.incomplete
+        partition.running.update(
+            [(message[2], message) for message in messages if incomplete.get(message[2]) is message]
+        )
+        partition.changed = True
+
     def started(self, message: Message) -> tuple[int, bool]:
         """Note that the job of a message starts.
 
@@ -237,6 +253,22 @@ class Tracker:
         partition = self._partitions.get(message.partition)
         if partition is not None and partition.running.get(message.offset) is message:
             partition.ended.add(message.offset)
+            partition.changed = True
+
+    def done_all(self, number: int, messages: Iterable[Message]) -> None:
+        """Note that messages of one partition are done."""
+        partition = self._partitions.get(number)
+        is_plain = partition is not None and not (partition.deliveries or partition.ended)
+        for message in messages:
+            offset = message[2]
+            # as ``done``, which has a call for each step: this happens to nearly every message
+            if partition is None or not is_plain or partition.running.get(offset) is not message:
+                self.done(message)
+                continue
+            del partition.running[offset], partition.incomplete[offset]
+            partition.lately.append((offset, _fingerprint(message)))
+            if offset >= partition.top:
+                partition.top = offset + 1
             partition.changed = True
 
     def done(self, message: Message) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from selectors import BaseSelector
 from typing import Any, NamedTuple, Protocol
 
@@ -86,6 +86,11 @@ class Executor(Protocol):
 
     def start(self, message: Message) -> None:
         """Begin a run."""
+
+    def start_all(self, messages: Sequence[Message]) -> None:
+        """Begin runs, in this order."""
+        for message in messages:
+            self.start(message)
 
     def flush(self) -> None:
         """Have all runs that were begun go ahead."""

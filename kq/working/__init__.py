@@ -4,8 +4,8 @@ from kq.working.backlog import Ordering
 from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
 from kq.working.companions import Companion, Companions, Context, ThreadedCompanion
-from kq.working.loop import Loop, Plan
-from kq.working.settings import Settings
+from kq.working.loop import Loop
+from kq.working.settings import Plan, Settings
 from kq.working.state import State, Stats
 from kq.working.stop import Stop, signals_handled
 from kq.working.waker import Waker

@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
+from operator import attrgetter
 from typing import Literal
 
 from kq.message import Message
@@ -18,6 +19,8 @@ from kq.message import Message
 __all__ = ["Backlog", "Ordering"]
 
 Ordering = Literal["key", "partition", "none"]
+
+_key_of = attrgetter("key")
 
 #: A message behind the number that says when it was added; no two have the same.
 _Item = tuple[int, Message]
@@ -57,6 +60,16 @@ class Backlog:
             self._lanes[lane] = deque()
         self._ready.append(item)
 
+    def add_all(self, messages: Sequence[Message]) -> None:
+        """Add messages that were polled, in this order."""
+        if self._ordering == "partition" or (self._ordering == "key" and any(map(_key_of, messages))):
+            for message in messages:
+                self.add(message)
+            return
+        self._ready.extend(enumerate(messages, self._added + 1))
+        self._added += len(messages)
+        self._count += len(messages)
+
     def take(self) -> Message | None:
         """Return the next message that may start, or None if there is none at present."""
         if self._freed and not (self._ready and self._ready[0] < self._freed[0]):
@@ -67,6 +80,23 @@ class Backlog:
             return None
         self._count -= 1
         return message
+
+    def take_many(self, most: int) -> list[Message]:
+        """Return the next messages that may start, so many at most."""
+        taken: list[Message] = []
+        while self._freed and len(taken) < most and (message := self.take()) is not None:
+            taken.append(message)
+        count = 0 if self._freed else max(0, min(most - len(taken), len(self._ready)))
+        ready = self._ready
+        taken += [ready.popleft()[1] for _ in range(count)]
+        self._count -= count
+        return taken
+
+    def done_all(self, messages: Iterable[Message]) -> None:
+        """Free the lanes of messages that were taken."""
+        if self._lanes:
+            for message in messages:
+                self.done(message)
 
     def done(self, message: Message) -> None:
         """Free the lane of a message that was taken: the next of its lane may start."""

@@ -15,24 +15,22 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import NamedTuple
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked, Tracker
 from kq.executors import Finished, Setting, describe, log_interrupted, log_invalid
-from kq.job import Outcome
-from kq.message import Message, bytes_of, message_from_record
+from kq.job import SUCCESS, Outcome
+from kq.message import Message, by_partition, bytes_of, messages_from_records
 from kq.working.backlog import Backlog
 from kq.working.brake import Brake
-from kq.working.companions import Companions, Context
 from kq.working.publisher import Publisher
-from kq.working.settings import Settings
+from kq.working.settings import Plan, Settings
 from kq.working.settle import Settler, poisoned
 from kq.working.state import FORWARD, State, Stats, Tally
 from kq.working.stop import Stop
 from kq.working.waker import Waker
 from kq.working.watchdog import TICK, Watchdog
 
-__all__ = ["Loop", "Plan"]
+__all__ = ["Loop"]
 
 _own_logger = logging.getLogger("kq.loop")
 
@@ -44,21 +42,6 @@ _PUMP_PATIENCE = 15.0
 _LAST_PATIENCE = 5.0
 #: Seconds between looks at what may be published while jobs come and go without a pause.
 _PUBLISH_EVERY = 0.005
-
-
-class Plan(NamedTuple):
-    """What one ``start`` is to do, beside the settings of the worker."""
-
-    #: Whether each job is committed before the next one starts.
-    commits_each: bool
-    max_messages: float
-    #: Seconds without a message after which the loop ends.
-    idle_limit: float
-    #: Whether the loop ends when nothing is left.
-    is_burst: bool
-    companions: Companions
-    #: What companions are told.
-    context: Context
 
 
 class Loop:
@@ -121,16 +104,8 @@ class Loop:
     def _open(self) -> None:
         settings, waker = self._settings, self._waker
         self._plan.companions.open(self._plan.context)
-        wants_outcome = settings.callback is not None
-        setting = Setting(
-            settings.deserializer,
-            settings.timeout,
-            settings.logger,
-            wants_outcome,
-            waker.wake,
-            waker.watch,
-            waker.unwatch,
-        )
+        asked = settings.deserializer, settings.timeout, settings.logger, settings.callback is not None
+        setting = Setting(*asked, waker.wake, waker.watch, waker.unwatch)
         self._executor.open(setting, settings.concurrency)
         self._watchdog.executor = self._executor
 
@@ -203,12 +178,10 @@ class Loop:
         if not tracker.is_open(assignment.partition, assignment.epoch):
             return
         self._last_activity = time.monotonic()
-        messages = tracker.polled_all(assignment.partition, list(map(message_from_record, polled.records)))
-        for message in messages:
-            backlog.add(message)
+        messages = tracker.polled_all(assignment.partition, messages_from_records(polled.records))
+        backlog.add_all(messages)
         if len(messages) < len(polled.records):
-            assignment.taken += len(polled.records) - len(messages)
-            assignment.taken_bytes += bytes_of(polled.records) - bytes_of(messages)
+            assignment.take(len(polled.records) - len(messages), bytes_of(polled.records) - bytes_of(messages))
             self._unpublished = True
             self._make_room()
 
@@ -245,9 +218,10 @@ class Loop:
         if is_careful:
             self._look_again()
         batch, self._starting = self._starting, []
-        for message in batch:
-            self._plan.companions.started(message)
-            self._executor.start(message)
+        if self._plan.companions:
+            for message in batch:
+                self._plan.companions.started(message)
+        self._executor.start_all(batch)
         self._executor.flush()
         return bool(batch)
 
@@ -262,12 +236,12 @@ class Loop:
 
     def _take_jobs(self, room: float) -> bool:
         """Take out of the backlog what starts now; return whether one of the starts is to be committed before."""
+        if self._suspect is None and self._tracker.is_at_ease():
+            self._take_many(room)
+            return False
         now, is_careful = time.monotonic(), False
         while len(self._starting) < room and (message := self._next(is_first=not self._starting)) is not None:
-            assignment = self._assignments.get(message.partition)
-            if assignment is not None:
-                assignment.taken += 1
-                assignment.taken_bytes += len(message.value or b"")
+            self._assignments[message.partition].take(1, len(message.value or b""))
             deaths, needs_care = self._tracker.started(message)
             is_careful = is_careful or needs_care
             self._tally.started += 1
@@ -279,6 +253,17 @@ class Loop:
             self._starting.append(message)
         self._make_room()
         return is_careful
+
+    def _take_many(self, room: float) -> None:
+        """Take out of the backlog what starts now, where each start is like any other."""
+        self._starting = messages = self._backlog.take_many(int(min(room, len(self._backlog))))
+        for partition, some in by_partition(messages):
+            self._assignments[partition].take(len(some), bytes_of(some))
+            self._tracker.started_all(partition, some)
+        self._tally.started += len(messages)
+        now = time.monotonic()
+        self._running.update([(id(message), (message, now)) for message in messages])
+        self._make_room()
 
     def _next(self, *, is_first: bool) -> Message | None:
         """Return what may start next. What may have killed a worker runs alone: it waits for what runs, all for it.
@@ -320,7 +305,8 @@ class Loop:
 
     def _settle(self, finished: list[Finished]) -> bool:
         """Settle runs that have ended; return whether there were any."""
-        for one in finished:
+        is_plain = self._settler.is_silent and self._suspect is None and not self._brake.is_on
+        for one in self._settle_successes(finished) if is_plain else finished:
             message = one.message
             if one.outcome is None:  # ended by a stop: it will run again
                 self._interrupt(one)
@@ -336,6 +322,17 @@ class Loop:
             self._last_activity = time.monotonic()
             self._unpublished = True
         return bool(finished)
+
+    def _settle_successes(self, finished: list[Finished]) -> list[Finished]:
+        """Settle successes of which nobody is told, and return the rest."""
+        done = [one.message for one in finished if one.outcome is not None and one.outcome.status == SUCCESS]
+        for partition, some in by_partition(done):
+            self._tracker.done_all(partition, some)
+        for message in done:
+            del self._running[id(message)]
+        self._backlog.done_all(done)
+        self._tally.outcomes[SUCCESS] += len(done)
+        return [one for one in finished if one.outcome is None or one.outcome.status != SUCCESS]
 
     def _sift(self, one: Finished) -> None:
         passed = self._brake.sift(one)

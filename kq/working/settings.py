@@ -15,8 +15,9 @@ from kq.serializers import loads
 from kq.working.backlog import Ordering
 from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
+from kq.working.companions import Companions, Context
 
-__all__ = ["Settings"]
+__all__ = ["Plan", "Settings"]
 
 _logger = logging.getLogger("kq.worker")
 
@@ -30,7 +31,7 @@ _RESERVED = (
     "consumer_timeout_ms",
 )
 #: What an executor object must have.
-_PARTS = ("open", "room", "start", "flush", "finished", "patience", "watch", "kill", "close", "release")
+_PARTS = ("open", "room", "start", "start_all", "flush", "finished", "patience", "watch", "kill", "close", "release")
 
 
 class Settings(NamedTuple):
@@ -135,3 +136,18 @@ def _executor(executor: Any, concurrency: int) -> Executor:
     has_all = all(callable(getattr(executor, part, None)) for part in _PARTS)
     _require(has_all, 'executor must be "inline", "thread", "process" or an executor object')
     return executor  # type: ignore[no-any-return]
+
+
+class Plan(NamedTuple):
+    """What one ``start`` is to do, beside the settings of the worker."""
+
+    #: Whether each job is committed before the next one starts.
+    commits_each: bool
+    max_messages: float
+    #: Seconds without a message after which the loop ends.
+    idle_limit: float
+    #: Whether the loop ends when nothing is left.
+    is_burst: bool
+    companions: Companions
+    #: What companions are told.
+    context: Context

@@ -54,6 +54,11 @@ class Settler:
     def __len__(self) -> int:
         return len(self._outcomes)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody is told of a success, and nobody answers to it."""
+        return self._publisher is None and self._settings.callback is None
+
     def is_full(self) -> bool:
         """Return whether no more jobs should start before some messages are done."""
         return len(self) >= MOST_MESSAGES or (self._publisher is not None and self._publisher.is_full())

@@ -28,7 +28,7 @@ from kq.executors.process.children import Children
 from kq.executors.process.outcomes import Outcomes
 from kq.executors.process.protocol import ChildSettings
 from kq.executors.process.spawner import Spawner
-from kq.message import Message
+from kq.message import Message, bytes_of
 from kq.serializers import ByValue
 
 __all__ = ["ProcessExecutor"]
@@ -142,9 +142,13 @@ class ProcessExecutor(Executor):
         return max(0, sum(space for _, space in spaces) - waiting)
 
     def start(self, message: Message) -> None:
-        children = self._children
-        children.mean_bytes += _LATEST * (len(message.value or b"") - children.mean_bytes)
-        children.unassigned.append(message)  # in one piece: no lock
+        self.start_all([message])
+
+    def start_all(self, messages: Sequence[Message]) -> None:
+        children, count = self._children, len(messages)
+        weight = 1 - (1 - _LATEST) ** count
+        children.mean_bytes += weight * (bytes_of(messages) / count - children.mean_bytes)
+        children.unassigned.extend(messages)  # in one piece: no lock
 
     def flush(self) -> None:
         with self._lock:

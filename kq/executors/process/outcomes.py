@@ -37,6 +37,7 @@ _OVERHEAD = 512
 _LATEST = 0.1
 #: What became of a job of which nobody asks for more.
 _SUCCESS = Outcome(SUCCESS)
+_new = tuple.__new__
 
 
 class Ran(NamedTuple):
@@ -133,7 +134,8 @@ class Outcomes:
 
     def succeed_through(self, child: Handle, number: int) -> None:
         """Settle what ended without anything to tell, up to a number: it succeeded."""
-        finished = [Finished(message, None, _SUCCESS) for message in child.pop_through(number)]
+        # as ``Finished(message, None, _SUCCESS)``, several times faster: this happens to nearly every job
+        finished = [_new(Finished, (message, None, _SUCCESS, None)) for message in child.pop_through(number)]
         if finished:
             self._keep(0, list.extend, finished)
 
