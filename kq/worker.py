@@ -35,6 +35,7 @@ from kq.working import (
     Stop,
     Unimportable,
     Waker,
+    rare_collections,
     signals_handled,
 )
 
@@ -224,7 +225,7 @@ class Worker:
         loop = self._loop = Loop(self._settings, plan, self._stop, waker, pump)
         self._stop.attach(waker)
         try:
-            with signals_handled(self._stop):
+            with signals_handled(self._stop), rare_collections():
                 processed = loop.run()
         finally:
             self._stop.attach(None)

@@ -30,7 +30,7 @@ HOUSE = {
     "executors": "coroutine calling interrupt lines base inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
-    "working": "callback waker stop state backlog brake companions publisher settings settle watchdog loop",
+    "working": "garbage callback waker stop state backlog brake companions publisher settings settle watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "testing",

@@ -4,6 +4,7 @@ from kq.working.backlog import Ordering
 from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
 from kq.working.companions import Companion, Companions, Context, ThreadedCompanion
+from kq.working.garbage import rare_collections
 from kq.working.loop import Loop
 from kq.working.settings import Plan, Settings
 from kq.working.state import State, Stats
@@ -24,6 +25,7 @@ __all__ = [
     "ThreadedCompanion",
     "Unimportable",
     "Waker",
+    "rare_collections",
     "signals_handled",
     "takes_message",
 ]
