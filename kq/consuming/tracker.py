@@ -81,12 +81,13 @@ class _Partition:
         watermark = self.watermark
         top = max(self.top, watermark)
         incomplete = self._incomplete_below(top) if top > watermark else ()
-        # a message that was counted may be gone from the log: it is never done
-        deliveries = sorted(item for item in self.deliveries.items() if item[0] >= watermark)
+        deliveries: tuple[tuple[int, int], ...] = ()
+        if self.deliveries:  # a message that was counted may be gone from the log: it is never done
+            deliveries = tuple(sorted(item for item in self.deliveries.items() if item[0] >= watermark))
         running = tuple(self.running)
         if self.ended:  # only where companions publish; a view may be made for every job
             running = tuple(offset for offset in running if offset not in self.ended)
-        return View(watermark, top, incomplete, running, tuple(deliveries), self.careful)
+        return View(watermark, top, incomplete, running, deliveries, self.careful)
 
     def _incomplete_below(self, top: int) -> tuple[int, ...]:
         offsets: list[int] = []

@@ -236,7 +236,7 @@ class Loop:
 
     def _take_jobs(self, room: float) -> bool:
         """Take out of the backlog what starts now; return whether one of the starts is to be committed before."""
-        if self._suspect is None and self._tracker.is_at_ease():
+        if room > 1 and self._suspect is None and self._tracker.is_at_ease():
             self._take_many(room)
             return False
         now, is_careful = time.monotonic(), False
@@ -305,7 +305,7 @@ class Loop:
 
     def _settle(self, finished: list[Finished]) -> bool:
         """Settle runs that have ended; return whether there were any."""
-        is_plain = self._settler.is_silent and self._suspect is None and not self._brake.is_on
+        is_plain = len(finished) > 1 and self._suspect is None and self._settler.is_silent and not self._brake.is_on
         for one in self._settle_successes(finished) if is_plain else finished:
             message = one.message
             if one.outcome is None:  # ended by a stop: it will run again
