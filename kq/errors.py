@@ -1,19 +1,20 @@
 """The errors of KQ.
 
-::
+- ``KQError``
 
-    KQError
-    ├── ArgumentError       (also TypeError and AssertionError)  a call was made wrongly
-    ├── ChildLost           a child of the process executor ended while it ran a job
-    ├── ChildTraceback      the traceback of a job's exception, as text, where it crossed from a child
-    ├── RemoteError         an exception of a job that could not cross from its child, as text
-    ├── BrokerUnreachable   (also ConnectionError)               no broker answered at these hosts
-    ├── LocalKafkaError     the Kafka for development did not start or went away
-    ├── MissingExtra        (also ImportError)                   an optional dependency is not installed
-    ├── PoisonMessage       a message whose runs kept killing the worker
-    ├── WorkerError         a worker had to stop: its consumer failed, or was fenced
-    └── EnqueueError        (also kafka.errors.KafkaError)       a job is not on the topic
-        └── EnqueueUnknown  it may be there: the answer never came
+  - ``ArgumentError``, also a ``TypeError`` and an ``AssertionError``: a call was made wrongly
+  - ``BrokerUnreachable``, also a ``ConnectionError``: no broker answered at these hosts
+  - ``EnqueueError``, also a ``kafka.errors.KafkaError``: a job is not on the topic
+
+    - ``EnqueueUnknown``: it may be there, the answer never came
+
+  - ``WorkerError``: a worker had to stop: its consumer failed or was fenced, or its jobs cannot be imported
+  - ``PoisonMessage``: a message whose runs kept killing the worker
+  - ``ChildLost``: a child of the process executor ended while it ran a job
+  - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
+  - ``RemoteError``: an exception of a job that could not cross from its child, as text
+  - ``LocalKafkaError``: the Kafka for development did not start or went away
+  - ``MissingExtra``, also an ``ImportError``: an optional dependency is not installed
 
 ``EnqueueError`` and ``EnqueueUnknown`` live in :mod:`kq.producing.delivery`, because they are Kafka errors too and
 this module knows no Kafka.
@@ -64,7 +65,10 @@ class PoisonMessage(KQError):
 
 
 class WorkerError(KQError):
-    """A worker stopped because its consumer failed in a way that it cannot mend; the cause is attached."""
+    """A worker stopped: its consumer failed in a way that it cannot mend, or its jobs cannot be imported.
+
+    The cause is attached.
+    """
 
 
 class ChildLost(KQError):
@@ -82,7 +86,10 @@ class ChildLost(KQError):
 
 
 class ChildTraceback(KQError):
-    """The traceback of a job's exception as it was in its child; the ``__cause__`` of that exception."""
+    """The traceback of a job's exception as it was in its child, as text; the ``__cause__`` of that exception.
+
+    Frames cannot cross from one process to another. It is never raised.
+    """
 
 
 class RemoteError(KQError):

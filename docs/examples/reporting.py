@@ -1,0 +1,28 @@
+"""A worker whose failures are reported: ``python reporting.py``."""
+
+import os
+from typing import Any
+
+import sentry_sdk
+
+import kq
+
+
+def report(status: str, message: kq.Message, job: kq.Job, result: Any, exception: Any, stacktrace: str | None) -> None:
+    """Report what went wrong; what went well is no news."""
+    if status == "success":
+        return
+    with sentry_sdk.new_scope() as scope:
+        scope.set_tag("kq.status", status)
+        scope.set_tag("kq.topic", message.topic)
+        scope.set_context("job", {"id": job and job.id, "partition": message.partition, "offset": message.offset})
+        scope.set_extra("stacktrace", stacktrace)
+        if exception is not None:
+            scope.capture_exception(exception)
+        else:  # a timeout or an invalid message has none
+            scope.capture_message(f"job {job and job.id}: {status}", level="error")
+
+
+if __name__ == "__main__":
+    sentry_sdk.init(dsn=os.environ["SENTRY_DSN"])
+    kq.Worker("orders", hosts=os.environ["KQ_HOSTS"], callback=report, executor="process", concurrency=4).start()

@@ -1,0 +1,194 @@
+"""The guides: their applications run, and the commands and settings in them are real."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+import kq
+from kq.cli.main import cli
+from kq.testing import drain, eager
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.rst"))
+
+
+@pytest.fixture
+def example(hosts: str, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Give a function that imports an example, with a topic of this test's own."""
+    monkeypatch.setenv("KQ_HOSTS", hosts)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names: list[str] = []
+
+    def load(name: str) -> ModuleType:
+        fresh = f"{name}_{topic.replace('-', '_')}"
+        text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+        (tmp_path / f"{fresh}.py").write_text(re.sub(r'"(texts|orders)"', repr(topic), text), encoding="utf-8")
+        names.append(fresh)
+        return importlib.import_module(fresh)
+
+    yield load
+    for name in [*names, "tasks"]:
+        sys.modules.pop(name, None)
+
+
+def test_the_fastapi_application(example: Any, hosts: str, topic: str) -> None:
+    """A request puts a job on the topic, which a worker runs; without a broker it is told to come again."""
+    from fastapi.testclient import TestClient
+
+    module = example("web_fastapi")
+    with TestClient(module.app) as client:
+        answer = client.post("/texts", params={"text": "the cat sat"})
+        assert answer.status_code == 202
+        with kq.Queue(topic, hosts=hosts) as queue:
+            (ran,) = drain(queue)
+        assert (ran.job.id, ran.result) == (answer.json()["job"], 3)
+    os.environ["KQ_HOSTS"] = "127.0.0.1:1"
+    with TestClient(module.app) as client:
+        for _ in range(2):
+            answer = client.post("/texts", params={"text": "the cat sat"})
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+
+
+def test_the_flask_application(example: Any, topic: str) -> None:
+    """The same; and its jobs run at once where a test says so."""
+    module = example("web_flask")
+    client = module.app.test_client()
+    answer = client.post("/texts", data={"text": "the cat sat"})
+    assert answer.status_code == 202
+    (ran,) = drain(module.queue)
+    assert (ran.job.id, ran.result) == (answer.json["job"], 3)
+    with eager() as at_once:
+        client.post("/texts", data={"text": "a b"})
+    assert [ran.result for ran in at_once] == [2]
+    module.queue.close()
+    assert client.post("/texts", data={"text": "a b"}).status_code == 503
+
+
+def test_the_django_worker(hosts: str, topic: str, tmp_path: Path) -> None:
+    """Its jobs find models, and a connection that works, in each child."""
+    (tmp_path / "shop").mkdir()
+    files = {
+        "settings.py": f"""
+            SECRET_KEY = "x"
+            INSTALLED_APPS = ["shop"]
+            DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {str(tmp_path / "db")!r}}}}}
+            DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+        """,
+        "shop/__init__.py": "",
+        "shop/models.py": """
+            from django.db import models
+
+            class Order(models.Model):
+                is_confirmed = models.BooleanField(default=False)
+        """,
+        "shop/jobs.py": """
+            def confirm(number):
+                from shop.models import Order
+
+                return Order.objects.filter(pk=number).update(is_confirmed=True)
+        """,
+        "run.py": f"""
+            import os
+            from functools import partial
+
+            import django
+
+            os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+            django.setup()
+
+            from django.core.management import call_command
+            from django.db import connection, transaction
+            from django_worker import fresh_connections, set_up
+            from shop.jobs import confirm
+            from shop.models import Order
+
+            import kq
+
+            with connection.schema_editor() as editor:
+                editor.create_model(Order)
+            with kq.Queue({topic!r}, hosts={hosts!r}) as queue:
+                with transaction.atomic():
+                    order = Order.objects.create()
+                    transaction.on_commit(partial(queue.enqueue, confirm, order.pk))
+            executor = kq.ProcessExecutor(on_start=set_up, around=fresh_connections)
+            kq.Worker({topic!r}, hosts={hosts!r}, executor=executor, concurrency=2).start(max_messages=1)
+            print(Order.objects.get().is_confirmed)
+        """,
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    path = os.pathsep.join([str(tmp_path), str(EXAMPLES), str(Path(kq.__file__).parent.parent)])
+    done = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_the_reporting_callback(example: Any, topic: str, hosts: str) -> None:
+    """Each failure is one event, with what helps to find it; a success is none."""
+    import sentry_sdk
+
+    events: list[Any] = []
+    module = example("reporting")
+    sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", before_send=lambda event, hint: events.append(event))
+    try:
+        with kq.Queue(topic, hosts=hosts) as queue:
+            queue.enqueue(max, 1, 2)
+            failed = queue.enqueue(int, "one")
+            queue.using(timeout=0.2).enqueue(__import__("time").sleep, 30)
+        worker = kq.Worker(topic, hosts=hosts, callback=module.report, executor="process")
+        assert worker.start(max_messages=3) == 3
+    finally:
+        sentry_sdk.init()
+    reported = [event for event in events if "kq.status" in event.get("tags", {})]
+    assert [event["tags"]["kq.status"] for event in reported] == ["failure", "timeout"]
+    assert reported[0]["contexts"]["job"]["id"] == failed.id
+    assert reported[0]["exception"]["values"][-1]["type"] == "ValueError"
+    assert "ValueError: invalid literal" in reported[0]["extra"]["stacktrace"]
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """Return the words of each ``kq`` command in a guide."""
+    found = [shlex.split(line) for line in re.findall(r"``(kq [a-z][^`]*)``", text)]
+    found += [["kq", *shlex.split(line)] for line in re.findall(r"bin/kq (.+)$", text, re.MULTILINE)]
+    for block in re.findall(r"code-block:: yaml\n\n((?:    .*\n|\n)+)", text):
+        manifest = yaml.safe_load(textwrap.dedent(block))
+        template = manifest["spec"].get("template")
+        found += [one["command"] for one in template["spec"]["containers"]] if template else []
+    return found
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.stem)
+def test_commands_of_the_guides_are_real(guide: Path) -> None:
+    """Each is a command of the program, with options that it has."""
+    for words in command_lines(guide.read_text(encoding="utf-8")):
+        command: click.Command = cli
+        rest = words[1:]
+        while isinstance(command, click.Group) and rest:
+            command = command.commands[rest.pop(0)]
+        known = {name for param in command.params for name in param.opts}
+        assert [word for word in rest if word.startswith("--") and word not in known] == [], words
+
+
+def test_there_are_commands_to_look_at() -> None:
+    """Or the test before would prove nothing."""
+    counts = {path.stem: len(command_lines(path.read_text(encoding="utf-8"))) for path in GUIDES}
+    assert counts["deployment"] >= 4
+    assert counts["troubleshooting"] >= 3
