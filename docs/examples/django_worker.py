@@ -1,4 +1,4 @@
-"""A worker for the jobs of a Django project: ``DJANGO_SETTINGS_MODULE=mysite.settings python django_worker.py``."""
+"""A worker for the jobs of a Django project; DJANGO_SETTINGS_MODULE names its settings."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def set_up() -> None:
 
 @contextmanager
 def fresh_connections() -> Iterator[None]:
-    """Do for each job what Django does for each request: drop connections that are too old or broken."""
+    """Drop old and broken connections, as Django does for each request."""
     from django.db import close_old_connections
 
     close_old_connections()

@@ -8,14 +8,17 @@ import sentry_sdk
 import kq
 
 
-def report(status: str, message: kq.Message, job: kq.Job, result: Any, exception: Any, stacktrace: str | None) -> None:
+def report(
+    status: str, message: kq.Message, job: Any, result: Any, exception: Any, stacktrace: str | None
+) -> None:  # fmt: skip
     """Report what went wrong; what went well is no news."""
     if status == "success":
         return
     with sentry_sdk.new_scope() as scope:
         scope.set_tag("kq.status", status)
         scope.set_tag("kq.topic", message.topic)
-        scope.set_context("job", {"id": job and job.id, "partition": message.partition, "offset": message.offset})
+        place = {"partition": message.partition, "offset": message.offset}
+        scope.set_context("job", {"id": job and job.id, **place})
         scope.set_extra("stacktrace", stacktrace)
         if exception is not None:
             scope.capture_exception(exception)
@@ -25,4 +28,5 @@ def report(status: str, message: kq.Message, job: kq.Job, result: Any, exception
 
 if __name__ == "__main__":
     sentry_sdk.init(dsn=os.environ["SENTRY_DSN"])
-    kq.Worker("orders", hosts=os.environ["KQ_HOSTS"], callback=report, executor="process", concurrency=4).start()
+    hosts = os.environ["KQ_HOSTS"]
+    kq.Worker("orders", hosts=hosts, callback=report, executor="process", concurrency=4).start()

@@ -13,7 +13,7 @@ import kq
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Have one queue for the whole process; it connects at its first job, and is closed at the end."""
+    """Have one queue for the process; it connects at its first job."""
     with kq.Queue("texts", hosts=os.environ["KQ_HOSTS"], enqueue_timeout=2) as queue:
         app.state.queue = queue
         yield
@@ -31,5 +31,5 @@ async def add_text(text: str, request: Request) -> dict[str, str]:
 
 @app.exception_handler(kq.EnqueueError)
 async def say_not_now(request: Request, error: kq.EnqueueError) -> JSONResponse:
-    """Tell the client to come again: the job is not on the topic, or nobody knows whether it is."""
+    """Say so where the job is not on the topic, or may not be."""
     return JSONResponse({"error": "try again later"}, 503, {"Retry-After": "5"})

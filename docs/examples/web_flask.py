@@ -8,7 +8,7 @@ from tasks import count_words
 import kq
 
 app = Flask(__name__)
-#: One for the whole process. It connects at its first job, so it works also where the server forks afterwards.
+#: One for the process. It connects at its first job, after the server has forked.
 queue = kq.Queue("texts", hosts=os.environ["KQ_HOSTS"], enqueue_timeout=2)
 
 
@@ -21,5 +21,5 @@ def add_text() -> tuple[dict[str, str], int]:
 
 @app.errorhandler(kq.EnqueueError)
 def say_not_now(error: kq.EnqueueError) -> tuple[dict[str, str], int, dict[str, str]]:
-    """Tell the client to come again: the job is not on the topic, or nobody knows whether it is."""
+    """Say so where the job is not on the topic, or may not be."""
     return {"error": "try again later"}, 503, {"Retry-After": "5"}
