@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: another department only the door: the package itself. Rooms of no department stand under the name of their floor.
 HOUSE = {
     "words": "errors utils job message",
-    "clients": "kafka_python assignor config connect topics reader",
+    "clients": "kafka_python making assignor config connect topics reader",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding calls delivery window aio spec decorator",
     "what enqueues": "queue",

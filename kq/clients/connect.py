@@ -13,6 +13,7 @@ from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 from kq.clients import kafka_python
 from kq.clients.config import check_files
+from kq.clients.making import losses
 from kq.errors import ArgumentError, BrokerUnreachable
 
 __all__ = [
@@ -83,11 +84,11 @@ def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any
     config = {**CLIENT_DEFAULTS, **settings}
     check_files(config)
     kafka_python.hush()
-    with kafka_python.losses() as losses:
+    with losses() as lost:
         try:
             client = make(*topics, bootstrap_servers=hosts, **config)
         except (KafkaTimeoutError, KafkaConnectionError) as error:
-            seconds, first = config["bootstrap_timeout_ms"] / 1000, next(iter(losses), error)
+            seconds, first = config["bootstrap_timeout_ms"] / 1000, next(iter(lost), error)
             text = f"no Kafka broker answered at {hosts} within {seconds:g} s: {first}"
             raise BrokerUnreachable(text) from error
     if config.get("allow_auto_create_topics") is False:

@@ -3,7 +3,7 @@
 Each release of the client is to be compared with this, and each mend can go with a release that does it itself.
 
 1. Under ``python -O`` the client's reading of answers is mended when this is imported; it understands no broker else.
-2. ``hush``: what the client calls an error, and is none, stays out of the log. ``losses``: why it did not connect.
+2. ``hush``: what the client calls an error, and is none, stays out of the log.
 3. ``mend``: a consumer dates its coordinator's answers by the question, and a record that it cannot read stops only
    that record's partition. ``take_faults`` returns which.
 4. ``take_up_join``: a join that a poll ended in the middle of is taken up again.
@@ -16,18 +16,14 @@ that take a consumer.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import Cancelled, KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
-from kafka.net.connection import KafkaConnection
-from kafka.net.selector import NetworkSelector
 from kafka.record import MemoryRecords
 from kafka.structs import MemberState, OffsetAndMetadata
 
@@ -50,7 +46,6 @@ __all__ = [
     "is_own_answer",
     "is_silent",
     "last_heartbeat",
-    "losses",
     "mend",
     "partitions",
     "replace_listener",
@@ -93,40 +88,6 @@ def _is_error(record: logging.LogRecord) -> bool:
         now = time.monotonic()
         return now - _missing.setdefault(str(args[0]), now) > _MAKING
     return not any(isinstance(arg, Cancelled) for arg in args)
-
-
-@contextlib.contextmanager
-def losses() -> Iterator[list[BaseException]]:
-    """Give a list of why the client that is made meanwhile, in this thread, lost connections; the first ones."""
-    found: list[BaseException] = []
-    _making.losses = found
-    try:
-        yield found
-    finally:
-        _making.losses = None
-
-
-def _tell_losses() -> None:
-    """Have each connection that is lost tell why: the client itself only writes it into its log."""
-    make, lose = NetworkSelector.__init__, KafkaConnection.connection_lost
-
-    def init(selector: Any, /, **options: Any) -> None:
-        make(selector, **options)
-        selector.kq_losses = getattr(_making, "losses", None)  # it is the client's own, and its connections know it
-
-    def connection_lost(connection: Any, error: BaseException | None) -> None:
-        found = getattr(connection.net, "kq_losses", None)
-        if found is not None and error is not None and len(found) < _MOST_LOSSES:
-            found.append(error)
-        lose(connection, error)
-
-    NetworkSelector.__init__, KafkaConnection.connection_lost = init, connection_lost
-
-
-#: For each thread, where the client that is being made tells of lost connections.
-_making = threading.local()
-_MOST_LOSSES = 10
-_tell_losses()
 
 
 # -- consumers ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,84 @@
+"""The making of a client of kafka-python, as of 3.0.12: why one that is not made was not, and nothing is left of it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from kafka.net.connection import KafkaConnection
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.selector import NetworkSelector
+
+__all__ = ["losses"]
+
+#: For each thread, where the client that is being made tells of lost connections, and what waits for it.
+_making = threading.local()
+_MOST_LOSSES = 10
+
+
+@contextlib.contextmanager
+def losses() -> Iterator[list[BaseException]]:
+    """Give a list of why the client that is made meanwhile, in this thread, lost connections; the first ones.
+
+    Where it is not made, what it has opened is closed; the client itself leaves that to the garbage collector.
+    """
+    found: list[BaseException] = []
+    _making.losses, _making.selectors = found, []
+    try:
+        yield found
+    except BaseException:
+        for selector in _making.selectors:
+            _abandon(selector)
+        raise
+    finally:
+        _making.losses, _making.selectors = None, []
+
+
+def _abandon(selector: Any) -> None:
+    with contextlib.suppress(Exception):  # an error is on its way that says more
+        selector.stop(timeout_ms=1000)
+        files = [key.fileobj for key in selector._selector.get_map().values()]
+        selector.close()
+        for file in files:
+            file.close()
+
+
+def _tell_losses() -> None:
+    """Have each connection that is lost tell why: the client itself only writes it into its log."""
+    make, lose = NetworkSelector.__init__, KafkaConnection.connection_lost
+
+    def init(selector: Any, /, **options: Any) -> None:
+        make(selector, **options)
+        selector.kq_losses = getattr(_making, "losses", None)  # it is the client's own, and its connections know it
+        if selector.kq_losses is not None:
+            _making.selectors.append(selector)
+
+    def connection_lost(connection: Any, error: BaseException | None) -> None:
+        found = getattr(connection.net, "kq_losses", None)
+        if found is not None and error is not None and len(found) < _MOST_LOSSES:
+            found.append(error)
+        lose(connection, error)
+
+    NetworkSelector.__init__, KafkaConnection.connection_lost = init, connection_lost
+
+
+_tell_losses()
+
+
+def _close_refused() -> None:
+    """Have a socket closed that could not be connected: left to the garbage collector it is a warning."""
+    connect = KafkaNetSocket.sock_connect
+
+    async def sock_connect(maker: Any, net: Any, sock: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return await connect(maker, net, sock, *args, **options)
+        except BaseException:
+            sock.close()
+            raise
+
+    KafkaNetSocket.sock_connect = sock_connect
+
+
+_close_refused()
