@@ -50,10 +50,25 @@ def hosts_of(client: Any) -> str:
 
 
 def check_hosts(hosts: object) -> str:
-    """Return hosts if they are a non-empty str; raise :class:`kq.ArgumentError` otherwise."""
+    """Return hosts if they are addresses, ``"host:port,host:port"``; raise :class:`kq.ArgumentError` otherwise."""
     if not isinstance(hosts, str) or not hosts.strip(" ,"):
-        raise ArgumentError('hosts must be a str such as "127.0.0.1:9092,127.0.0.1:9093"')
+        raise ArgumentError('hosts must be a str such as "127.0.0.1:9092" or "host:port,host:port"')
+    for address in filter(None, (part.strip() for part in hosts.split(","))):
+        if not _is_address(address):
+            raise ArgumentError(
+                f"hosts: {address!r} is no address; write host:port, with a number of 1 to 65535 as the port: "
+                '"127.0.0.1:9092"'
+            )
     return hosts
+
+
+def _is_address(address: str) -> bool:
+    host, colon, port = address.rpartition(":")
+    if any(map(str.isspace, address)):
+        return False
+    if not colon or (":" in host and not host.endswith("]")):  # a name without a port, or an IPv6 address
+        return True
+    return host.strip("[]") != "" and port.isascii() and port.isdigit() and 0 < int(port) < 65536
 
 
 def check_topic(topic: object) -> str:

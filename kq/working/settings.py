@@ -91,7 +91,7 @@ def _check_source(consumer: Any, hosts: Any, group: Any, config: Any) -> None:
         _require(group is None and config is None, "group and config go with hosts; your own consumer has them already")
     else:
         _require(consumer is None, "pass hosts, or a consumer of your own, not both")
-    _require(group is None or (isinstance(group, str) and group != ""), "group must be a str")
+    _require(group is None or (isinstance(group, str) and group != ""), "group must be a str, and not an empty one")
 
 
 def _check_consumer(consumer: Any) -> None:
