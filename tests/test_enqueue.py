@@ -209,6 +209,23 @@ def test_what_fails_by_itself_does_not_keep_the_others(queue: Queue, hosts: str)
     assert ids_of(on_topic(hosts, queue.topic)) == ["0", "1", "3", "5", "7", "8"]
 
 
+@pytest.mark.parametrize("by_broker", [False, True])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_job_that_is_too_large_is_told_what_to_do(topic: str, hosts: str, by_broker: bool, many: bool) -> None:
+    """Its size, both limits, and what to write, whoever has refused it."""
+    config = {"max_request_size": 20_000_000} if by_broker else {}
+    with Queue(topic, hosts=hosts, config=config) as queue, pytest.raises(EnqueueError) as caught:
+        data = b"x" * 5_000_000
+        queue.enqueue_many([(len, (data,))]) if many else queue.enqueue(len, data)
+    text = str(caught.value)
+    assert "the job has 5,000," in text
+    assert f"max_request_size allows {20_000_000 if by_broker else 1_048_576:,}" in text
+    assert ("config={'max_request_size': 5010" in text) is not by_broker
+    assert f"--entity-name {topic} --add-config max.message.bytes=5010" in text
+    assert text.count("MessageSizeTooLargeError") == 1
+    assert isinstance(caught.value.__cause__, MessageSizeTooLargeError)
+
+
 def test_what_the_broker_refuses_is_told_job_by_job(make_topic: Callable[..., str], hosts: str) -> None:
     """The topic allows less than the client; every job is either there, or told."""
     topic = make_topic(max_message_bytes=2000)

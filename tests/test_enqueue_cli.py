@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import wait_until
+from kafka import KafkaConsumer
 from test_enqueue import ids_of, on_topic
 
 import kq
@@ -72,7 +78,9 @@ def test_standard_input_will_do(hosts: str, topic: str, monkeypatch: Any, capsys
         ({"func": 5}, "line 2: must be an object such as"),
         ({"func": "operator:add", "argz": []}, "line 2: must be an object such as"),
         ({"func": "operator:nothing"}, "line 2: operator has no 'nothing'"),
-        ({"func": "operator:add", "args": 5}, "jobs[1]: Job.args must be a list or tuple"),
+        ({"func": "operator:add", "args": 5}, "line 2: Job.args must be a list or tuple"),
+        ({"func": "jobs:echo", "args": [1], "timeout": -1}, "line 2: "),
+        ({"func": "operator:add", "args": [1]}, "line 2: "),
         ({"func": "operator:add", "args": [1, 2], "partition": 99}, "1 of 3 jobs were not enqueued"),
     ],
 )
@@ -83,8 +91,53 @@ def test_a_bad_line_is_told_in_one(
     assert enqueue(LINES[0], line, LINES[1]) != 0
     (error,) = [told for told in capsys.readouterr().err.splitlines() if told.startswith("Error: ")]
     assert words in error
-    assert "line 2" in error or "jobs[1]" in error
+    assert "line 2" in error
+    if "not enqueued" not in words:
+        assert error.endswith("what stands before it is enqueued: go on with --skip 1")
     assert len(ids_of(on_topic(hosts, topic))) >= 1
+
+
+def test_lines_may_be_left_out(hosts: str, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many as --skip says, empty ones included; numbers in errors are those of the file."""
+    path = tmp_path / "jobs.jsonl"
+    path.write_text("\n".join([json.dumps(LINES[0]), "", json.dumps(LINES[1]), ""]))
+    at = ["enqueue", "--hosts", hosts, "--topic", topic, "--from-file", str(path)]
+    assert main([*at, "--skip", "2"]) == 0
+    assert capsys.readouterr().out == f"1 job is on topic {topic}\n"
+    assert ids_of(on_topic(hosts, topic)) == ["mine"]
+    path.write_text("\n".join([json.dumps(LINES[0]), "", "{"]))
+    assert main([*at, "--skip", "1"]) != 0
+    assert "line 3: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("while_reading", [False, True])
+def test_ctrl_c_says_where_to_go_on(hosts: str, topic: str, tmp_path: Path, while_reading: bool) -> None:
+    """What was read is on the topic, and nothing else is: with --skip the rest follows, and nothing is there twice."""
+    count = 20 if while_reading else 200_000
+    line = json.dumps({"func": "operator:add", "args": [1, 2]}) + "\n"
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(line * count)
+    command = [sys.executable, "-m", "kq", "enqueue", "--hosts", hosts, "--topic", topic, "--from-file"]
+    source = "-" if while_reading else str(path)
+    process = subprocess.Popen([*command, source], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdin is not None
+        if while_reading:
+            process.stdin.write(line * count)
+            process.stdin.flush()
+        with KafkaConsumer(topic, bootstrap_servers=hosts, auto_offset_reset="earliest") as consumer:
+            wait_until(lambda: consumer.poll(100), timeout=40)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    found = re.search(r"([\d,]+) jobs? of .+ on the topic, up to line (\d+): go on with --skip (\d+)", told)
+    assert found is not None, told
+    jobs, last, skip = (int(text.replace(",", "")) for text in found.groups())
+    assert jobs == last == skip == len(on_topic(hosts, topic))
+    assert 0 < jobs <= count
+    assert while_reading or jobs < count
 
 
 @pytest.mark.parametrize("arguments", [[], ["operator:add", "--from-file", __file__]])

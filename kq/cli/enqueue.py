@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from types import FrameType
 from typing import Any, TextIO
 
 import click
 
 import kq
 from kq.cli.options import client_options
-from kq.cli.output import make_console, show_progress
-from kq.cli.targets import import_from_here, jobs_of, load_function, parse_arguments
+from kq.cli.output import counted, make_console, show_progress, to_stderr
+from kq.cli.targets import at_line, import_from_here, jobs_of, load_function, parse_arguments
 
 __all__ = ["enqueue"]
 
@@ -35,12 +39,13 @@ class _Command(click.Command):
 @click.option("--key", help="Jobs with one key run one after another.")
 @click.option("--partition", type=int, help="Partition of the topic.")
 @click.option("--from-file", type=click.File(encoding="utf-8"), metavar="FILE", help="Many jobs, one a line, as JSON.")
+@click.option("--skip", type=click.IntRange(min=0), default=0, help="Leave out so many lines of the file, the first.")
 @click.argument("function", metavar="MODULE:FUNCTION", required=False)
 @click.argument("words", metavar="[VALUE | NAME=VALUE]...", nargs=-1)
 @click.pass_context
 def enqueue(
     context: click.Context, hosts: str, topic: str, config: dict[str, Any], timeout: float, key: str | None,
-    partition: int | None, from_file: TextIO | None, function: str | None, words: tuple[str, ...],
+    partition: int | None, from_file: TextIO | None, skip: int, function: str | None, words: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Enqueue a call and print the job's ID. Values are JSON; what is not, is a string. After -- nothing is an option.
 
@@ -49,6 +54,8 @@ def enqueue(
     """
     if (function is None) is (from_file is None):
         raise click.UsageError("give either MODULE:FUNCTION or --from-file")
+    if skip and from_file is None:
+        raise click.UsageError("--skip is for --from-file")
     import_from_here()
     with kq.Queue(topic, hosts=hosts, config=config) as queue:
         spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition)
@@ -57,22 +64,86 @@ def enqueue(
             args, kwargs = parse_arguments(called, words, context.meta[LITERAL])
             click.echo(spec.enqueue(called, *args, **kwargs).id)
         elif from_file is not None:
-            click.echo(f"{_enqueue_file(spec, from_file):,} jobs are on topic {topic}")
+            count = _enqueue_file(spec, from_file, skip)
+            click.echo(f"{counted(count, 'job')} {'is' if count == 1 else 'are'} on topic {topic}")
 
 
-def _enqueue_file(spec: kq.EnqueueSpec, file: TextIO) -> int:
+def _enqueue_file(spec: kq.EnqueueSpec, file: TextIO, skip: int) -> int:
     """Enqueue the jobs of a file, and return how many they are."""
     name, total = getattr(file, "name", "standard input"), 0
     if file.seekable():
-        total = sum(not line.isspace() for line in file)
+        total = sum(not line.isspace() for line in islice(file, skip, None))
         file.seek(0)
     places: dict[str, int] = {}
     console = make_console(stderr=True)
+    with show_progress(console, "Enqueueing", total) if total else nullcontext(lambda _: None) as show:
+        lines = Lines(file, skip)
+        with lines.interruptible(), _naming_lines(name, places):
+            jobs = jobs_of(lines, name, places)
+            count = len(spec.enqueue_many(jobs, on_progress=lambda done, _: show(done)))
+    if lines.is_interrupted:
+        last = lines.number
+        to_stderr(f"{counted(count, 'job')} of {name} on the topic, up to line {last}: go on with --skip {last}")
+        raise click.Abort
+    return count
+
+
+@contextmanager
+def _naming_lines(name: str, places: dict[str, int]) -> Iterator[None]:
+    """Name the lines of the jobs of which an error tells."""
     try:
-        with show_progress(console, "Enqueueing", total) if total else nullcontext(lambda _: None) as show:
-            jobs = jobs_of(file, name, places)
-            return len(spec.enqueue_many(jobs, on_progress=lambda done, _: show(done)))
+        yield
     except kq.EnqueueError as error:
         where = ", ".join(str(places[str(job.id)]) for job in (error.jobs + error.unknown)[:MAX_LINES])
         more = ", …" if len(error.jobs) + len(error.unknown) > MAX_LINES else ""
         raise kq.KQError(f"{error} ({name}, line {where}{more})") from error
+    except kq.ArgumentError as error:  # of the job that was given last
+        text = str(error).partition(": ")[2].partition("; what stands before")[0]
+        raise click.UsageError(at_line(name, [*places.values()][-1], text)) from error
+
+
+class Lines:
+    """The lines of a file behind their numbers, until they end or Ctrl-C; what was read until then is enqueued."""
+
+    def __init__(self, file: TextIO, skip: int) -> None:
+        self._file = file
+        self._skip = skip
+        self._is_reading = False
+        #: The line that was given last, or skipped.
+        self.number = 0
+        self.is_interrupted = False
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        for line in iter(self._read, ""):
+            if self.is_interrupted:
+                return
+            self.number += 1
+            if self.number > self._skip:
+                yield self.number, line
+
+    def _read(self) -> str:
+        self._is_reading = True
+        try:
+            return self._file.readline()
+        except KeyboardInterrupt:
+            return ""
+        finally:
+            self._is_reading = False
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Have the first Ctrl-C end the lines, where another would end the program in the middle of a job."""
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # it is ignored, or somebody else's
+            yield
+            return
+        signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _on_signal(self, _signum: int, _frame: FrameType | None) -> None:
+        if self.is_interrupted or self._is_reading:
+            self.is_interrupted = True
+            raise KeyboardInterrupt
+        self.is_interrupted = True

@@ -25,8 +25,17 @@ from typing import Any, NoReturn, cast
 import click
 
 import kq
+from kq.producing import check_binding
 
-__all__ = ["check_modules", "import_from_here", "jobs_of", "load_callback", "load_function", "parse_arguments"]
+__all__ = [
+    "at_line",
+    "check_modules",
+    "import_from_here",
+    "jobs_of",
+    "load_callback",
+    "load_function",
+    "parse_arguments",
+]
 
 
 def import_from_here() -> None:
@@ -154,24 +163,31 @@ def _no_json(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def jobs_of(lines: Iterable[str], name: str, places: dict[str, int]) -> Iterator[kq.Job]:
+def jobs_of(lines: Iterable[tuple[int, str]], name: str, places: dict[str, int]) -> Iterator[kq.Job]:
     """Yield the jobs of lines of JSON.
 
+    :param lines: Each line behind its number.
     :param name: What the lines are of, for errors.
     :param places: Job ID -> number of its line; filled as jobs are yielded.
     :raises click.UsageError: A line is no job.
     """
     functions: dict[str, Callable[..., Any]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         if not line.strip():
             continue
         try:
             job = _job_of(json.loads(line, parse_constant=_no_json), functions)
-        except (ValueError, click.UsageError) as error:
+        except (ValueError, click.UsageError, kq.ArgumentError) as error:
             text = error.format_message() if isinstance(error, click.UsageError) else str(error)
-            raise click.UsageError(f"{name}, line {number}: {text}; what stands before it is enqueued") from None
+            raise click.UsageError(at_line(name, number, text)) from None
         places[str(job.id)] = number
         yield job
+
+
+def at_line(name: str, number: int, text: str) -> str:
+    """Return what to say of a line that is wrong."""
+    before = f"; what stands before it is enqueued: go on with --skip {number - 1}" if number > 1 else ""
+    return f"{name}, line {number}: {text}{before}"
 
 
 def _job_of(fields: Any, functions: dict[str, Callable[..., Any]]) -> kq.Job:
@@ -186,4 +202,7 @@ def _job_of(fields: Any, functions: dict[str, Callable[..., Any]]) -> kq.Job:
     given |= {"func": functions[func], "id": given.get("id") or uuid.uuid4().hex}
     if isinstance(given.get("key"), str):
         given["key"] = given["key"].encode()
+    args, kwargs = given.get("args", []), given.get("kwargs", {})
+    if isinstance(args, list) and isinstance(kwargs, dict):  # what else they are is refused where they are enqueued
+        check_binding(given["func"], args, kwargs)
     return kq.Job(**given)

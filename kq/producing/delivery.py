@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
 import time
 import weakref
@@ -25,6 +26,7 @@ from kafka.errors import (
     BrokerResponseError,
     KafkaError,
     KafkaTimeoutError,
+    MessageSizeTooLargeError,
     NetworkExceptionError,
     NotEnoughReplicasAfterAppendError,
     OutOfOrderSequenceNumberError,
@@ -52,6 +54,8 @@ PRODUCER_DEFAULTS: Mapping[str, Any] = {
 }
 #: How much longer than its own delivery timeout the producer may take to say so.
 _ANSWER_SLACK = 5.0
+#: Bytes that a record may need beside its value: key, headers and what Kafka puts around them.
+_ENVELOPE = 10_000
 #: Seconds after a failure for want of a broker in which nothing is tried while there is no connection.
 _PAUSE = 1.0
 #: Part of the time for a call in which a record of an own producer is sent or given up: an answer is surer than none.
@@ -250,7 +254,8 @@ class Delivery:
         except (KafkaError, KQError, ValueError) as error:
             if isinstance(error, KafkaTimeoutError):
                 self._note_silence()
-            raise self.refused(job, error) from error
+            cause = self._explained(error, len(record.value))
+            raise self.refused(job, cause) from cause
         batch_future = kafka_python.future_of_batch(future)
         if future.is_done and future.exception is not None and batch_future is not None and not batch_future.is_done:
             raise self.refused(job, future.exception) from future.exception  # the topic's partitions cannot be known
@@ -292,7 +297,7 @@ class Delivery:
         if sent.is_acknowledged:
             return None
         told = "the producer does not tell" if self._timeout is None else f"no answer within {self._timeout:g} s"
-        answer = sent.future.exception or KafkaTimeoutError(told)
+        answer = self._explained(sent.future.exception or KafkaTimeoutError(told), sent.size)
         if isinstance(answer, KafkaTimeoutError):
             self._note_silence()
         error = self._verdict(sent, answer)
@@ -310,6 +315,22 @@ class Delivery:
         ):
             return EnqueueError(f"job {job.id} was refused by topic {topic}: {describe(answer)}", [job])
         return EnqueueUnknown(f"job {job.id} may or may not be on topic {topic}: {describe(answer)}", (), [job])
+
+    def _explained(self, cause: BaseException, size: int) -> BaseException:
+        """Return an error, or one of its kind that says what to do: of a job that is too large the client says little.
+
+        :param size: Of the serialized job, in bytes.
+        """
+        if not isinstance(cause, MessageSizeTooLargeError):
+            return cause
+        limit, room = {**KafkaProducer.DEFAULT_CONFIG, **self._settings}["max_request_size"], size + _ENVELOPE
+        own = f"allows {limit:,}" if room <= limit else f"allows {limit:,}: pass config={{'max_request_size': {room}}}"
+        explained: BaseException = MessageSizeTooLargeError(
+            f"the job has {size:,} bytes. The queue's max_request_size {own}. The topic's max.message.bytes allows "
+            f"1,048,588 unless somebody has set it: kafka-configs.sh --alter --entity-type topics --entity-name "
+            f"{self.topic} --add-config max.message.bytes={room}. Better: pass where the data is, not the data"
+        )
+        return explained
 
     def _is_dead(self, producer: KafkaProducer) -> bool:
         """Return whether an own producer is dead: after one refusal an idempotent one sends nothing."""
@@ -380,6 +401,7 @@ def _shut(producer: KafkaProducer, timeout: float) -> None:
 def describe(error: BaseException) -> str:
     """Return an error as text that begins with its name."""
     name, text = type(error).__name__, str(error)
+    text = re.sub(rf"^\[Error \d+\] (?={name})", "", text)  # which is how errors of the client begin
     return text if text.startswith(name) else f"{name}: {text}" if text else name
 
 
