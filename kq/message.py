@@ -6,6 +6,7 @@ anything. The tables in the documentation ("Wire format") are the contract.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -18,6 +19,7 @@ __all__ = [
     "HEADER_FUNC",
     "HEADER_ID",
     "HEADER_PREFIX",
+    "HEADER_PYTHON",
     "HEADER_TIMEOUT",
     "Headers",
     "Message",
@@ -28,6 +30,7 @@ __all__ = [
     "job_headers",
     "messages_from_records",
     "name_of",
+    "python_hint",
     "timeout_of",
 ]
 
@@ -39,6 +42,8 @@ HEADER_PREFIX = "kq-"
 HEADER_ID = "kq-id"
 #: The name of the job's function, UTF-8, for people: never used to call anything.
 HEADER_FUNC = "kq-func"
+#: The version of Python whose byte code is in the value, as ``3.13``; absent where there is none.
+HEADER_PYTHON = "kq-python"
 #: The job's timeout in seconds, as decimal text; absent where there is no limit.
 HEADER_TIMEOUT = "kq-timeout"
 
@@ -66,6 +71,9 @@ class Message(NamedTuple):
 
 #: Bytes of a function's name that travel.
 _LONGEST_NAME = 200
+#: In a value that holds the code of a function: what makes it anew.
+_CODE = b"_create_code"
+_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _new = tuple.__new__
 _partition_of = attrgetter("partition")
 #: Topic, partition, offset, key, value and timestamp of a ``ConsumerRecord``.
@@ -92,14 +100,27 @@ def messages_from_records(records: Iterable[Any]) -> list[Message]:
     return [_new(Message, (*_plain_fields(record), tuple(record[8]))) for record in records]
 
 
-def job_headers(job: Job) -> Headers:
-    """Return the ``kq-…`` headers that describe a job."""
+def job_headers(job: Job, value: bytes = b"") -> Headers:
+    """Return the ``kq-…`` headers that describe a job.
+
+    :param value: The serialized job.
+    """
     headers: Headers = [(HEADER_ID, str(job.id).encode("utf-8", "replace"))]
     if job.timeout:
         headers.append((HEADER_TIMEOUT, str(job.timeout).encode()))
     if job.func is not None:
         headers.append((HEADER_FUNC, get_call_repr(job.func)[:-2].encode("utf-8", "replace")[:_LONGEST_NAME]))
+    if _CODE in value:
+        headers.append((HEADER_PYTHON, _PYTHON.encode()))
     return headers
+
+
+def python_hint(message: Message) -> str:
+    """Return what to say of a value that cannot be read, where it holds byte code of another version of Python."""
+    theirs = dict(message.headers).get(HEADER_PYTHON, b"").decode("ascii", "replace")
+    if theirs in ("", _PYTHON):
+        return ""
+    return f"; it holds byte code of Python {theirs[:20]}, and this is Python {_PYTHON}"
 
 
 def job_from_headers(message: Message) -> Job:

@@ -487,3 +487,8 @@ async def nap_async(path: str, name: Any, seconds: float) -> Any:
 async def fail_async() -> None:
     await asyncio.sleep(0)
     raise ValueError("async")
+
+
+def give_unpicklable() -> Any:
+    """Return what no pickle can hold."""
+    return Holding(give_generator())

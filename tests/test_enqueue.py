@@ -214,8 +214,8 @@ def test_what_fails_by_itself_does_not_keep_the_others(queue: Queue, hosts: str)
 def test_a_job_that_is_too_large_is_told_what_to_do(topic: str, hosts: str, by_broker: bool, many: bool) -> None:
     """Its size, both limits, and what to write, whoever has refused it."""
     config = {"max_request_size": 20_000_000} if by_broker else {}
+    data = b"x" * 5_000_000
     with Queue(topic, hosts=hosts, config=config) as queue, pytest.raises(EnqueueError) as caught:
-        data = b"x" * 5_000_000
         queue.enqueue_many([(len, (data,))]) if many else queue.enqueue(len, data)
     text = str(caught.value)
     assert "the job has 5,000," in text

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka import KafkaProducer
 
+import kq
 from kq.job import Job
 from kq.message import HEADER_ID, HEADER_PREFIX, HEADER_TIMEOUT, Message, Record, job_from_headers, job_headers
 
@@ -80,3 +84,26 @@ def test_an_id_that_is_not_text_is_shown_as_well_as_can_be() -> None:
     assert job_from_headers(message((HEADER_ID, b"a\xff"))).id == "a\ufffd"
     assert job_from_headers(message((HEADER_ID, None))).id is None  # type: ignore[arg-type]
     assert job_from_headers(message()).id is None
+
+
+@pytest.mark.parametrize("by_value", [False, True])
+def test_byte_code_names_its_python(topic: str, hosts: str, by_value: bool) -> None:
+    """A function that goes by its name needs no word about that."""
+    with kq.Queue(topic, hosts=hosts) as queue:
+        queue.enqueue((lambda: 1) if by_value else max, *(() if by_value else (1, 2)))
+    seen: list[Any] = []
+    kq.Worker(topic, hosts=hosts, callback=lambda status, message, *_: seen.append(message)).start(max_messages=1)
+    version = ".".join(map(str, sys.version_info[:2])).encode()
+    assert dict(seen[0].headers).get("kq-python") == (version if by_value else None)
+
+
+def test_byte_code_of_another_python_is_told(
+    topic: str, hosts: str, caplog: pytest.LogCaptureFixture, client: KafkaProducer
+) -> None:
+    """In the line about the message, where its value cannot be read."""
+    for version in (b"2.7", ".".join(map(str, sys.version_info[:2])).encode()):
+        client.send(topic, b"damaged", headers=[("kq-python", version)]).get(10)
+    kq.Worker(topic, hosts=hosts).start(max_messages=2)
+    first, second = [record.getMessage() for record in caplog.records if "Job was invalid" in record.msg]
+    assert f"; it holds byte code of Python 2.7, and this is Python {version.decode()} (" in first
+    assert "byte code" not in second

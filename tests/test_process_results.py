@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jobs
 import odd_jobs
@@ -16,6 +17,7 @@ import pytest
 from helpers import wait_until
 from process_bench import PATIENCE, Bench, statuses
 
+import kq
 from kq import Job, ProcessExecutor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -154,3 +156,16 @@ def test_an_error_that_cannot_be_logged_does_not_end_the_worker() -> None:
         server.kill()
         server.wait(PATIENCE)
         assert statuses(bench.run(bench.message(process_jobs.nothing))) == ["success"]
+
+
+def test_a_result_that_cannot_cross_is_told(queue: kq.Queue, hosts: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, with the job, its function and the reason; the callback gets None, and hears of a success."""
+    job = queue.enqueue(process_jobs.give_unpicklable)
+    seen: list[Any] = []
+    worker = kq.Worker(queue.topic, hosts=hosts, executor="process", callback=lambda *told: seen.append(told))
+    worker.start(max_messages=1)
+    assert [(status, result) for status, _, _, result, _, _ in seen] == [("success", None)]
+    (line,) = [record.getMessage() for record in caplog.records if "could not come from its child" in record.msg]
+    assert line.startswith(f"What job {job.id} returned could not come from its child, and the callback gets None: ")
+    assert "cannot pickle" in line
+    assert f"(process_jobs.give_unpicklable, topic {queue.topic}, partition 0, offset 0)" in line

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from kq.job import SUCCESS, TIMEOUT, Outcome
-from kq.message import Message, job_from_headers, name_of
+from kq.message import Message, job_from_headers, name_of, python_hint
 from kq.utils import safe_str
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "log_outcome",
     "log_own",
     "log_processing",
+    "log_unsent",
     "warn_own",
 ]
 
@@ -70,7 +71,8 @@ def log_invalid(log: logging.Logger, message: Message, text: str, error: BaseExc
     job_id, place = job_from_headers(message).id, _place(message, name_of(message))
     where = place if job_id is None else f"job {job_id}, {place}"
     exception, trace = (error, "") if isinstance(error, BaseException) else (None, error)
-    _log_error(log, "Job was invalid: %s (%s)", (text, where), _where(message, job_id), exception, trace)
+    args = text + python_hint(message), where
+    _log_error(log, "Job was invalid: %s (%s)", args, _where(message, job_id), exception, trace)
 
 
 @_harmless
@@ -79,6 +81,13 @@ def log_interrupted(log: logging.Logger, message: Message, job: Any, seconds: fl
     where = _place(message, name_of(message), seconds)
     line = "Job %s was interrupted by the stop, and runs again (%s)"
     log.warning(line, job.id, where, extra=_where(message, job.id))
+
+
+@_harmless
+def log_unsent(message: Message, job_id: Any, why: str) -> None:
+    """Log that a result could not come from its child."""
+    line = "What job %s returned could not come from its child, and the callback gets None: %s (%s)"
+    _logger.warning(line, job_id, why, _place(message, name_of(message)), extra=_where(message, job_id))
 
 
 @_harmless

@@ -46,7 +46,7 @@ class Sender:
         value = self.serializer(job)
         if not isinstance(value, bytes):
             raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
-        headers = job_headers(job) + terms.headers
+        headers = job_headers(job, value) + terms.headers
         return Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
 
     def bridge(self) -> Bridge:

@@ -224,8 +224,10 @@ class _Child:
         settings = self._settings
         if settings.is_verbose or settings.wants_outcome:
             text = safe_str(result) if settings.is_verbose else ""
-            packed = _pack(result) if settings.wants_outcome else None
-            self._send_result(number, SUCCESS, begun, text, packed=packed)
+            errors: list[BaseException] = []
+            packed = _pack(result, errors) if settings.wants_outcome else None
+            why = "" if not errors or packed is not None else f"{type(errors[0]).__name__}: {safe_str(errors[0])}"
+            self._send_result(number, SUCCESS, begun, text, why, packed)
             return
         now = time.monotonic()
         self._ended = number
@@ -342,8 +344,11 @@ class _ToWorker(logging.Handler):
             self.handleError(record)
 
 
-def _pack(thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> Packed:
-    """Return a result so that the parent can read it: whatever unpickling does, it does here first; else None."""
+def _pack(thing: Any, errors: list[BaseException], is_good: Callable[[Any], bool] = lambda _: True) -> Packed:
+    """Return a result so that the parent can read it: whatever unpickling does, it does here first; else None.
+
+    :param errors: Gets why it cannot be pickled, or read.
+    """
     if type(thing) in _PLAIN:
         return (thing,)
     for dumps in (pickle.dumps, dill.dumps):
@@ -351,8 +356,8 @@ def _pack(thing: Any, is_good: Callable[[Any], bool] = lambda _: True) -> Packed
             packed: bytes = dumps(thing)
             if is_good(safe_loads(packed)):
                 return packed
-        except BaseException:  # the door of user code: __reduce__ and __init__ may raise anything  # noqa: BLE001
-            continue
+        except BaseException as error:  # the door of user code: __reduce__ may raise anything  # noqa: BLE001
+            errors.append(error)
     return None
 
 
@@ -361,7 +366,7 @@ def _pack_error(error: BaseException) -> Packed:
     for name in ("__traceback__", "__cause__", "__context__"):  # frames cannot cross; the text does
         BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
     name = type(error).__name__
-    packed = _pack(error, lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
+    packed = _pack(error, [], lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
     return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from kq.errors import ChildLost, ChildTraceback, RemoteError
 from kq.executors.base import Finished, Setting
-from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, warn_own
+from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import Frame, Packed, Result
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
@@ -188,6 +188,8 @@ class Outcomes:
         if result.status == INVALID:
             self._finish_invalid(finished, message, result)
         elif result.status == SUCCESS:
+            if result.stacktrace:
+                log_unsent(message, job_id or job_from_headers(message).id, result.stacktrace)
             self._finish(finished, message, Outcome(SUCCESS, _unpack(result.packed)), ran)
         else:
             error = _unpack_error(result.packed, result.stacktrace)

@@ -69,6 +69,7 @@ class Result(NamedTuple):
     begun: float
     ended: float
     text: str
+    #: Of a success: why its result could not be packed, if it could not.
     stacktrace: str
     packed: Packed
     #: Of an invalid message: whether its job could not be imported.
