@@ -5,6 +5,7 @@ Names are imported when they are first used, so that a process that only needs a
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from kq.executors import InlineExecutor as InlineExecutor
     from kq.executors import ProcessExecutor as ProcessExecutor
     from kq.executors import ThreadExecutor as ThreadExecutor
+    from kq.job import EnqueuedJob as EnqueuedJob
+    from kq.job import EnqueueItem as EnqueueItem
     from kq.job import Job as Job
     from kq.job import Status as Status
     from kq.local import LocalKafka as LocalKafka
@@ -44,8 +47,10 @@ _HOMES = {
     "Callback": "worker",
     "ChildLost": "errors",
     "EnqueueError": "queue",
+    "EnqueueItem": "job",
     "EnqueueSpec": "queue",
     "EnqueueUnknown": "queue",
+    "EnqueuedJob": "job",
     "InlineExecutor": "executors",
     "Job": "job",
     "JobFunction": "producing",
@@ -73,10 +78,23 @@ if not __debug__:  # the user's client may be made before anything of KQ is used
     import_module("kq.clients")
 
 
+def _let_kafka_read_itself() -> None:
+    """Ignore that Python 3.11 and 3.12 call the way deprecated by which kafka-python reads its own files at its import.
+
+    A program that makes errors of warnings could not import it.
+    """
+    warnings.filterwarnings("ignore", "(read|open)_text is deprecated", DeprecationWarning)
+
+
+_let_kafka_read_itself()
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with warnings.catch_warnings():  # whose filters may not be those of the moment when this was imported
+        _let_kafka_read_itself()
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-__all__ = ["FAILURE", "INVALID", "SUCCESS", "TIMEOUT", "Job", "Outcome", "Status"]
+__all__ = ["FAILURE", "INVALID", "SUCCESS", "TIMEOUT", "EnqueueItem", "EnqueuedJob", "Job", "Outcome", "Status"]
 
 #: What became of a message.
 Status = Literal["invalid", "success", "timeout", "failure"]
@@ -43,6 +43,28 @@ class Job(NamedTuple):
     timeout: float | int | None = None
     key: bytes | None = None
     partition: int | None = None
+
+
+if TYPE_CHECKING:
+
+    class EnqueuedJob(Job):
+        """A job as ``enqueue`` returns it: complete. To Python it is a plain :class:`Job`."""
+
+        @property
+        def id(self) -> str: ...
+
+        @property
+        def timestamp(self) -> int: ...
+
+        @property
+        def topic(self) -> str: ...
+
+else:
+    EnqueuedJob = Job
+
+_Func = Callable[..., Any]
+#: What ``enqueue_many`` takes: a job, a callable, or a tuple of function, arguments and keyword arguments.
+EnqueueItem = Job | _Func | tuple[_Func] | tuple[_Func, Sequence[Any]] | tuple[_Func, Sequence[Any], Mapping[str, Any]]
 
 
 class Outcome(NamedTuple):

@@ -28,7 +28,7 @@ from kq.clients import (
     topics,
 )
 from kq.errors import ArgumentError
-from kq.job import Job
+from kq.job import EnqueuedJob, EnqueueItem, Job
 from kq.producing import (
     Delivery,
     EnqueueError,
@@ -153,7 +153,13 @@ class Queue:
         """How long a job may take where nothing else is said, in seconds; 0 means no limit."""
         return self._terms.timeout
 
-    def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+    @overload
+    def enqueue(self, obj: Job, /) -> EnqueuedJob: ...
+
+    @overload
+    def enqueue(self, obj: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> EnqueuedJob: ...
+
+    def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
         """Enqueue a function call or a job, and return when the broker has acknowledged it.
 
         Of a :class:`kq.Job`, ``timestamp`` and ``topic`` are replaced, a missing ``id`` is generated, and ``timeout``,
@@ -169,7 +175,7 @@ class Queue:
         """
         return self._spec.enqueue(obj, *args, **kwargs)
 
-    def enqueue_many(self, jobs: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
+    def enqueue_many(self, jobs: Iterable[EnqueueItem], *, on_progress: Progress | None = None) -> list[EnqueuedJob]:
         """Enqueue many function calls or jobs, and return when the broker has acknowledged all of them.
 
         Many records are on their way at once, in the order of the jobs, and memory for them is bounded; the jobs that
@@ -186,7 +192,13 @@ class Queue:
         """
         return self._spec.enqueue_many(jobs, on_progress=on_progress)
 
-    async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+    @overload
+    async def aenqueue(self, obj: Job, /) -> EnqueuedJob: ...
+
+    @overload
+    async def aenqueue(self, obj: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> EnqueuedJob: ...
+
+    async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
         """Enqueue a function call or a job in asyncio code: as :meth:`enqueue`, without blocking the event loop.
 
         Calls that are awaited together travel together. Cancelling the await does not take the job back.
@@ -194,8 +206,8 @@ class Queue:
         return await self._spec.aenqueue(obj, *args, **kwargs)
 
     async def aenqueue_many(
-        self, jobs: Iterable[Any] | AsyncIterable[Any], *, on_progress: Progress | None = None
-    ) -> list[Job]:
+        self, jobs: Iterable[EnqueueItem] | AsyncIterable[EnqueueItem], *, on_progress: Progress | None = None
+    ) -> list[EnqueuedJob]:
         """Enqueue many function calls or jobs in asyncio code: as :meth:`enqueue_many`, while other tasks go on.
 
         ``jobs`` may be an asynchronous iterable. After a cancellation no more jobs are sent; those that were sent are
@@ -228,9 +240,9 @@ class Queue:
     ) -> Any:
         """Decorate a function, as ``@queue.job`` or ``@queue.job(timeout=60)``.
 
-        It stays what it is, and has ``enqueue``, ``enqueue_many``, ``aenqueue`` and ``using`` besides. What is given
-        here holds wherever the function is enqueued, unless :meth:`using` says otherwise there. The parameters are
-        those of :meth:`using`.
+        It stays what it is, and has ``enqueue``, ``enqueue_many``, their asyncio forms and ``using`` besides. What is
+        given here holds wherever the function is enqueued, unless :meth:`using` says otherwise there. The parameters
+        are those of :meth:`using`.
 
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
@@ -278,6 +290,12 @@ class Queue:
         :param timeout: How long that may take, in seconds.
         """
         self._delivery.close(timeout)
+
+    def _deliver_by(self, delivery: Delivery) -> Delivery:
+        """Have all that belongs to this queue go another way, for tests; return the way of before."""
+        before, self._sender.delivery = self._sender.delivery, delivery
+        self._sender.bridges.clear()  # they know the delivery of before
+        return before
 
     def _access(self, known: Collection[str]) -> dict[str, Any]:
         """Return what another client needs to get to the brokers, of the settings that it knows."""

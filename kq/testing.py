@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from unittest import mock
 
 from kafka import KafkaConsumer, TopicPartition
@@ -38,7 +38,7 @@ from kq.serializers import loads
 from kq.worker import CONSUMER_DEFAULTS, Worker
 from kq.working import takes_message
 
-__all__ = ["Ran", "drain", "eager"]
+__all__ = ["Ran", "drain", "eager", "redirected"]
 
 _logger = logging.getLogger("kq.worker")
 
@@ -112,7 +112,7 @@ def eager(
     )
     offsets = itertools.count()
 
-    def send(delivery: Delivery, job: Job, record: Record) -> Sent:
+    def send(delivery: Delivery, job: Job, record: Record, deadline: float | None = None) -> Sent:
         if delivery.is_closed:
             raise EnqueueError(f"the queue of topic {delivery.topic} is closed", [job])
         where = record.topic, record.partition or 0, next(offsets)
@@ -123,6 +123,33 @@ def eager(
     patches: dict[str, Any] = {"send": send, "wait": _nothing, "is_ready": lambda *_: True}
     with mock.patch.multiple(Delivery, **patches):
         yield ran
+
+
+@contextmanager
+def redirected(queue: Queue, to: Queue) -> Iterator[None]:
+    """Have what is enqueued on one queue go to another: to the topic of a test, say, instead of the program's own.
+
+    That holds for whatever belongs to the queue: what ``using`` returned, and decorated functions. ``Job.topic`` stays
+    what the program would see.
+    """
+    before = queue._deliver_by(cast("Delivery", _Elsewhere(to._delivery)))
+    try:
+        yield
+    finally:
+        queue._deliver_by(before)
+
+
+class _Elsewhere:
+    """Stands in for a delivery, and gives all to that of another queue."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._delivery, name)
+
+    def send(self, job: Job, record: Record, deadline: float | None = None) -> Sent:
+        return self._delivery.send(job, record._replace(topic=self._delivery.topic), deadline)
 
 
 def _nothing(*_args: object) -> None:

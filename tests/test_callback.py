@@ -17,6 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer
 
 import kq
 from kq import Job, Queue, Worker
+from kq.testing import drain, eager
 
 #: What is enqueued, by name: a function and its arguments.
 CALLS: dict[str, tuple[Any, ...]] = {
@@ -445,3 +446,27 @@ def test_a_callback_runs_in_the_thread_that_called_start(executor: str, told: Ca
     threads = set()
     told(lambda *args: threads.add(threading.current_thread()), executor=executor)
     assert threads == {threading.current_thread()}
+
+
+async def later(status: Any, message: Any, job: Any, result: Any, exception: Any, stacktrace: Any) -> None: ...
+
+
+class Later:
+    async def method(self, *told: Any) -> None: ...
+
+    async def run(self, *told: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "callback", [later, functools.partial(later), Later().method, functools.partial(Later().method)]
+)
+def test_what_nobody_awaits_is_refused_in_tests_too(callback: Any, topic: str, hosts: str) -> None:
+    """As a partial, or a method; by a worker, and by the helpers for tests."""
+    queue = kq.Queue(topic, hosts=hosts)
+    for call in (
+        lambda: kq.Worker(topic, hosts=hosts, callback=callback),
+        lambda: drain(queue, callback),
+        lambda: eager(callback).__enter__(),
+    ):
+        with pytest.raises(kq.ArgumentError, match="callback must not be a coroutine function"):
+            call()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import pickle
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import dill
@@ -175,3 +176,41 @@ def test_many_calls_of_one_function(queue: Queue) -> None:
     assert [job.timeout for job in func.using(timeout=1).enqueue_many([(1, 2)])] == [1]
     with pytest.raises(kq.ArgumentError, match="tuple or list of positional"):
         func.enqueue_many([3])
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_its_headers_hold_wherever_it_is_enqueued(queue: Queue, hosts: str, many: bool) -> None:
+    """On another queue too, unless headers are given there."""
+
+    @kq.Queue("elsewhere", hosts=hosts).job(headers=[("trace", b"own")])
+    def function() -> None: ...
+
+    for spec in (queue, queue.using(timeout=3), queue.using(headers=[("trace", b"given")])):
+        spec.enqueue_many([(function,)]) if many else spec.enqueue(function)
+    queue.enqueue(max, 1, 2)
+    traces = [dict(record.headers).get("trace") for record in on_topic(hosts, queue.topic)]
+    assert traces == [b"own", b"own", b"given", None]
+
+
+def test_many_of_its_calls_in_asyncio_code(queue: Queue, hosts: str) -> None:
+    """As in plain code, also from an asynchronous iterable."""
+
+    @queue.job(timeout=7)
+    def function(a: int, b: int = 0) -> int:
+        return a + b
+
+    async def later() -> AsyncIterator[Any]:
+        yield (5,)
+        yield {"a": 6}
+
+    async def enqueue() -> list[Any]:
+        return [*await function.aenqueue_many([(1, 2), [3]]), *await function.aenqueue_many(later())]
+
+    enqueued = asyncio.run(enqueue())
+    assert [(job.args, job.kwargs, job.timeout) for job in enqueued] == [
+        ((1, 2), {}, 7),
+        ((3,), {}, 7),
+        ((5,), {}, 7),
+        ((), {"a": 6}, 7),
+    ]
+    assert len(on_topic(hosts, queue.topic)) == 4

@@ -18,7 +18,7 @@ from typing import Any
 from kafka.errors import KafkaError, KafkaTimeoutError
 
 from kq.errors import KQError
-from kq.job import Job
+from kq.job import EnqueuedJob, Job
 from kq.message import Record
 from kq.producing.delivery import Delivery, EnqueueError, Sent
 from kq.producing.window import WINDOW_BYTES, WINDOW_COUNT, Window
@@ -70,7 +70,7 @@ class Bridge:
                 job, KafkaTimeoutError("enqueue_timeout was over before it was sent")
             ) from error
 
-    async def pump(self, jobs: AsyncIterable[Job], make: Callable[[Job], Record], window: Window) -> None:
+    async def pump(self, jobs: AsyncIterable[EnqueuedJob], make: Callable[[Job], Record], window: Window) -> None:
         """Send many records, within the window's bounds, while other tasks have their turn."""
         until = time.perf_counter() + _SLICE
         async for job in jobs:
@@ -91,7 +91,7 @@ class Bridge:
         await self.wait(oldest)
         window.take()
 
-    async def _add(self, job: Job, make: Callable[[Job], Record], window: Window) -> None:
+    async def _add(self, job: EnqueuedJob, make: Callable[[Job], Record], window: Window) -> None:
         try:
             if not window.is_broken:
                 await self._prepared(job, self._delivery.deadline())

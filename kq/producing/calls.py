@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from kq.errors import ArgumentError
-from kq.job import Job
+from kq.job import EnqueuedJob, Job
 from kq.message import HEADER_PREFIX, Headers
 from kq.producing.binding import check_binding
 
@@ -47,7 +47,7 @@ class Terms(NamedTuple):
             self.key if key is None else _check_key(key, "key"),
             self.partition if partition is None else _check_partition(partition, "partition"),
             self.headers if headers is None else _check_headers(headers),
-            self.given | {name for name, value in _named(timeout, key, partition) if value is not None},
+            self.given | {name for name, value in _named(timeout, key, partition, headers) if value is not None},
         )
 
     def with_those_of(self, func: Callable[..., Any]) -> Terms:
@@ -64,8 +64,8 @@ class HasTerms:
     _terms: Terms
 
 
-def _named(timeout: Any, key: Any, partition: Any) -> tuple[tuple[str, Any], ...]:
-    return ("timeout", timeout), ("key", key), ("partition", partition)
+def _named(timeout: Any, key: Any, partition: Any, headers: Any) -> tuple[tuple[str, Any], ...]:
+    return ("timeout", timeout), ("key", key), ("partition", partition), ("headers", headers)
 
 
 def _terms_of(func: Callable[..., Any]) -> Terms | None:
@@ -80,7 +80,7 @@ def _terms_of(func: Callable[..., Any]) -> Terms | None:
 
 def job_of_call(
     terms: Terms, now: int, ids: Iterator[str], obj: Callable[..., Any] | Job, args: Sequence[Any], kwargs: Any
-) -> Job:
+) -> EnqueuedJob:
     """Return the complete job of what ``enqueue`` was given; arguments beside a job are ignored.
 
     :param now: Unix milliseconds.
@@ -94,10 +94,10 @@ def job_of_call(
         raise ArgumentError("first argument is the class Job: pass a function, or a job, such as Job(func=print)")
     check_binding(obj, args, kwargs)
     terms = terms.with_those_of(obj)
-    return Job(next(ids), now, terms.topic, obj, args, kwargs, terms.timeout, terms.key, terms.partition)
+    return EnqueuedJob(next(ids), now, terms.topic, obj, args, kwargs, terms.timeout, terms.key, terms.partition)
 
 
-def job_of_item(terms: Terms, now: int, ids: Iterator[str], item: Any) -> Job:
+def job_of_item(terms: Terms, now: int, ids: Iterator[str], item: Any) -> EnqueuedJob:
     """Return the complete job of one item of ``enqueue_many``: a job, a callable, or (function, args, kwargs)."""
     if not isinstance(item, tuple) or isinstance(item, Job):
         return job_of_call(terms, now, ids, item, (), {})
@@ -109,10 +109,10 @@ def job_of_item(terms: Terms, now: int, ids: Iterator[str], item: Any) -> Job:
         args, kwargs = tuple(args or ()), kwargs or {}
     check_binding(func, args, kwargs)
     terms = terms.with_those_of(func)
-    return _make_job(Job, (next(ids), now, terms[0], func, args, kwargs, terms[1], terms[2], terms[3]))
+    return _make_job(EnqueuedJob, (next(ids), now, terms[0], func, args, kwargs, terms[1], terms[2], terms[3]))
 
 
-def complete_job(terms: Terms, now: int, ids: Iterator[str], job: Job) -> Job:
+def complete_job(terms: Terms, now: int, ids: Iterator[str], job: Job) -> EnqueuedJob:
     """Return the user's job as it goes onto the topic: what it says itself wins over the terms."""
     if not (job.id is None or isinstance(job.id, str)):
         raise ArgumentError("Job.id must be a str")
@@ -120,7 +120,7 @@ def complete_job(terms: Terms, now: int, ids: Iterator[str], job: Job) -> Job:
     args, kwargs = tuple(job.args or ()), job.kwargs or {}
     check_binding(job.func, args, kwargs)
     terms = terms.with_those_of(job.func)  # type: ignore[arg-type]  # it was checked
-    return Job(
+    return EnqueuedJob(
         next(ids) if job.id is None else job.id,
         now,
         terms.topic,

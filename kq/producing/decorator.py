@@ -2,7 +2,7 @@
 
 1. The decorator gives back a function that calls the user's, so ``f(…)`` stays a plain call, here and in the worker:
    a worker imports the module and finds, under the function's name, what it is to call.
-2. Beside that, the function has ``enqueue``, ``aenqueue`` and ``using``.
+2. Beside that, the function has ``enqueue``, ``enqueue_many``, their asyncio forms and ``using``.
 3. Of a method it makes an object: the ``enqueue`` of a plain function would not learn whose method it is.
 4. Where it goes by value, as from ``__main__``, the queue does not go with it.
 """
@@ -13,12 +13,12 @@ import functools
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from kq.errors import ArgumentError, KQError
-from kq.job import Job
+from kq.job import EnqueuedJob
 from kq.producing.calls import HasTerms, Terms
 from kq.producing.spec import EnqueueSpec, Sender
 from kq.producing.window import Progress
@@ -42,22 +42,33 @@ class JobSpec(HasTerms, Generic[P]):
     def __reduce__(self) -> Any:
         return _LeftBehind, ()
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> EnqueuedJob:
         """Enqueue a call; see :meth:`kq.Queue.enqueue`."""
         return self._spec.enqueue(self._func, *args, **kwargs)
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> EnqueuedJob:
         """Enqueue a call in asyncio code; see :meth:`kq.Queue.aenqueue`."""
         return await self._spec.aenqueue(self._func, *args, **kwargs)
 
-    def enqueue_many(self, calls: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
+    def enqueue_many(self, calls: Iterable[Any], *, on_progress: Progress | None = None) -> list[EnqueuedJob]:
         """Enqueue many calls; see :meth:`kq.Queue.enqueue_many`.
 
         :param calls: The arguments of each: a tuple or list of positional ones, or a dict of keyword ones.
         """
         return self._spec.enqueue_many(map(self._item, calls), on_progress=on_progress)
 
-    def _item(self, arguments: Any) -> tuple[Any, ...]:
+    async def aenqueue_many(
+        self, calls: Iterable[Any] | AsyncIterable[Any], *, on_progress: Progress | None = None
+    ) -> list[EnqueuedJob]:
+        """Enqueue many calls in asyncio code, given as to :meth:`enqueue_many`; see :meth:`kq.Queue.aenqueue_many`."""
+        items = self._items(calls) if isinstance(calls, AsyncIterable) else map(self._item, calls)
+        return await self._spec.aenqueue_many(items, on_progress=on_progress)
+
+    async def _items(self, calls: AsyncIterable[Any]) -> AsyncIterator[Any]:
+        async for arguments in calls:
+            yield self._item(arguments)
+
+    def _item(self, arguments: Any) -> Any:
         if isinstance(arguments, dict):
             return self._func, (), arguments
         if isinstance(arguments, (tuple, list)):
@@ -149,7 +160,7 @@ def job_function(func: Callable[P, R], sender: Sender, terms: Terms) -> JobFunct
     wrapper: Any = _calling_async(plain) if inspect.iscoroutinefunction(plain) else _calling(plain)
     spec = JobSpec(wrapper, sender, terms)
     wrapper.enqueue, wrapper.aenqueue, wrapper.using = spec.enqueue, spec.aenqueue, spec.using
-    wrapper.enqueue_many = spec.enqueue_many
+    wrapper.enqueue_many, wrapper.aenqueue_many = spec.enqueue_many, spec.aenqueue_many
     within = getattr(plain, "__qualname__", "").rpartition(".")[0]
     is_method = within != "" and not within.endswith("<locals>")
     return cast("JobFunction[P, R]", JobFunction(wrapper, sender, terms, is_of_class) if is_method else wrapper)

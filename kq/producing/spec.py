@@ -11,10 +11,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
-from typing import Any
+from typing import Any, ParamSpec, overload
 
 from kq.errors import ArgumentError
-from kq.job import Job
+from kq.job import EnqueuedJob, EnqueueItem, Job
 from kq.message import Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
@@ -23,6 +23,8 @@ from kq.producing.window import Progress, Window
 from kq.utils import safe_str
 
 __all__ = ["EnqueueSpec", "Sender"]
+
+P = ParamSpec("P")
 
 #: How many IDs are made at once where many jobs are enqueued.
 _IDS_AHEAD = 256
@@ -69,7 +71,13 @@ class EnqueueSpec:
         self._sender = sender
         self._terms = terms
 
-    def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+    @overload
+    def enqueue(self, obj: Job, /) -> EnqueuedJob: ...
+
+    @overload
+    def enqueue(self, obj: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> EnqueuedJob: ...
+
+    def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
         """Enqueue a function call or a job; see :meth:`Queue.enqueue`."""
         job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
         delivery = self._sender.delivery
@@ -79,7 +87,7 @@ class EnqueueSpec:
             raise error
         return job
 
-    def enqueue_many(self, jobs: Iterable[Any], *, on_progress: Progress | None = None) -> list[Job]:
+    def enqueue_many(self, jobs: Iterable[EnqueueItem], *, on_progress: Progress | None = None) -> list[EnqueuedJob]:
         """Enqueue many function calls or jobs; see :meth:`Queue.enqueue_many`."""
         window = self._window(jobs, on_progress)
         try:
@@ -93,15 +101,21 @@ class EnqueueSpec:
         window.drain()
         return window.jobs
 
-    async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> Job:
+    @overload
+    async def aenqueue(self, obj: Job, /) -> EnqueuedJob: ...
+
+    @overload
+    async def aenqueue(self, obj: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> EnqueuedJob: ...
+
+    async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
         """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
         job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
         await self._sender.bridge().deliver(job, self._record(job))
         return job
 
     async def aenqueue_many(
-        self, jobs: Iterable[Any] | AsyncIterable[Any], *, on_progress: Progress | None = None
-    ) -> list[Job]:
+        self, jobs: Iterable[EnqueueItem] | AsyncIterable[EnqueueItem], *, on_progress: Progress | None = None
+    ) -> list[EnqueuedJob]:
         """Enqueue many function calls or jobs in asyncio code; see :meth:`Queue.aenqueue_many`."""
         window, bridge = self._window(jobs, on_progress), self._sender.bridge()
         try:
@@ -119,12 +133,12 @@ class EnqueueSpec:
             raise ArgumentError("jobs must be an iterable of jobs, callables and (function, args, kwargs)")
         return Window(self._sender.delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
 
-    def _jobs(self, items: Iterable[Any]) -> Iterator[Job]:
+    def _jobs(self, items: Iterable[Any]) -> Iterator[EnqueuedJob]:
         ids = new_ids(_IDS_AHEAD)
         for number, item in enumerate(items):
             yield self._job(number, ids, item)
 
-    async def _jobs_async(self, items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Job]:
+    async def _jobs_async(self, items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[EnqueuedJob]:
         if not isinstance(items, AsyncIterable):
             for job in self._jobs(items):
                 yield job
@@ -134,14 +148,15 @@ class EnqueueSpec:
             yield self._job(number, ids, item)
             number += 1
 
-    def _job(self, number: int, ids: Iterator[str], item: Any) -> Job:
+    def _job(self, number: int, ids: Iterator[str], item: Any) -> EnqueuedJob:
         try:
             return job_of_item(self._terms, _now(), ids, item)
         except ArgumentError as error:
             raise ArgumentError(f"jobs[{number}]: {error}; what stands before it is enqueued") from None
 
     def _record(self, job: Job) -> Record:
-        return self._sender.record(job, self._terms)
+        assert job.func is not None
+        return self._sender.record(job, self._terms.with_those_of(job.func))
 
 
 def _now() -> int:

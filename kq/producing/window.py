@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from kafka.errors import InvalidRecordError, InvalidTimestampError, MessageSizeTooLargeError
 
-from kq.job import Job
+from kq.job import EnqueuedJob, Job
 from kq.message import Record
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 
@@ -48,9 +48,9 @@ class Window:
         self._cause: BaseException | None = None
         #: Whether the next record would fare no better. It is not tried then: where a key is shared, order stays.
         self.is_broken = False
-        self.jobs: list[Job] = []
+        self.jobs: list[EnqueuedJob] = []
 
-    def add(self, job: Job, make: Callable[[Job], Record]) -> None:
+    def add(self, job: EnqueuedJob, make: Callable[[Job], Record]) -> None:
         """Send one more job; what fails is noted."""
         self.jobs.append(job)
         if self.is_broken:
@@ -68,7 +68,7 @@ class Window:
             self._bytes += sent.size
             self._take_while(lambda sent: sent.is_acknowledged)
 
-    def refuse(self, job: Job, error: EnqueueError) -> None:
+    def refuse(self, job: EnqueuedJob, error: EnqueueError) -> None:
         """Note one more job that cannot be sent."""
         self.jobs.append(job)
         self._note(job, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any, Literal
 
 from kafka import KafkaConsumer, KafkaProducer
@@ -38,24 +39,40 @@ def queues(producer: KafkaProducer) -> None:
     assert_type(queue.topic, str)
     assert_type(queue.timeout, float | int)
     assert_type(queue.serializer, Callable[[kq.Job], bytes])
-    assert_type(queue.enqueue(add, 1, b=2), kq.Job)
-    assert_type(queue.enqueue(kq.Job(func=add)), kq.Job)
-    assert_type(queue.enqueue_many(numbers(), on_progress=lambda done, total: None), list[kq.Job])
+    assert_type(queue.enqueue(add, 1, b=2), kq.EnqueuedJob)
+    assert_type(queue.enqueue(kq.Job(func=add)), kq.EnqueuedJob)
+    assert_type(queue.enqueue_many(numbers(), on_progress=lambda done, total: None), list[kq.EnqueuedJob])
     assert_type(queue.ensure_topic(3), bool)
-    queue.enqueue(5)  # type: ignore[arg-type]
+    queue.enqueue(5)  # type: ignore[call-overload]
+    queue.enqueue(add)  # type: ignore[call-overload]
+    queue.enqueue(add, "1")  # type: ignore[call-overload]
+    queue.enqueue(add, 1, c=2)  # type: ignore[call-arg]
+    queue.enqueue(kq.Job(func=add), 3)  # type: ignore[call-overload]
+    queue.using(timeout=1).enqueue(add)  # type: ignore[call-overload]
+    queue.enqueue(max, [1, 2], key=abs)
+    queue.enqueue(print, "hello", sep="")
+    queue.enqueue(partial(add, 1))
+    queue.enqueue_many([add])
+    queue.enqueue_many([(add, (1, 2)), (add, [1], {"b": 2}), kq.Job(func=add)])
+    queue.enqueue_many([5])  # type: ignore[list-item]
+    queue.enqueue_many([(add, 5)])  # type: ignore[list-item]
+    assert_type(queue.enqueue(add, 1).id, str)
+    assert_type(queue.enqueue(add, 1).timestamp, int)
+    plain: kq.Job = queue.enqueue(add, 1)
+    assert_type(plain.id, str | None)
     with queue as same:
         assert_type(same, kq.Queue)
     spec = queue.using(timeout=1.5, key=b"k", partition=0, headers=[("trace", b"1")])
     assert_type(spec, kq.EnqueueSpec)
-    assert_type(spec.enqueue(add, 1), kq.Job)
+    assert_type(spec.enqueue(add, 1), kq.EnqueuedJob)
     queue.using(key="text")  # type: ignore[arg-type]
 
 
 async def asynchronous(queue: kq.Queue) -> None:
-    assert_type(await queue.aenqueue(add, 1), kq.Job)
-    assert_type(await queue.aenqueue_many(numbers()), list[kq.Job])
-    assert_type(await queue.aenqueue_many(numbers_later()), list[kq.Job])
-    assert_type(await queue.using(timeout=1).aenqueue(add, 1), kq.Job)
+    assert_type(await queue.aenqueue(add, 1), kq.EnqueuedJob)
+    assert_type(await queue.aenqueue_many(numbers()), list[kq.EnqueuedJob])
+    assert_type(await queue.aenqueue_many(numbers_later()), list[kq.EnqueuedJob])
+    assert_type(await queue.using(timeout=1).aenqueue(add, 1), kq.EnqueuedJob)
 
 
 def jobs(job: kq.Job) -> None:
@@ -99,25 +116,25 @@ class Mailer:
 
 async def decorated() -> None:
     assert_type(double(1, times=3), int)
-    assert_type(double.enqueue(1, times=3), kq.Job)
-    assert_type(await double.aenqueue(1), kq.Job)
-    assert_type(double.using(timeout=1, key=b"k").enqueue(1), kq.Job)
+    assert_type(double.enqueue(1, times=3), kq.EnqueuedJob)
+    assert_type(await double.aenqueue(1), kq.EnqueuedJob)
+    assert_type(double.using(timeout=1, key=b"k").enqueue(1), kq.EnqueuedJob)
     double("x")  # type: ignore[arg-type]
     double.enqueue("x")  # type: ignore[arg-type]
     double.enqueue()  # type: ignore[call-arg]
     double.using(timeout=1).enqueue(number="x")  # type: ignore[arg-type]
     assert_type(await later("u"), bytes)
-    assert_type(later.enqueue("u"), kq.Job)
+    assert_type(later.enqueue("u"), kq.EnqueuedJob)
 
 
 async def methods() -> None:
     assert_type(Mailer().send("bob"), int)
-    assert_type(Mailer().send.enqueue("bob"), kq.Job)
-    assert_type(await Mailer().send.aenqueue(to="bob"), kq.Job)
-    assert_type(Mailer.send.enqueue(Mailer(), "bob"), kq.Job)
-    assert_type(Mailer().send.using(timeout=3).enqueue("bob"), kq.Job)
+    assert_type(Mailer().send.enqueue("bob"), kq.EnqueuedJob)
+    assert_type(await Mailer().send.aenqueue(to="bob"), kq.EnqueuedJob)
+    assert_type(Mailer.send.enqueue(Mailer(), "bob"), kq.EnqueuedJob)
+    assert_type(Mailer().send.using(timeout=3).enqueue("bob"), kq.EnqueuedJob)
     assert_type(Mailer.shout("x"), str)
-    assert_type(Mailer.shout.enqueue("x"), kq.Job)
+    assert_type(Mailer.shout.enqueue("x"), kq.EnqueuedJob)
     Mailer().send.enqueue()  # type: ignore[call-arg]
     Mailer().send.enqueue(5)  # type: ignore[arg-type]
 
