@@ -280,10 +280,11 @@ def test_a_worker_says_what_runs_where(hosts, topic, here, options, expected):
     (here / "where.py").write_text("import os, sys\ndef where(): return os.getpid(), 'kafka' in sys.modules\n")
     run("enqueue", *at, "where:where", cwd=here)
     done = run("worker", *at, *options, "--callback", "good", "--max-messages", 1, cwd=here)
-    first, _, second = undated(done.stderr).splitlines()
+    first, _, second, last = undated(done.stderr).splitlines()
     cores = len(os.sched_getaffinity(0))
     expected = expected or ("1 process runs" if cores == 1 else f"{cores} processes run")
     assert first == f"[INFO] {expected} jobs of topic {topic} for group {topic}, from {hosts}"
+    assert last == f"[INFO] Topic {topic}: 1 message processed"
     assert re.fullmatch(rf"success \(\d+, {'process' not in expected or expected == 'This process runs'}\)", second)
 
 

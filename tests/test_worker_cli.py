@@ -81,6 +81,7 @@ def test_levels_say_what_is_logged(hosts, topic, here, level, shown):
     lines = done.stderr.splitlines()
     assert len([line for line in lines if re.search(r"\[ERROR\] Job \w+ raised an exception: tasks.fail, ", line)]) == 1
     assert len([line for line in lines if line == "ValueError: no"]) == 1
+    assert lines[-1].endswith("2 messages processed: 1 well, 1 failed") is (level in (None, "info", "debug"))
     dated = [line for line in lines if line.startswith("20")]
     assert all(LINE.fullmatch(line) for line in dated)
     assert dated
@@ -167,6 +168,7 @@ def test_burst_ends_when_nothing_is_left(hosts, make_topic, here, mode):
     run("enqueue", *at, "tasks:nap", str(here / "slow"), "1.5", cwd=here)
     done = run("worker", *at, "--burst", *mode, cwd=here)
     assert (done.returncode, lag(*at)) == (0, "0"), done.stderr
+    assert done.stderr.endswith(f"[INFO] Topic {topic}: 31 messages processed\n")
     assert run("worker", *at, "--burst", *mode, cwd=here).returncode == 0  # and again, with nothing there
 
 

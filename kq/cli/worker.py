@@ -14,13 +14,14 @@ import kq
 from kq.cli.check import check_next
 from kq.cli.logs import FORMATS, LEVELS, log_to_stderr
 from kq.cli.options import Size, config_option, group_option, hosts_option
-from kq.cli.output import FAILED, fail
+from kq.cli.output import FAILED, counted, fail
 from kq.cli.reload import Watcher, restart
 from kq.cli.targets import check_modules, import_from_here, load_callback
 from kq.cli.together import run_together
 from kq.cli.topics import open_admin, partitions_of
 from kq.clients import DEFAULT_TOPIC
 from kq.executors import Executor
+from kq.working import Stats
 
 __all__ = ["worker"]
 
@@ -109,11 +110,22 @@ def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
         one.start(**limits)
     else:
         run_together(list(made.values()), lambda one: one.start(**limits))
+    for topic, one in made.items():
+        _logger.info("Topic %s: %s", topic, _summary(one.stats()))
     if interrupted := sum(one.stats().interrupted for one in made.values()):
         jobs = (
             "1 job was interrupted, and runs" if interrupted == 1 else f"{interrupted} jobs were interrupted, and run"
         )
         raise kq.WorkerError(f"{jobs} again")
+
+
+def _summary(stats: Stats) -> str:
+    """Return in words what a worker has done: ``50 messages processed: 48 well, 2 failed``."""
+    bad = {"failed": stats.failed, "timed out": stats.timed_out, "invalid": stats.invalid}
+    told = [f"{count:,} {what}" for what, count in bad.items() if count]
+    if told:
+        told.insert(0, f"{stats.done - sum(bad.values()):,} well")
+    return f"{counted(stats.done, 'message')} processed" + (f": {', '.join(told)}" if told else "")
 
 
 def _stop(workers: Iterable[kq.Worker]) -> None:
