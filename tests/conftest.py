@@ -22,6 +22,7 @@ from journal import Journal
 from process_bench import quiet, work  # noqa: F401 - fixtures
 
 import kq
+from kq.cli.main import main
 
 with warnings.catch_warnings():
     # Reads its own files by a function that Python 3.11 and 3.12 call deprecated.
@@ -30,6 +31,8 @@ with warnings.catch_warnings():
     from kafka.admin import NewTopic
     from kafka.errors import NodeNotReadyError
 
+#: Exit code, standard output and standard error of a command.
+Told = tuple[int, str, str]
 #: Quick to come back after a broker was away, quick to complain when it is not there at all.
 CLIENT: dict[str, Any] = {"reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": 20_000}
 
@@ -158,6 +161,18 @@ def consumer(hosts: str, group: str) -> Iterator[Callable[..., KafkaConsumer]]:
 def journal(tmp_path: Path) -> Journal:
     """Return a file in which jobs write down what happens to them."""
     return Journal(tmp_path / "journal")
+
+
+@pytest.fixture
+def tell(hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """Return a function that runs a command in this process; it returns the exit code, stdout and stderr."""
+    monkeypatch.setenv("KQ_HOSTS", hosts)
+
+    def run(*args: object) -> Told:
+        code = main(list(map(str, args)))
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["deliver", "wait_until"]
+import kq
+
+__all__ = ["at_work", "deliver", "wait_until"]
 
 _Value = TypeVar("_Value")
 
@@ -40,3 +44,15 @@ def deliver(pid: int, signum: int) -> None:
         return any(int(mask, 16) >> (signum - 1) & 1 for mask in masks)
 
     wait_until(lambda: not is_pending(), message=f"signal {signum} does not arrive at {pid}")
+
+
+@contextmanager
+def at_work(worker: kq.Worker) -> Iterator[None]:
+    """Have a worker at work in a thread meanwhile."""
+    thread = threading.Thread(target=worker.start)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join()

@@ -7,14 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
 import pytest
-from helpers import wait_until
+from helpers import at_work, wait_until
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from rich.console import Console
@@ -22,24 +20,11 @@ from rich.console import Console
 import kq
 from kq.cli import info as page
 from kq.cli import survey
-from kq.cli.main import main
 
 #: Seconds for one command.
 PATIENCE = 60
 
 Told = tuple[int, str, str]
-
-
-@pytest.fixture
-def tell(hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """Return a function that runs a command in this process; it returns the exit code, stdout and stderr."""
-    monkeypatch.setenv("KQ_HOSTS", hosts)
-
-    def run(*args: object) -> Told:
-        code = main(list(map(str, args)))
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -55,18 +40,6 @@ def full(hosts: str, make_topic: Callable[..., str]) -> str:
 def working(hosts: str, topic: str, group: str, count: int) -> None:
     """Have a worker run so many jobs."""
     kq.Worker(topic, hosts=hosts, group=group).start(max_messages=count)
-
-
-@contextmanager
-def running(worker: kq.Worker) -> Iterator[None]:
-    """Have a worker at work meanwhile."""
-    thread = threading.Thread(target=worker.start)
-    thread.start()
-    try:
-        yield
-    finally:
-        worker.stop()
-        thread.join()
 
 
 # -- topics -----------------------------------------------------------------------------------------------------------
@@ -167,7 +140,7 @@ def test_info_is_json_too(tell: Callable[..., Told], hosts: str, full: str, grou
 def test_info_knows_the_members(tell: Callable[..., Told], hosts: str, topic: str, group: str) -> None:
     """Also those of a group that has committed nothing yet."""
     worker = kq.Worker(topic, hosts=hosts, group=group)
-    with running(worker):
+    with at_work(worker):
 
         def group_of() -> Any:
             (found,) = (one for one in json.loads(tell("info", "--json")[1])["topics"] if one["topic"] == topic)

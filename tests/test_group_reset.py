@@ -19,25 +19,12 @@ from kafka.structs import OffsetAndMetadata
 import kq
 from kq import consuming
 from kq.cli.groups import Place
-from kq.cli.main import main
 from kq.consuming.metadata import View, encode
 
 Told = tuple[int, str, str]
 
 #: A group stands at offset 2 and has done 3 and 4; 2 ran twice when a worker died, and runs.
 STANDS_AT_2 = View(2, top=5, incomplete=(2,), running=(2,), deliveries=((2, 2),))
-
-
-@pytest.fixture
-def tell(hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """Return a function that runs a command in this process; it returns the exit code, stdout and stderr."""
-    monkeypatch.setenv("KQ_HOSTS", hosts)
-
-    def run(*args: object) -> Told:
-        code = main(list(map(str, args)))
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
-from helpers import wait_until
+from helpers import at_work, wait_until
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
@@ -18,17 +17,6 @@ import kq
 def enqueue(hosts: str, topic: str, count: int) -> None:
     with kq.Queue(topic, hosts=hosts) as queue:
         queue.enqueue_many([(operator.neg, (number,)) for number in range(count)])
-
-
-@contextmanager
-def working(worker: kq.Worker) -> Iterator[None]:
-    thread = threading.Thread(target=worker.start)
-    thread.start()
-    try:
-        yield
-    finally:
-        worker.stop()
-        thread.join()
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -79,7 +67,7 @@ def test_what_is_removed_under_a_worker_is_said_and_the_rest_runs(
     client = consumer(topic, auto_offset_reset=reset, max_partition_fetch_bytes=1)
     offsets: list[int] = []
     worker = kq.Worker(topic, client, lambda _, message, *rest: offsets.append(message.offset))
-    with working(worker):
+    with at_work(worker):
         assert _started.wait(30)
         wait_until(lambda: worker.stats().commit_lag.get(0, 0) >= 5, timeout=30)
         admin.delete_records({TopicPartition(topic, 0): 15})
@@ -100,7 +88,7 @@ def test_gaps_of_transactions_are_no_loss(
     value = kq.dumps(kq.Job("id", 0, topic, operator.neg, (1,), {}))
     offsets: list[int] = []
     worker = kq.Worker(topic, hosts=hosts, callback=lambda _, message, *rest: offsets.append(message.offset))
-    with working(worker):
+    with at_work(worker):
         for number, is_kept in enumerate((True, False, True)):
             client.begin_transaction()
             client.send(topic, value).get(10)
