@@ -66,6 +66,7 @@ def test_who_takes_over_from_a_dead_worker_says_so(hosts: str, topic: str, journ
     with kq.Queue(topic, hosts=hosts) as queue:
         queue.enqueue(work, journal.path, 0, 60)
     with WorkerProcess(journal, topic, hosts) as worker:
+        wait_until(lambda: "0" in journal.names("start"), timeout=30)
         wait_until(lambda: committed(hosts, topic) is not None and progress(hosts, topic).unclean, timeout=30)
         worker.kill()
     taken = f"Topic {topic}, partition 0 comes from a worker that ended without a stop."

@@ -202,7 +202,8 @@ def _screen(console: Console, in_place: bool) -> Iterator[Callable[[Sequence[Ren
     if in_place:
         with Live(console=console, auto_refresh=False) as live:
             yield lambda shown, error: live.update(
-                Group(*shown, *([] if error is None else [Text(_line(error))])), refresh=True
+                Group(*([] if error is None else [Text(_line(error))]), *shown),
+                refresh=True,  # the end may be cut off
             )
         return
 
