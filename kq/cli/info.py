@@ -201,10 +201,12 @@ def _screen(console: Console, in_place: bool) -> Iterator[Callable[[Sequence[Ren
     """Give what to call with what was found, and with why nothing new was found."""
     if in_place:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda shown, error: live.update(
-                Group(*([] if error is None else [Text(_line(error))]), *shown),
-                refresh=True,  # the end may be cut off
-            )
+
+            def redraw(shown: Sequence[RenderableType], error: Exception | None) -> None:
+                # first what is wrong: the end of what is higher than the terminal is cut off
+                live.update(Group(*([] if error is None else [Text(_line(error))]), *shown), refresh=True)
+
+            yield redraw
         return
 
     def draw(shown: Sequence[RenderableType], error: Exception | None) -> None:
