@@ -8,6 +8,7 @@
     ├── ChildTraceback      the traceback of a job's exception, as text, where it crossed from a child
     ├── RemoteError         an exception of a job that could not cross from its child, as text
     ├── BrokerUnreachable   (also ConnectionError)               no broker answered at these hosts
+    ├── JobExpired          a job had not started when it expired
     ├── LocalKafkaError     the Kafka for development did not start or went away
     ├── MissingExtra        (also ImportError)                   an optional dependency is not installed
     ├── PoisonMessage       a message whose runs kept killing the worker
@@ -26,6 +27,7 @@ __all__ = [
     "BrokerUnreachable",
     "ChildLost",
     "ChildTraceback",
+    "JobExpired",
     "KQError",
     "LocalKafkaError",
     "MissingExtra",
@@ -61,6 +63,10 @@ class MissingExtra(KQError, ImportError):
 
 class PoisonMessage(KQError):
     """A message was not run again, because its runs ended with the death of the whole worker too often."""
+
+
+class JobExpired(KQError):
+    """A job was not run: it had not started by the time that ``expires`` gave it."""
 
 
 class WorkerError(KQError):

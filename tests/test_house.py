@@ -25,9 +25,9 @@ HOUSE = {
     "words": "errors utils job message",
     "clients": "kafka_python assignor config connect topics reader",
     "serializers": "names handles byvalue legacy default",
-    "producing": "binding calls delivery window aio spec decorator",
+    "producing": "binding timing calls delivery later window aio spec decorator",
     "what enqueues": "queue",
-    "executors": "coroutine calling interrupt lines base inline thread process",
+    "executors": "coroutine calling interrupt lines base expiry inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "callback waker stop state backlog brake companions publisher settings settle watchdog loop",
@@ -35,8 +35,8 @@ HOUSE = {
     "local": "install supervisor broker",
     "what tests": "testing",
     "the top": "kq",
-    "cli": "logs reload together targets options output check survey topics broker demo enqueue skip groups info worker "
-    "main",
+    "cli": "logs reload together targets options output check survey topics broker demo enqueue skip groups info "
+    "worker main",
     "the command": "__main__",
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

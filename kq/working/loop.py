@@ -26,7 +26,7 @@ from kq.working.brake import Brake
 from kq.working.companions import Companions, Context
 from kq.working.publisher import Publisher
 from kq.working.settings import Settings
-from kq.working.settle import Settler, poisoned
+from kq.working.settle import Settler, not_to_run
 from kq.working.state import FORWARD, State, Stats, Tally
 from kq.working.stop import Stop
 from kq.working.waker import Waker
@@ -273,8 +273,8 @@ class Loop:
             self._tally.started += 1
             self._tally.retried += deaths > 0
             self._running[id(message)] = message, now
-            if deaths >= self._settings.max_deliveries:
-                self._report_poison(message, deaths)
+            if (refused := not_to_run(message, deaths, self._settings.max_deliveries)) is not None:
+                self._report(refused)
                 break  # the callback has taken its time
             self._starting.append(message)
         self._make_room()
@@ -391,8 +391,8 @@ class Loop:
         if message is self._suspect:  # it was given up
             self._suspect = None
 
-    def _report_poison(self, message: Message, deaths: int) -> None:
-        self._settle([poisoned(message, deaths)])
+    def _report(self, refused: Finished) -> None:
+        self._settle([refused])
         if self._plan.commits_each:
             self._commit_each()
 
