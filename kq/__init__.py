@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
     from kq.errors import ChildLost as ChildLost
+    from kq.errors import JobExpired as JobExpired
     from kq.errors import KQError as KQError
     from kq.errors import LocalKafkaError as LocalKafkaError
     from kq.errors import MissingExtra as MissingExtra
@@ -53,6 +54,7 @@ _HOMES = {
     "EnqueuedJob": "job",
     "InlineExecutor": "executors",
     "Job": "job",
+    "JobExpired": "errors",
     "JobFunction": "producing",
     "JobSpec": "producing",
     "KQError": "errors",

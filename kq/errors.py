@@ -9,6 +9,7 @@
     - ``EnqueueUnknown``: it may be there, the answer never came
 
   - ``WorkerError``: a worker had to stop: its consumer failed or was fenced, or its jobs cannot be imported
+  - ``JobExpired``: a job had not started when it expired
   - ``PoisonMessage``: a message whose runs kept killing the worker
   - ``ChildLost``: a child of the process executor ended while it ran a job
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
@@ -27,6 +28,7 @@ __all__ = [
     "BrokerUnreachable",
     "ChildLost",
     "ChildTraceback",
+    "JobExpired",
     "KQError",
     "LocalKafkaError",
     "MissingExtra",
@@ -62,6 +64,10 @@ class MissingExtra(KQError, ImportError):
 
 class PoisonMessage(KQError):
     """A message was not run again, because its runs ended with the death of the whole worker too often."""
+
+
+class JobExpired(KQError):
+    """A job was not run: it had not started by the time that ``expires`` gave it."""
 
 
 class WorkerError(KQError):

@@ -16,11 +16,16 @@ from kq.job import Job
 from kq.utils import get_call_repr
 
 __all__ = [
+    "HEADER_AT",
+    "HEADER_EXPIRES",
     "HEADER_FUNC",
     "HEADER_ID",
+    "HEADER_KEY",
+    "HEADER_PARTITION",
     "HEADER_PREFIX",
     "HEADER_PYTHON",
     "HEADER_TIMEOUT",
+    "HEADER_TIMESTAMP",
     "Headers",
     "Message",
     "Record",
@@ -29,6 +34,7 @@ __all__ = [
     "job_from_headers",
     "job_headers",
     "messages_from_records",
+    "millis_of",
     "name_of",
     "python_hint",
     "timeout_of",
@@ -46,6 +52,12 @@ HEADER_FUNC = "kq-func"
 HEADER_PYTHON = "kq-python"
 #: The job's timeout in seconds, as decimal text; absent where there is no limit.
 HEADER_TIMEOUT = "kq-timeout"
+#: When a delayed job is due, and when a job that has not started expires: Unix milliseconds, as decimal text.
+HEADER_AT, HEADER_EXPIRES = "kq-at", "kq-expires"
+#: When the job was enqueued, where the record's own timestamp is another; in Unix milliseconds, as decimal text.
+HEADER_TIMESTAMP = "kq-timestamp"
+#: Of a job that waits in another topic: its key, raw, and the partition where it will stand if that is another number.
+HEADER_KEY, HEADER_PARTITION = "kq-key", "kq-partition"
 
 
 class Message(NamedTuple):
@@ -74,6 +86,8 @@ _LONGEST_NAME = 200
 #: In a value that holds the code of a function: what makes it anew.
 _CODE = b"_create_code"
 _PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+#: Digits of a header with a number: up to the year 9999, in milliseconds.
+_LONGEST_NUMBER = 15
 _new = tuple.__new__
 _partition_of = attrgetter("partition")
 #: Topic, partition, offset, key, value and timestamp of a ``ConsumerRecord``.
@@ -125,10 +139,10 @@ def python_hint(message: Message) -> str:
 
 def job_from_headers(message: Message) -> Job:
     """Return what the headers tell of a job whose value is not to be unpickled; func, args, kwargs are None."""
-    job_id = dict(message.headers).get(HEADER_ID)
+    job_id, enqueued = dict(message.headers).get(HEADER_ID), millis_of(message.headers, HEADER_TIMESTAMP)
     return Job(
         id=None if job_id is None else job_id.decode("utf-8", "replace"),
-        timestamp=message.timestamp,
+        timestamp=message.timestamp if enqueued is None else enqueued,
         topic=message.topic,
         timeout=timeout_of(message),
         key=message.key,
@@ -141,6 +155,15 @@ def timeout_of(message: Message) -> float | None:
     for name, text in message.headers:
         if name == HEADER_TIMEOUT:
             return _timeout(text)
+    return None
+
+
+def millis_of(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
+    """Return the Unix milliseconds that a header holds; None where there are none, or what another program wrote."""
+    for header, text in headers:
+        if header == name:
+            is_number = text is not None and len(text) <= _LONGEST_NUMBER and text.isdigit()
+            return int(text) if is_number else None
     return None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar, overload
@@ -35,6 +36,7 @@ from kq.producing import (
     EnqueueSpec,
     EnqueueUnknown,
     JobFunction,
+    Later,
     Progress,
     Sender,
     Terms,
@@ -49,6 +51,7 @@ _logger = logging.getLogger("kq.queue")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Duration = float | int | timedelta
 
 #: Settings that would break the wire format or the acknowledgement.
 _RESERVED = ("bootstrap_servers", "key_serializer", "value_serializer", "transactional_id")
@@ -108,7 +111,8 @@ class Queue:
         self._config = check_config(config, KafkaProducer.DEFAULT_CONFIG, _RESERVED)
         self._terms = Terms(topic, check_timeout(timeout, "timeout"), None, None, [], frozenset())
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config, enqueue_timeout)
-        self._sender = Sender(self._delivery, serializer or dumps, logger or _logger)
+        later = Later(self._delivery, self._access)
+        self._sender = Sender(self._delivery, later, serializer or dumps, logger or _logger)
         self._spec = EnqueueSpec(self._sender, self._terms)
         if (producer.config if producer is not None else self._config).get("acks") == 0:
             _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")
@@ -226,6 +230,9 @@ class Queue:
         key: bytes | None = None,
         partition: int | None = None,
         headers: Sequence[tuple[str, bytes]] | None = None,
+        delay: Duration | None = None,
+        at: datetime | float | int | None = None,
+        expires: Duration | datetime | None = None,
     ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
     def job(  # type: ignore[misc]  # what it returns is more general than mypy can tell of an implementation
@@ -237,6 +244,9 @@ class Queue:
         key: bytes | None = None,
         partition: int | None = None,
         headers: Sequence[tuple[str, bytes]] | None = None,
+        delay: Duration | None = None,
+        at: datetime | float | int | None = None,
+        expires: Duration | datetime | None = None,
     ) -> Any:
         """Decorate a function, as ``@queue.job`` or ``@queue.job(timeout=60)``.
 
@@ -246,7 +256,7 @@ class Queue:
 
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
-        terms = self._terms.changed(timeout, key, partition, headers)
+        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires)
         decorate = partial(job_function, sender=self._sender, terms=terms)
         return decorate if func is None else decorate(func)
 
@@ -257,6 +267,9 @@ class Queue:
         partition: int | None = None,
         *,
         headers: Sequence[tuple[str, bytes]] | None = None,
+        delay: Duration | None = None,
+        at: datetime | float | int | None = None,
+        expires: Duration | datetime | None = None,
     ) -> EnqueueSpec:
         """Return something to ``enqueue`` with, with other settings than the queue's.
 
@@ -264,9 +277,15 @@ class Queue:
         :param key: Kafka message key. Jobs with one key go to one partition and run one after another.
         :param partition: Kafka partition; the key does not choose it then.
         :param headers: More record headers, as (name, value); names that begin with ``kq-`` are refused.
+        :param delay: How long after the enqueueing the job is due, in seconds or as a ``timedelta``.
+        :param at: When the job is due: an aware ``datetime``, or Unix seconds; not beside ``delay``. What has passed is
+            now.
+        :param expires: When the job expires: seconds after the enqueueing, a ``timedelta``, or an aware ``datetime``.
+            One that has not started by then never runs: the callback is told of a :class:`kq.JobExpired`.
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
-        return EnqueueSpec(self._sender, self._terms.changed(timeout, key, partition, headers))
+        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires)
+        return EnqueueSpec(self._sender, terms)
 
     def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
         """Make the topic, unless there is one of its name, which is left as it is.

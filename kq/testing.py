@@ -1,7 +1,8 @@
 """Helpers for the tests of programs that use KQ.
 
 1. ``eager``: what is enqueued runs at once, in this process, and no Kafka is needed. The job goes through bytes and
-   back as it would on its way through Kafka, so what cannot be serialized is found.
+   back as it would on its way through Kafka, so what cannot be serialized is found. What is delayed waits until the
+   test moves the clock.
 2. ``drain``: a real worker runs what is on a queue's topic, and returns when nothing is left.
 3. Where freezegun stops the time, KQ's clocks and Kafka's client go on.
 4. With ``pytest_plugins = ["kq.testing"]`` in a ``conftest.py``, pytest has fixtures: ``kq_kafka`` is a Kafka for the
@@ -20,6 +21,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
+from heapq import heappop, heappush
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 from unittest import mock
@@ -28,17 +31,17 @@ from kafka import KafkaConsumer, TopicPartition
 
 from kq.clients import connect
 from kq.errors import ArgumentError, KQError
-from kq.executors import Executor, Setting, best_interrupter, log_invalid, run_message
+from kq.executors import Executor, Setting, best_interrupter, expired, log_invalid, run_message
 from kq.job import INVALID, Job, Status
 from kq.local import LocalKafka
-from kq.message import Message, Record
-from kq.producing import Delivery, EnqueueError, Sent
+from kq.message import HEADER_AT, Headers, Message, Record, millis_of
+from kq.producing import Delivery, EnqueueError, Later, Sent, moment_in
 from kq.queue import Queue
 from kq.serializers import loads
 from kq.worker import CONSUMER_DEFAULTS, Worker
 from kq.working import takes_message
 
-__all__ = ["Ran", "drain", "eager", "redirected"]
+__all__ = ["Eager", "Ran", "drain", "eager", "redirected"]
 
 _logger = logging.getLogger("kq.worker")
 
@@ -61,6 +64,50 @@ class Ran(NamedTuple):
     result: Any
     exception: BaseException | None
     stacktrace: str | None
+
+
+class Eager(list[Ran]):
+    """The outcomes of the jobs that ran, and the clock of those that wait."""
+
+    def __init__(self, run: Callable[[Message], None]) -> None:
+        super().__init__()
+        self._run = run
+        self._ahead = 0
+        #: Jobs that wait: when each is due, a number that keeps those of one time in order, the job and its message.
+        self._waiting: list[tuple[int, int, Job, Message]] = []
+
+    @property
+    def now(self) -> float:
+        """The time, in Unix seconds."""
+        return self._millis() / 1000
+
+    @property
+    def pending(self) -> list[Job]:
+        """The jobs that wait, the next one first."""
+        return [waiting[2] for waiting in sorted(self._waiting)]
+
+    def advance(self, duration: float | int | timedelta) -> None:
+        """Move the clock on, and run what is due by then, each job at its time.
+
+        :param duration: Seconds, or a ``timedelta``.
+        :raises kq.ArgumentError: It is negative, or of the wrong type.
+        """
+        end = self._millis() + moment_in(duration, "duration").value
+        while self._waiting and self._waiting[0][0] <= end:
+            due, _, _, message = heappop(self._waiting)
+            self._ahead += max(0, due - self._millis())
+            self._run(message)
+        self._ahead += max(0, end - self._millis())
+
+    def _millis(self) -> int:
+        return int(time.time() * 1000) + self._ahead
+
+    def _take(self, job: Job, message: Message) -> None:
+        due = millis_of(message.headers, HEADER_AT)
+        if due is None or due <= self._millis():
+            self._run(message)
+        else:
+            heappush(self._waiting, (due, message.offset, job, message))
 
 
 class _Clocks:
@@ -95,33 +142,39 @@ def eager(
     deserializer: Callable[[bytes], Any] | None = None,
     *,
     timeout: float | int | None = None,
-) -> Iterator[list[Ran]]:
+) -> Iterator[Eager]:
     """Run each job where and when it is enqueued, on any queue of this process, without Kafka.
 
-    A job that fails does not make ``enqueue`` raise: it has an outcome, as in a worker.
+    A job that fails does not make ``enqueue`` raise: it has an outcome, as in a worker. One that is delayed waits until
+    the clock, which the list that is returned has, is moved by its ``advance``.
 
     :param callback: Called for each job, as by a worker.
     :param deserializer: Turns bytes into a job; :func:`kq.loads` if left out.
     :param timeout: Overrides the time that each job may take, in seconds.
     :returns: A list to which each job's outcome is added.
     """
-    ran: list[Ran] = []
-    note = _noting(ran, callback)
     setting = Setting(
         deserializer or loads, timeout, _logger, wants_outcome=True, wake=_nothing, watch=_nothing, unwatch=_nothing
     )
+    ran = Eager(lambda message: note(*_run(message, setting, ran.now)))
+    note = _noting(ran, callback)
     offsets = itertools.count()
 
-    def send(delivery: Delivery, job: Job, record: Record, deadline: float | None = None) -> Sent:
+    def send(delivery: Delivery, job: Job, record: Record, _deadline: float | None = None) -> Sent:
         if delivery.is_closed:
             raise EnqueueError(f"the queue of topic {delivery.topic} is closed", [job])
         where = record.topic, record.partition or 0, next(offsets)
         message = Message(*where, record.key, record.value, record.timestamp_ms, tuple(record.headers))
-        note(*_run(message, setting))
+        ran._take(job, message)
         return Sent(job, len(record.value), None, _ACKNOWLEDGED, None)
 
     patches: dict[str, Any] = {"send": send, "wait": _nothing, "is_ready": lambda *_: True}
-    with mock.patch.multiple(Delivery, **patches):
+    later: dict[str, Any] = {"prepare": _nothing, "is_ready": True, "record": _waiting_record}
+    with (
+        mock.patch.multiple(Delivery, **patches),
+        mock.patch.multiple(Later, **later),
+        mock.patch("kq.producing.spec.now_millis", ran._millis),
+    ):
         yield ran
 
 
@@ -152,6 +205,12 @@ class _Elsewhere:
         return self._delivery.send(job, record._replace(topic=self._delivery.topic), deadline)
 
 
+def _waiting_record(later: Later, job: Job, value: bytes, headers: Headers, due: int) -> Record:
+    """Return the record of a delayed job as it will stand on its topic."""
+    headers = [(HEADER_AT, b"%d" % due), *headers]
+    return Record(str(job.topic), value, job.key or None, headers, job.partition, job.timestamp or 0)
+
+
 def _nothing(*_args: object) -> None:
     """There is nobody to wake, and nothing to wait for."""
 
@@ -174,8 +233,12 @@ def _noting(ran: list[Ran], callback: Callback | None) -> Callback:
     return note
 
 
-def _run(message: Message, setting: Setting) -> tuple[Any, ...]:
+def _run(message: Message, setting: Setting, now: float) -> tuple[Any, ...]:
     """Run a message here; in another thread if this one runs an event loop, as coroutine jobs need one of their own."""
+    if (end := expired(message, now)) is not None:
+        _, job, outcome, _ = end
+        assert outcome is not None
+        return outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace
     if asyncio._get_running_loop() is None:
         return _run_here(message, setting)
     with ThreadPoolExecutor(1) as pool:
@@ -274,7 +337,7 @@ else:
             yield queue
 
     @pytest.fixture
-    def kq_eager() -> Iterator[list[Ran]]:
+    def kq_eager() -> Iterator[Eager]:
         """Jobs run where they are enqueued; the list gets their outcomes."""
         with eager() as ran:
             yield ran

@@ -257,6 +257,11 @@ def partitions(client: Any, topic: str) -> set[int] | None:
     return None if cluster is None else cluster.partitions_for_topic(topic)
 
 
+def partition_of(producer: KafkaProducer, topic: str, partition: int | None, key: bytes) -> int:
+    """Return where a producer that knows a topic would put a key; the named partition, if that is there."""
+    return int(producer._partition(topic, partition, key, None, key, None))
+
+
 def _cluster(client: Any) -> Any:
     return getattr(client, "_cluster", None) or getattr(client, "_metadata", None)
 

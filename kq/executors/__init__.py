@@ -2,6 +2,7 @@
 
 from kq.executors.base import Executor, Finished, Setting, run_message
 from kq.executors.calling import Caller
+from kq.executors.expiry import expired
 from kq.executors.inline import InlineExecutor
 from kq.executors.interrupt import best_interrupter
 from kq.executors.lines import describe, log_interrupted, log_invalid
@@ -18,6 +19,7 @@ __all__ = [
     "ThreadExecutor",
     "best_interrupter",
     "describe",
+    "expired",
     "log_interrupted",
     "log_invalid",
     "run_message",

@@ -4,22 +4,32 @@ from kq.producing.binding import check_binding
 from kq.producing.calls import Terms, check_timeout
 from kq.producing.decorator import JobFunction, JobSpec, job_function
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
+from kq.producing.later import LATER, SUFFIX, Later
 from kq.producing.spec import EnqueueSpec, Sender
+from kq.producing.timing import LATEST, Moment, check_expiry, moment_in, moment_of
 from kq.producing.window import Progress
 
 __all__ = [
+    "LATER",
+    "LATEST",
+    "SUFFIX",
     "Delivery",
     "EnqueueError",
     "EnqueueSpec",
     "EnqueueUnknown",
     "JobFunction",
     "JobSpec",
+    "Later",
+    "Moment",
     "Progress",
     "Sender",
     "Sent",
     "Terms",
     "check_binding",
+    "check_expiry",
     "check_timeout",
     "describe",
     "job_function",
+    "moment_in",
+    "moment_of",
 ]

@@ -12,7 +12,7 @@ import asyncio
 import functools
 import time
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Coroutine
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine
 from typing import Any
 
 from kafka.errors import KafkaError, KafkaTimeoutError
@@ -70,11 +70,20 @@ class Bridge:
                 job, KafkaTimeoutError("enqueue_timeout was over before it was sent")
             ) from error
 
-    async def pump(self, jobs: AsyncIterable[EnqueuedJob], make: Callable[[Job], Record], window: Window) -> None:
-        """Send many records, within the window's bounds, while other tasks have their turn."""
+    async def pump(
+        self,
+        jobs: AsyncIterable[EnqueuedJob],
+        prepare: Callable[[Job], Awaitable[None]],
+        make: Callable[[Job], Record],
+        window: Window,
+    ) -> None:
+        """Send many records, within the window's bounds, while other tasks have their turn.
+
+        :param prepare: Awaited before ``make``, which must not block.
+        """
         until = time.perf_counter() + _SLICE
         async for job in jobs:
-            await self._add(job, make, window)
+            await self._add(job, prepare, make, window)
             while window.must_wait and window.oldest:
                 await self._hear(window, window.oldest)
             if time.perf_counter() > until:
@@ -91,9 +100,16 @@ class Bridge:
         await self.wait(oldest)
         window.take()
 
-    async def _add(self, job: EnqueuedJob, make: Callable[[Job], Record], window: Window) -> None:
+    async def _add(
+        self,
+        job: EnqueuedJob,
+        prepare: Callable[[Job], Awaitable[None]],
+        make: Callable[[Job], Record],
+        window: Window,
+    ) -> None:
         try:
             if not window.is_broken:
+                await prepare(job)
                 await self._prepared(job, self._delivery.deadline())
         except EnqueueError as error:
             window.refuse(job, error)

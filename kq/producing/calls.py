@@ -16,6 +16,7 @@ from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, Job
 from kq.message import HEADER_PREFIX, Headers
 from kq.producing.binding import check_binding
+from kq.producing.timing import Moment, check_expiry, due_moment
 
 __all__ = ["HasTerms", "Terms", "check_timeout", "complete_job", "job_of_call", "job_of_item", "new_ids"]
 
@@ -26,6 +27,8 @@ _UUID_VERSION = bytes(byte & 0x0F | 0x40 for byte in range(256))
 _UUID_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 #: Makes a named tuple of all its fields, in half the time of calling its class.
 _make_job = tuple.__new__
+#: Terms that hold wherever a decorated function is enqueued.
+_GIVEN = ("timeout", "key", "partition", "headers", "due", "expires")
 
 
 class Terms(NamedTuple):
@@ -38,16 +41,32 @@ class Terms(NamedTuple):
     headers: Headers
     #: Which of them a user gave, and not the queue.
     given: frozenset[str]
+    #: When it is due, and when it expires if it has not started.
+    due: Moment | None = None
+    expires: Moment | None = None
 
-    def changed(self, timeout: Any, key: Any, partition: Any, headers: Any) -> Terms:
+    def changed(
+        self,
+        timeout: Any,
+        key: Any,
+        partition: Any,
+        headers: Any,
+        delay: Any = None,
+        at: Any = None,
+        expires: Any = None,
+    ) -> Terms:
         """Return these terms with what a user gave, None being nothing; raise :class:`kq.ArgumentError` of bad ones."""
+        due, expiry = due_moment(delay, at), check_expiry(expires)
+        given = timeout, key, partition, headers, due, expiry
         return Terms(
             self.topic,
             self.timeout if timeout is None else check_timeout(timeout, "timeout"),
             self.key if key is None else _check_key(key, "key"),
             self.partition if partition is None else _check_partition(partition, "partition"),
             self.headers if headers is None else _check_headers(headers),
-            self.given | {name for name, value in _named(timeout, key, partition, headers) if value is not None},
+            self.given | {name for name, value in zip(_GIVEN, given, strict=True) if value is not None},
+            self.due if due is None else due,
+            self.expires if expiry is None else expiry,
         )
 
     def with_those_of(self, func: Callable[..., Any]) -> Terms:
@@ -57,15 +76,20 @@ class Terms(NamedTuple):
             return self
         return self._replace(**{name: getattr(own, name) for name in own.given - self.given})
 
+    def times(self, job: Job) -> tuple[int | None, int | None]:
+        """Return when a complete job is due and when it expires, in Unix milliseconds; None for now, and never."""
+        terms, now = self.with_those_of(job.func), job.timestamp  # type: ignore[arg-type]  # the job was checked
+        if now is None or (terms.due is None and terms.expires is None):
+            return None, None
+        due = None if terms.due is None else terms.due.millis(now)
+        expires = None if terms.expires is None else terms.expires.millis(now)
+        return (None if due is None or due <= now else due), expires
+
 
 class HasTerms:
     """What :meth:`kq.Queue.job` makes of a function knows how to enqueue it."""
 
     _terms: Terms
-
-
-def _named(timeout: Any, key: Any, partition: Any, headers: Any) -> tuple[tuple[str, Any], ...]:
-    return ("timeout", timeout), ("key", key), ("partition", partition), ("headers", headers)
 
 
 def _terms_of(func: Callable[..., Any]) -> Terms | None:

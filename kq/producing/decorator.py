@@ -14,6 +14,7 @@ import inspect
 import operator
 import sys
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -82,9 +83,13 @@ class JobSpec(HasTerms, Generic[P]):
         partition: int | None = None,
         *,
         headers: Sequence[tuple[str, bytes]] | None = None,
+        delay: float | int | timedelta | None = None,
+        at: datetime | float | int | None = None,
+        expires: float | int | timedelta | datetime | None = None,
     ) -> JobSpec[P]:
         """Return something to ``enqueue`` with, with other settings; see :meth:`kq.Queue.using`."""
-        return JobSpec(self._func, self._sender, self._terms.changed(timeout, key, partition, headers))
+        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires)
+        return JobSpec(self._func, self._sender, terms)
 
 
 class JobFunction(JobSpec[P], Generic[P, R]):

@@ -131,7 +131,7 @@ class Delivery:
     ) -> None:
         self._name = name
         self.topic = topic
-        self._hosts = hosts
+        self.hosts = hosts
         self._producer = producer
         self.is_owner = producer is None
         self._lock = threading.Lock()
@@ -166,7 +166,7 @@ class Delivery:
                 raise EnqueueError(f"{self._name} is closed")
             if self._producer is None:
                 try:
-                    self._producer = connect(KafkaProducer, self._hosts, self._settings)
+                    self._producer = connect(KafkaProducer, self.hosts, self._settings)
                 except BrokerUnreachable:
                     self._away_until = time.monotonic() + _PAUSE
                     raise
@@ -187,6 +187,11 @@ class Delivery:
         if producer is None or self._is_dead(producer) or kafka_python.partitions(producer, self.topic) is None:
             return False
         return not self._must_look(partition)
+
+    def knows(self, topic: str) -> bool:
+        """Return whether the producer would send to a topic at once."""
+        producer = self._producer
+        return producer is not None and not self._is_dead(producer) and bool(kafka_python.partitions(producer, topic))
 
     def deadline(self) -> float:
         """Return until when a call that begins now may take, by the monotonic clock."""
@@ -215,7 +220,7 @@ class Delivery:
         if self._producer is not None and kafka_python.is_connected(self._producer):
             self._away_until = 0.0
         elif now < self._away_until:
-            raise EnqueueError(f"no Kafka broker answered at {self._hosts} a moment ago; it is tried again in a second")
+            raise EnqueueError(f"no Kafka broker answered at {self.hosts} a moment ago; it is tried again in a second")
         else:
             self._away_until = now + max(_PAUSE, self.patience if self._timeout is None else self._timeout)
 

@@ -15,14 +15,15 @@ from typing import Any, ParamSpec, overload
 
 from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
-from kq.message import Record, job_headers
+from kq.message import HEADER_EXPIRES, Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
 from kq.producing.delivery import Delivery
+from kq.producing.later import Later
 from kq.producing.window import Progress, Window
 from kq.utils import safe_str
 
-__all__ = ["EnqueueSpec", "Sender"]
+__all__ = ["EnqueueSpec", "Sender", "now_millis"]
 
 P = ParamSpec("P")
 
@@ -33,8 +34,11 @@ _IDS_AHEAD = 256
 class Sender:
     """What all specs of a queue share: how records are made, and the ways to send them."""
 
-    def __init__(self, delivery: Delivery, serializer: Callable[[Job], bytes], logger: logging.Logger) -> None:
+    def __init__(
+        self, delivery: Delivery, later: Later, serializer: Callable[[Job], bytes], logger: logging.Logger
+    ) -> None:
         self.delivery = delivery
+        self.later = later
         self.serializer = serializer
         self.bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
         self._logger = logger
@@ -48,8 +52,20 @@ class Sender:
         value = self.serializer(job)
         if not isinstance(value, bytes):
             raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
-        headers = job_headers(job, value) + terms.headers
+        headers = job_headers(job, value)
+        due, expires = terms.times(job)
+        if expires is not None:
+            headers.append((HEADER_EXPIRES, b"%d" % expires))
+            due = None if due is None else min(due, expires)  # it is told of as soon as it has expired
+        headers += terms.headers
+        if due is not None and due > job.timestamp:  # an expiry may have passed already
+            return self.later.record(job, value, headers, due)
         return Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
+
+    async def prepare(self, job: Job, terms: Terms) -> None:
+        """Do in a thread what ``record`` would have to wait for."""
+        if not self.later.is_ready and terms.times(job)[0] is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.later.prepare, job)
 
     def bridge(self) -> Bridge:
         """Return the way of the event loop that runs here to the delivery."""
@@ -79,7 +95,7 @@ class EnqueueSpec:
 
     def enqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
         """Enqueue a function call or a job; see :meth:`Queue.enqueue`."""
-        job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
+        job = job_of_call(self._terms, now_millis(), new_ids(), obj, args, kwargs)
         delivery = self._sender.delivery
         sent = delivery.send(job, self._record(job))
         delivery.wait(sent)
@@ -109,7 +125,8 @@ class EnqueueSpec:
 
     async def aenqueue(self, obj: Callable[..., Any] | Job, /, *args: Any, **kwargs: Any) -> EnqueuedJob:
         """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
-        job = job_of_call(self._terms, _now(), new_ids(), obj, args, kwargs)
+        job = job_of_call(self._terms, now_millis(), new_ids(), obj, args, kwargs)
+        await self._prepare(job)
         await self._sender.bridge().deliver(job, self._record(job))
         return job
 
@@ -119,7 +136,7 @@ class EnqueueSpec:
         """Enqueue many function calls or jobs in asyncio code; see :meth:`Queue.aenqueue_many`."""
         window, bridge = self._window(jobs, on_progress), self._sender.bridge()
         try:
-            await bridge.pump(self._jobs_async(jobs), self._record, window)
+            await bridge.pump(self._jobs_async(jobs), self._prepare, self._record, window)
         except Exception:  # of the user's iterable: what it gave so far gets its verdict
             await bridge.drain(window)
             raise
@@ -150,15 +167,18 @@ class EnqueueSpec:
 
     def _job(self, number: int, ids: Iterator[str], item: Any) -> EnqueuedJob:
         try:
-            return job_of_item(self._terms, _now(), ids, item)
+            return job_of_item(self._terms, now_millis(), ids, item)
         except ArgumentError as error:
             raise ArgumentError(f"jobs[{number}]: {error}; what stands before it is enqueued") from None
+
+    async def _prepare(self, job: Job) -> None:
+        await self._sender.prepare(job, self._terms)
 
     def _record(self, job: Job) -> Record:
         assert job.func is not None
         return self._sender.record(job, self._terms.with_those_of(job.func))
 
 
-def _now() -> int:
+def now_millis() -> int:
     """Return the time as it goes onto the wire: Unix milliseconds."""
     return int(time.time() * 1000)

@@ -17,14 +17,14 @@ import logging
 import time
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked, Tracker
-from kq.executors import Finished, Setting, describe, log_interrupted, log_invalid
+from kq.executors import Finished, Setting, describe, expired, log_interrupted, log_invalid
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, by_partition, bytes_of, messages_from_records
 from kq.working.backlog import Backlog
 from kq.working.brake import Brake
 from kq.working.publisher import Publisher
 from kq.working.settings import Plan, Settings
-from kq.working.settle import Settler, poisoned
+from kq.working.settle import Settler, not_to_run
 from kq.working.state import FORWARD, State, Stats, Tally
 from kq.working.stop import Stop
 from kq.working.waker import Waker
@@ -105,8 +105,7 @@ class Loop:
         settings, waker = self._settings, self._waker
         self._plan.companions.open(self._plan.context)
         asked = settings.deserializer, settings.timeout, settings.logger, settings.callback is not None
-        setting = Setting(*asked, waker.wake, waker.watch, waker.unwatch)
-        self._executor.open(setting, settings.concurrency)
+        self._executor.open(Setting(*asked, waker.wake, waker.watch, waker.unwatch), settings.concurrency)
         self._watchdog.executor = self._executor
 
     def _turn(self) -> None:
@@ -237,8 +236,7 @@ class Loop:
     def _take_jobs(self, room: float) -> bool:
         """Take out of the backlog what starts now; return whether one of the starts is to be committed before."""
         if room > 1 and self._suspect is None and self._tracker.is_at_ease():
-            self._take_many(room)
-            return False
+            return self._take_many(room)
         now, is_careful = time.monotonic(), False
         while len(self._starting) < room and (message := self._next(is_first=not self._starting)) is not None:
             self._assignments[message.partition].take(1, len(message.value or b""))
@@ -247,15 +245,15 @@ class Loop:
             self._tally.started += 1
             self._tally.retried += deaths > 0
             self._running[id(message)] = message, now
-            if deaths >= self._settings.max_deliveries:
-                self._report_poison(message, deaths)
+            if (refused := not_to_run(message, deaths, self._settings.max_deliveries)) is not None:
+                self._report(refused)
                 break  # the callback has taken its time
             self._starting.append(message)
         self._make_room()
         return is_careful
 
-    def _take_many(self, room: float) -> None:
-        """Take out of the backlog what starts now, where each start is like any other."""
+    def _take_many(self, room: float) -> bool:
+        """Take out of the backlog what starts now, where each start is like any other; return as ``_take_jobs``."""
         self._starting = messages = self._backlog.take_many(int(min(room, len(self._backlog))))
         for partition, some in by_partition(messages):
             self._assignments[partition].take(len(some), bytes_of(some))
@@ -263,7 +261,12 @@ class Loop:
         self._tally.started += len(messages)
         now = time.monotonic()
         self._running.update([(id(message), (message, now)) for message in messages])
+        refused = [one for message in messages if (one := expired(message)) is not None]
+        for one in refused:
+            self._starting.remove(one.message)
+            self._report(one)
         self._make_room()
+        return bool(refused)  # the callback has taken its time
 
     def _next(self, *, is_first: bool) -> Message | None:
         """Return what may start next. What may have killed a worker runs alone: it waits for what runs, all for it.
@@ -388,8 +391,8 @@ class Loop:
         if message is self._suspect:  # it was given up
             self._suspect = None
 
-    def _report_poison(self, message: Message, deaths: int) -> None:
-        self._settle([poisoned(message, deaths)])
+    def _report(self, refused: Finished) -> None:
+        self._settle([refused])
         if self._plan.commits_each:
             self._commit_each()
 

@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from kq.errors import PoisonMessage
-from kq.executors import Caller, Finished
+from kq.executors import Caller, Finished, expired
 from kq.job import FAILURE, INVALID, Outcome
 from kq.message import Message, job_from_headers
 from kq.utils import safe_str
@@ -25,7 +25,7 @@ from kq.working.companions import RESTART_WAIT, Companions
 from kq.working.publisher import Publisher
 from kq.working.settings import Settings
 
-__all__ = ["Settler", "poisoned"]
+__all__ = ["Settler", "not_to_run"]
 
 _logger, _loop_logger = logging.getLogger("kq.companions"), logging.getLogger("kq.loop")
 
@@ -128,8 +128,12 @@ class Settler:
         return True
 
 
-def poisoned(message: Message, deaths: int) -> Finished:
-    """Return the end of a message that is not run again, because its runs kept killing the worker."""
+def not_to_run(message: Message, deaths: int, most_deaths: int) -> Finished | None:
+    """Return the end of a message that is not run: its runs kept killing the worker, or it has expired. Else None."""
+    return _poisoned(message, deaths) if deaths >= most_deaths else expired(message)
+
+
+def _poisoned(message: Message, deaths: int) -> Finished:
     where = f"message {message.offset} of partition {message.partition} of topic {message.topic}"
     error = PoisonMessage(f"{where} was not run again: {deaths} of its runs ended with the death of the worker")
     _loop_logger.error("%s", error)

@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from typing_extensions import assert_type
 
 import kq
-from kq.testing import Ran, drain, eager
+from kq.testing import Eager, Ran, drain, eager
 
 
 def add(a: int, b: int = 0) -> int:
@@ -167,7 +167,7 @@ def workers(consumer: KafkaConsumer) -> None:
 
 def helpers(queue: kq.Queue) -> None:
     with eager(told, timeout=5) as ran:
-        assert_type(ran, list[Ran])
+        assert_type(ran, Eager)
     assert_type(drain(queue, concurrency=2, executor=kq.ThreadExecutor()), list[Ran])
     assert_type(ran[0].status, Literal["invalid", "success", "timeout", "failure"])
     assert_type(ran[0].message, kq.Message)
