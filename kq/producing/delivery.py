@@ -58,6 +58,8 @@ _ANSWER_SLACK = 5.0
 _ENVELOPE = 10_000
 #: Seconds after a failure for want of a broker in which nothing is tried while there is no connection.
 _PAUSE = 1.0
+#: Seconds that the one which tries may take before another does: it may have been interrupted.
+_TRIAL = 10.0
 #: Part of the time for a call in which a record of an own producer is sent or given up: an answer is surer than none.
 _SENT_WITHIN = 0.8
 #: Seconds within which the brokers are not asked twice for an unknown partition. A question takes a client 0.1 s: many
@@ -222,7 +224,7 @@ class Delivery:
         elif now < self._away_until:
             raise EnqueueError(f"no Kafka broker answered at {self.hosts} a moment ago; it is tried again in a second")
         else:
-            self._away_until = now + max(_PAUSE, self.patience if self._timeout is None else self._timeout)
+            self._away_until = now + max(_PAUSE, min(_TRIAL, self.patience if self._timeout is None else self._timeout))
 
     def _note_silence(self) -> None:
         """Note that a record failed for want of an answer; where there is a connection there is a broker."""
