@@ -8,6 +8,7 @@ from kq.working.loop import Loop, Plan
 from kq.working.settings import Settings
 from kq.working.state import State, Stats
 from kq.working.stop import Stop, signals_handled
+from kq.working.timekeeper import Timekeeper
 from kq.working.waker import Waker
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Stats",
     "Stop",
     "ThreadedCompanion",
+    "Timekeeper",
     "Unimportable",
     "Waker",
     "signals_handled",
