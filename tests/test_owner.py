@@ -74,6 +74,11 @@ class Log:
         return Counter(dict(record.headers)["kq-id"].decode() for record in self.records)
 
 
+def names() -> set[str]:
+    """Return the names of KQ's threads, and of its clients'."""
+    return {thread.name for thread in threading.enumerate() if not thread.name.startswith("Thread-")}
+
+
 def lateness(record: Any) -> float:
     """Return how late a record was fired, in seconds, by the clock of who fired it."""
     return (record.timestamp - int(dict(record.headers)["kq-at"])) / 1000
@@ -203,10 +208,10 @@ def test_a_topic_without_delays_pays_nothing(queue: kq.Queue, hosts: str) -> Non
     with running(queue.topic, hosts) as calls:
         queue.enqueue(jobs.add, 1, 2)
         wait_until(lambda: calls)
-        threads = {thread.name for thread in threading.enumerate()}
+        threads = names()
         with running(queue.topic, hosts, later=False):
             wait_until(lambda: sum(thread.name == "kq-pump" for thread in threading.enumerate()) == 2)
-            assert {thread.name for thread in threading.enumerate()} == threads
+            assert names() == threads
     assert {name for name, _ in calls[0].message.headers} == {"kq-id", "kq-func"}
 
 
@@ -218,7 +223,7 @@ def test_a_worker_that_takes_no_part_fires_nothing(topic: str, hosts: str) -> No
             queue.using(delay=6).enqueue(jobs.add)
             queue.enqueue(jobs.add)
             wait_until(lambda: calls)
-            assert "kq-Timekeeper" not in {thread.name for thread in threading.enumerate()}
+            assert "kq-Timekeeper" not in names()
 
 
 def test_a_consumer_of_ones_own_takes_part_with_hosts(
