@@ -33,6 +33,7 @@ from kq.working import (
     State,
     Stats,
     Stop,
+    Timekeeper,
     Unimportable,
     Waker,
     rare_collections,
@@ -91,6 +92,8 @@ class Worker:
     :param unimportable: What becomes of a message whose job cannot be imported here. ``"brake"``: while nothing could
         be imported, such messages wait, and the tenth stops the worker; where something could, they are invalid.
         ``"invalid"``: they are invalid at once, as in KQ 2.x. ``"stop"``: the first one stops the worker.
+    :param later: With ``hosts``: whether the worker takes part in firing delayed jobs. ``"host:port,host:port"``: it
+        does, at these brokers, also with a consumer of your own.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -113,6 +116,7 @@ class Worker:
         shutdown_timeout: float = 30.0,
         max_deliveries: int = 3,
         unimportable: Unimportable = "brake",
+        later: bool | str = True,
     ) -> None:
         arguments = dict(locals())
         del arguments["self"]
@@ -257,18 +261,25 @@ class Worker:
 
     def _assemble(self) -> list[Companion]:
         """Make the companions that the settings ask for: the one place that knows them."""
-        return []
+        later = self._settings.later
+        if later is False or not (self._is_owner or isinstance(later, str)):
+            return []
+        return [Timekeeper(None if later is True else later)]
 
     def _context(self, consumer: KafkaConsumer) -> Context:
         config = self._settings.config if self._is_owner else access_of(consumer)
-        return Context(self.topic, self.group, self.hosts, config)
+        return Context(self.topic, self.group, self.hosts, config, self._ask_for)
+
+    def _ask_for(self, topic: str, answer: Callable[[bool], None]) -> None:
+        if self._consumer is not None:
+            kafka_python.ask_for(self._consumer, topic, answer)
 
     def _open_consumer(self) -> KafkaConsumer:
         if self._is_owner:
-            self._consumer = self._make_consumer()
-            if not self._consumer.partitions_for_topic(self.topic):
+            consumer = self._make_consumer()
+            if not consumer.partitions_for_topic(self.topic):
                 _pump_logger.warning("Topic %s does not exist yet: the worker waits for it", self.topic)
-            return self._consumer
+            return consumer
         assert self._consumer is not None
         if kafka_python.is_closed(self._consumer):
             raise KQError(f"{self!r} cannot start: its consumer is closed")
@@ -305,6 +316,7 @@ class Worker:
         }
         consumer = connect(KafkaConsumer, self.hosts, settings)
         consumer.subscribe([self.topic])
+        self._consumer = consumer
         return consumer
 
     def _interval(self, consumer: KafkaConsumer) -> float:

@@ -26,11 +26,13 @@ HOUSE = {
     "clients": "kafka_python making assignor config connect topics reader",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
+    "scheduling": "table entries part rereader owner",
     "what enqueues": "queue",
     "executors": "coroutine calling interrupt lines base expiry inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
-    "working": "garbage callback waker stop state backlog brake companions publisher settings settle watchdog loop",
+    "working": "garbage callback waker stop state backlog brake companions timekeeper publisher settings settle "
+    "watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "testing",
@@ -43,6 +45,7 @@ HOUSE = {
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),
+    *("scheduling.table", "scheduling.entries", "scheduling.part"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog"),
 ]
 # The table ends here.

@@ -19,17 +19,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import Cancelled, KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
+from kafka.protocol.metadata import MetadataRequest
 from kafka.record import MemoryRecords
 from kafka.structs import MemberState, OffsetAndMetadata
 
 __all__ = [
     "Fault",
     "ask_again",
+    "ask_for",
     "await_topic",
     "batch_of",
     "disown",
@@ -47,6 +50,7 @@ __all__ = [
     "is_silent",
     "last_heartbeat",
     "mend",
+    "partition_of",
     "partitions",
     "replace_listener",
     "seek",
@@ -255,6 +259,22 @@ def partitions(client: Any, topic: str) -> set[int] | None:
     """Return the partitions of a topic as far as a client knows, without asking; None if it knows nothing of it."""
     cluster = _cluster(client)
     return None if cluster is None else cluster.partitions_for_topic(topic)
+
+
+def ask_for(consumer: KafkaConsumer, topic: str, answer: Callable[[bool], None]) -> None:
+    """Ask a broker whether there is a topic, without waiting; the client's thread gives the answer, if one comes."""
+    manager = getattr(consumer, "_manager", None)
+    if manager is None:
+        return
+    topics = [MetadataRequest.MetadataRequestTopic(name=topic)]
+    request = MetadataRequest(
+        topics=topics,
+        allow_auto_topic_creation=False,
+        include_cluster_authorized_operations=False,
+        include_topic_authorized_operations=False,
+    )
+    asked = manager.call_soon(manager.send, request)
+    asked.add_callback(lambda response: answer(response.topics[0].error_code == 0))
 
 
 def partition_of(producer: KafkaProducer, topic: str, partition: int | None, key: bytes) -> int:

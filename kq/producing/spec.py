@@ -56,9 +56,8 @@ class Sender:
         due, expires = terms.times(job)
         if expires is not None:
             headers.append((HEADER_EXPIRES, b"%d" % expires))
-            due = None if due is None else min(due, expires)  # it is told of as soon as it has expired
         headers += terms.headers
-        if due is not None and due > job.timestamp:  # an expiry may have passed already
+        if due is not None and (expires is None or expires > job.timestamp):  # what has expired is to be told of now
             return self.later.record(job, value, headers, due)
         return Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
 

@@ -9,6 +9,7 @@ from kq.working.loop import Loop
 from kq.working.settings import Plan, Settings
 from kq.working.state import State, Stats
 from kq.working.stop import Stop, signals_handled
+from kq.working.timekeeper import Timekeeper
 from kq.working.waker import Waker
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Stats",
     "Stop",
     "ThreadedCompanion",
+    "Timekeeper",
     "Unimportable",
     "Waker",
     "rare_collections",

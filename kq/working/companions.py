@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from kq.job import Outcome
@@ -36,6 +36,8 @@ class Context(NamedTuple):
     hosts: str
     #: Settings that a client needs to get to these brokers.
     config: Mapping[str, Any]
+    #: Asks the brokers, without waiting, whether there is a topic; the answer comes on another thread.
+    ask_for: Callable[[str, Callable[[bool], None]], None] = lambda topic, answer: None
 
 
 class Companion:
@@ -61,6 +63,12 @@ class Companion:
         """Return what to publish in place of a record that was refused; None to try the same again after a pause."""
         return None
 
+    def look(self, now: float) -> None:
+        """Look whether there is something to begin, several times a second, on the watchdog's thread. Must not wait.
+
+        :param now: The monotonic clock.
+        """
+
     def stats(self) -> Mapping[str, float]:
         """Return figures of this moment, by their names. From any thread."""
         return {}
@@ -82,10 +90,21 @@ class ThreadedCompanion(Companion):
 
     def open(self, context: Context) -> None:
         self.context = context
+        self.begin()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the thread was started, or is not to be."""
+        return self._thread.ident is not None or self._stopping.is_set()
+
+    def begin(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, deadline: float) -> None:
         self._stopping.set()
+        if self._thread.ident is None:
+            return
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
             _logger.error("%s does not end; it is left behind", type(self).__name__)
@@ -111,9 +130,18 @@ class Companions:
     def __init__(self, companions: Iterable[Companion] = ()) -> None:
         self._all = list(companions)
         self._open: list[Companion] = []
+        #: Those that hear of starts, and those that answer to outcomes: the others cost nothing there.
+        self._hearing = [one for one in self._all if type(one).on_started is not Companion.on_started]
+        self._answering = [one for one in self._all if type(one).on_settled is not Companion.on_settled]
 
     def __bool__(self) -> bool:
-        return bool(self._all)
+        """Return whether one of them answers to outcomes."""
+        return bool(self._answering)
+
+    def look(self, now: float) -> None:
+        """Have all that are open look around. From the watchdog's thread."""
+        for companion in list(self._open):
+            companion.look(now)
 
     def open(self, context: Context) -> None:
         """Make all ready; raise what one of them raises."""
@@ -123,7 +151,7 @@ class Companions:
 
     def started(self, message: Message) -> None:
         """Tell all that a job starts. One that fails is said aloud, and holds back nothing."""
-        for companion in self._all:
+        for companion in self._hearing:
             try:
                 companion.on_started(message)
             except Exception:  # the door of a capability: the job matters more
@@ -131,7 +159,9 @@ class Companions:
 
     def answers(self, message: Message, outcome: Outcome) -> list[tuple[Companion, Record]]:
         """Return what all of them answer to an outcome, each record with its companion."""
-        return [(companion, record) for companion in self._all for record in companion.on_settled(message, outcome)]
+        return [
+            (companion, record) for companion in self._answering for record in companion.on_settled(message, outcome)
+        ]
 
     def stats(self) -> dict[str, Mapping[str, float]]:
         """Return the figures of each, by the name of its class. From any thread."""

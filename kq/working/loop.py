@@ -76,7 +76,7 @@ class Loop:
         self._is_drained = False
         self._last_publish = 0.0
         self._unpublished = False
-        self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, self._running)
+        self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, self._running, plan.companions.look)
 
     def run(self) -> int:
         """Work until there is a reason to end; return how many messages were processed."""

@@ -55,6 +55,8 @@ class Settings(NamedTuple):
     shutdown_timeout: float
     max_deliveries: int
     unimportable: Unimportable
+    #: Whether the worker takes part in firing delayed jobs; brokers if not its own.
+    later: bool | str
     #: Whether the callback is KQ 2.x's, with six arguments.
     takes_message: bool
 
@@ -111,6 +113,8 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
     timeout = given["timeout"]
     _require(timeout is None or isinstance(timeout, (int, float)), "timeout must be an int or float")
     _require(timeout is None or timeout >= 0, "timeout must be 0 or greater")
+    later = given["later"]
+    _require(isinstance(later, bool) or later == check_hosts(later), "later must be True, False or hosts")
     modes = ("brake", "invalid", "stop")
     _require(given["unimportable"] in modes, 'unimportable must be "brake", "invalid" or "stop"')
     _require(given["ordering"] in ("key", "partition", "none"), 'ordering must be "key", "partition" or "none"')

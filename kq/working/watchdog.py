@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kq.consuming import Pump
 from kq.executors import Executor, describe
@@ -34,10 +34,16 @@ class Watchdog:
     """Watches one run of a worker from a thread of its own, between ``start`` and ``stop``.
 
     :param running: What runs, and since when.
+    :param look: Called each time, with the monotonic clock.
     """
 
     def __init__(
-        self, shutdown_timeout: float, stop: Stop, pump: Pump, running: Mapping[int, tuple[Message, float]]
+        self,
+        shutdown_timeout: float,
+        stop: Stop,
+        pump: Pump,
+        running: Mapping[int, tuple[Message, float]],
+        look: Callable[[float], None] = lambda now: None,
     ) -> None:
         #: Set while there is an executor to look after.
         self.executor: Executor | None = None
@@ -45,6 +51,7 @@ class Watchdog:
         self._stop = stop
         self._pump = pump
         self._running = running
+        self._look_around = look
         #: When it was first seen that what runs must end, or the last job that does not was named.
         self._kill_since: float | None = None
         #: How many requests to stop were said.
@@ -88,6 +95,7 @@ class Watchdog:
         if now - self._pump.heartbeat > _STALLED_AFTER:
             _logger.error("The consumer has not polled for %.0f s; its partitions may be lost", _STALLED_AFTER)
             self._pump.heartbeat = now  # said again after as long
+        self._look_around(now)
 
     def _say_news(self, now: float) -> None:
         requests = self._stop.requests

@@ -1,0 +1,60 @@
+"""The timekeeper: how a worker takes part in firing delayed jobs.
+
+While there is no topic ``T.later`` it has no thread and no client: now and then the worker's own consumer asks for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+
+from kq.scheduling import Owner
+from kq.working.companions import Context, ThreadedCompanion
+
+__all__ = ["Timekeeper"]
+
+_logger = logging.getLogger("kq.scheduling")
+
+#: Seconds between two questions whether the topic has come into being.
+_ASK_EVERY = 4.0
+
+
+class Timekeeper(ThreadedCompanion):
+    """Fires the delayed jobs of a worker's topic, once there are any.
+
+    :param hosts: The brokers, if not the worker's.
+    """
+
+    def __init__(self, hosts: str | None = None) -> None:
+        super().__init__()
+        self._hosts = hosts
+        self._owner: Owner | None = None
+        self._ask_at = 0.0
+        #: Whether the topic is there; set on the client's thread.
+        self._is_there = False
+
+    def open(self, context: Context) -> None:
+        self.context = context
+
+    def look(self, now: float) -> None:
+        if self.has_begun:
+            return
+        if self._is_there:
+            self.begin()
+        elif now >= self._ask_at:
+            self._ask_at = now + _ASK_EVERY
+            self.context.ask_for(f"{self.context.topic}.later", self._hear)
+
+    def run(self, stopping: threading.Event) -> None:
+        owner = self._owner = Owner(self.context.topic, self._hosts or self.context.hosts, self.context.config)
+        try:
+            owner.run(stopping)
+        finally:
+            owner.close()
+
+    def stats(self) -> Mapping[str, float]:
+        return {} if self._owner is None else self._owner.stats()
+
+    def _hear(self, is_there: bool) -> None:
+        self._is_there = is_there
