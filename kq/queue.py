@@ -111,8 +111,8 @@ class Queue:
         self._config = check_config(config, KafkaProducer.DEFAULT_CONFIG, _RESERVED)
         self._terms = Terms(topic, check_timeout(timeout, "timeout"), None, None, [], frozenset())
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config, enqueue_timeout)
-        later = Later(self._delivery, self._access)
-        self._sender = Sender(self._delivery, later, serializer or dumps, logger or _logger)
+        self._later = Later(self._delivery, self._access)
+        self._sender = Sender(self._delivery, self._later, serializer or dumps, logger or _logger)
         self._spec = EnqueueSpec(self._sender, self._terms)
         if (producer.config if producer is not None else self._config).get("acks") == 0:
             _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")
@@ -310,9 +310,10 @@ class Queue:
         """
         self._delivery.close(timeout)
 
-    def _deliver_by(self, delivery: Delivery) -> Delivery:
+    def _deliver_by(self, delivery: Delivery, later: Later) -> tuple[Delivery, Later]:
         """Have all that belongs to this queue go another way, for tests; return the way of before."""
-        before, self._sender.delivery = self._sender.delivery, delivery
+        before = self._sender.delivery, self._sender.later
+        self._sender.delivery, self._sender.later = delivery, later
         self._sender.bridges.clear()  # they know the delivery of before
         return before
 

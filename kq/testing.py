@@ -34,7 +34,7 @@ from kq.errors import ArgumentError, KQError
 from kq.executors import Executor, Setting, best_interrupter, expired, log_invalid, run_message
 from kq.job import INVALID, Job, Status
 from kq.local import LocalKafka
-from kq.message import HEADER_AT, Headers, Message, Record, millis_of
+from kq.message import HEADER_AT, HEADER_EXPIRES, Headers, Message, Record, millis_of
 from kq.producing import Delivery, EnqueueError, Later, Sent, moment_in
 from kq.queue import Queue
 from kq.serializers import loads
@@ -103,7 +103,9 @@ class Eager(list[Ran]):
         return int(time.time() * 1000) + self._ahead
 
     def _take(self, job: Job, message: Message) -> None:
-        due = millis_of(message.headers, HEADER_AT)
+        due, expires = (millis_of(message.headers, name) for name in (HEADER_AT, HEADER_EXPIRES))
+        if due is not None and expires is not None:
+            due = min(due, expires)  # it is told of as soon as it has expired
         if due is None or due <= self._millis():
             self._run(message)
         else:
@@ -185,24 +187,27 @@ def redirected(queue: Queue, to: Queue) -> Iterator[None]:
     That holds for whatever belongs to the queue: what ``using`` returned, and decorated functions. ``Job.topic`` stays
     what the program would see.
     """
-    before = queue._deliver_by(cast("Delivery", _Elsewhere(to._delivery)))
+    before = queue._deliver_by(cast("Delivery", _Elsewhere(queue.topic, to._delivery)), to._later)
     try:
         yield
     finally:
-        queue._deliver_by(before)
+        queue._deliver_by(*before)
 
 
 class _Elsewhere:
     """Stands in for a delivery, and gives all to that of another queue."""
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, topic: str, delivery: Delivery) -> None:
+        self._topic = topic
         self._delivery = delivery
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._delivery, name)
 
     def send(self, job: Job, record: Record, deadline: float | None = None) -> Sent:
-        return self._delivery.send(job, record._replace(topic=self._delivery.topic), deadline)
+        if record.topic == self._topic:  # what is delayed waits in the other queue's topic for that already
+            record = record._replace(topic=self._delivery.topic)
+        return self._delivery.send(job, record, deadline)
 
 
 def _waiting_record(later: Later, job: Job, value: bytes, headers: Headers, due: int) -> Record:

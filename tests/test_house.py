@@ -204,7 +204,7 @@ def foreign_privates(path: Path) -> Iterator[str]:
 
 
 #: What is no client's: of a queue, for ``kq.testing``, of every namedtuple, and asyncio's mark of a future.
-NO_CLIENTS = {"_access", "_deliver_by", "_replace", "_asyncio_future_blocking"}
+NO_CLIENTS = {"_access", "_deliver_by", "_later", "_replace", "_asyncio_future_blocking"}
 
 
 @pytest.mark.parametrize(

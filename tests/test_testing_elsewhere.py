@@ -41,6 +41,16 @@ def test_whatever_belongs_to_a_queue_goes_to_another(topic: str, hosts: str) -> 
     assert [one.result for one in ran] == [16]
 
 
+def test_what_is_delayed_goes_there_too(topic: str, hosts: str) -> None:
+    """It waits beside the topic of the test, and a worker fires it."""
+    seen: list[object] = []
+    with kq.Queue(topic, hosts=hosts) as own, redirected(QUEUE, own):
+        QUEUE.using(delay=0.5).enqueue(jobs.add, 1, 2)
+    worker = kq.Worker(topic, hosts=hosts, callback=lambda status, message, job, result, *_: seen.append(result))
+    worker.start(max_messages=1)
+    assert seen == [3]
+
+
 def test_what_fails_in_between_leaves_the_queue_as_it_was(topic: str, hosts: str) -> None:
     """So one failed test does not spoil the next."""
     before = QUEUE._sender.delivery
