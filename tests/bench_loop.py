@@ -132,7 +132,7 @@ def loop_between(
     settings = Settings(
         topic="t", consumer=None, hosts="h:1", group="g", config={}, callback=callback, takes_message=True,
         deserializer=kq.loads, logger=logging.getLogger("kq.worker"), timeout=None, executor=executor, concurrency=10,
-        ordering="key", commit_interval=0.1, shutdown_timeout=1.0, max_deliveries=3, unimportable="brake",
+        ordering="key", commit_interval=0.1, shutdown_timeout=1.0, max_deliveries=3, unimportable="brake", later=False,
     )  # fmt: skip
     plan = Plan(False, FOREVER, FOREVER, False, Companions(companions), Context("t", "g", "h:1", {}))
     waker = Waker()
