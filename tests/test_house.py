@@ -26,7 +26,7 @@ HOUSE = {
     "clients": "kafka_python assignor config connect topics reader",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
-    "scheduling": "table entries part rereader owner",
+    "scheduling": "table entries when schedule part rereader owner schedules",
     "what enqueues": "queue",
     "executors": "coroutine calling interrupt lines base expiry inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
@@ -44,7 +44,7 @@ HOUSE = {
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),
-    *("scheduling.table", "scheduling.entries", "scheduling.part"),
+    *("scheduling.table", "scheduling.entries"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog"),
 ]
 # The table ends here.
