@@ -26,7 +26,7 @@ HOUSE = {
     "clients": "kafka_python assignor config connect topics reader",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
-    "scheduling": "table entries when schedule part rereader owner schedules",
+    "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what enqueues": "queue",
     "executors": "coroutine calling interrupt lines base expiry inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
@@ -36,8 +36,8 @@ HOUSE = {
     "local": "install supervisor broker",
     "what tests": "testing",
     "the top": "kq",
-    "cli": "logs reload together targets options output check survey topics broker demo enqueue skip groups info "
-    "worker main",
+    "cli": "logs reload together targets options output check survey topics broker demo enqueue schedule skip groups "
+    "info worker main",
     "the command": "__main__",
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

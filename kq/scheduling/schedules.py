@@ -12,20 +12,17 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer
 
-from kq.clients import TableReader, connect
-from kq.errors import ArgumentError, KQError
+from kq.errors import ArgumentError
 from kq.job import Job
 from kq.message import Headers, Record
 from kq.producing import Delivery, Later
-from kq.scheduling.part import Part
+from kq.scheduling.reading import read_parts
 from kq.scheduling.schedule import FIRED, SCHEDULE, Plan, Schedule, definition
 from kq.scheduling.when import Cron, Every
 from kq.utils import get_call_repr
 
 __all__ = ["Schedules", "check_schedule"]
 
-#: Seconds in which the topic must be read.
-_PATIENCE = 60.0
 #: Bytes that a name has at most.
 _LONGEST = 200
 #: Where a value, or a list of them, would be a page of text.
@@ -99,20 +96,6 @@ class Schedules:
 
     def _plans(self) -> dict[str, Plan]:
         """Read the topic, and return what is scheduled."""
-        with connect(KafkaAdminClient, self._delivery.hosts, self._access(KafkaAdminClient.DEFAULT_CONFIG)) as admin:
-            if self._later.topic not in admin.list_topics():
-                return {}
-        parts: dict[int, Part] = {}
-
-        def apply(record: Any) -> None:
-            parts.setdefault(record.partition, Part(record.partition, 0)).apply(record, 0)
-
-        config = self._access(KafkaConsumer.DEFAULT_CONFIG)
-        reader = TableReader(self._delivery.hosts, self._later.topic, apply, config=config)
-        reader.start()
-        try:
-            if not reader.wait_loaded(_PATIENCE):
-                raise KQError(f"topic {self._later.topic} could not be read within {_PATIENCE:g} s")
-        finally:
-            reader.close()
-        return {name: plan for part in parts.values() for name, plan in part.plans.items()}
+        known = {**KafkaConsumer.DEFAULT_CONFIG, **KafkaAdminClient.DEFAULT_CONFIG}
+        parts = read_parts(self._delivery.topic, self._delivery.hosts, self._access(known))
+        return {name: plan for part in parts or () for name, plan in part.plans.items()}
