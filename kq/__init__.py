@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from kq.queue import EnqueueSpec as EnqueueSpec
     from kq.queue import EnqueueUnknown as EnqueueUnknown
     from kq.queue import Queue as Queue
+    from kq.scheduling import Cron as Cron
+    from kq.scheduling import Every as Every
+    from kq.scheduling import Schedule as Schedule
     from kq.serializers import dumps as dumps
     from kq.serializers import loads as loads
     from kq.worker import Callback as Callback
@@ -47,11 +50,13 @@ _HOMES = {
     "BrokerUnreachable": "errors",
     "Callback": "worker",
     "ChildLost": "errors",
+    "Cron": "scheduling",
     "EnqueueError": "queue",
     "EnqueueItem": "job",
     "EnqueueSpec": "queue",
     "EnqueueUnknown": "queue",
     "EnqueuedJob": "job",
+    "Every": "scheduling",
     "InlineExecutor": "executors",
     "Job": "job",
     "JobExpired": "errors",
@@ -66,6 +71,7 @@ _HOMES = {
     "ProcessExecutor": "executors",
     "Queue": "queue",
     "RemoteError": "errors",
+    "Schedule": "scheduling",
     "Status": "job",
     "ThreadExecutor": "executors",
     "Worker": "worker",

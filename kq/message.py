@@ -38,6 +38,7 @@ __all__ = [
     "name_of",
     "python_hint",
     "timeout_of",
+    "with_id",
 ]
 
 Headers = list[tuple[str, bytes]]
@@ -148,6 +149,14 @@ def job_from_headers(message: Message) -> Job:
         key=message.key,
         partition=message.partition,
     )
+
+
+def with_id(job: Any, message: Message) -> Any:
+    """Return a job that has no ID, as the runs of a schedule, with that of its message."""
+    if getattr(job, "id", "") is not None or not hasattr(job, "_replace"):
+        return job
+    told = job_from_headers(message)
+    return job if told.id is None else job._replace(id=told.id, timestamp=told.timestamp)
 
 
 def timeout_of(message: Message) -> float | None:

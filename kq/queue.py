@@ -17,6 +17,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
 from kafka import KafkaAdminClient, KafkaProducer
 
+from kq import producing
 from kq.clients import (
     DEFAULT_TOPIC,
     access_of,
@@ -33,7 +34,6 @@ from kq.job import EnqueuedJob, EnqueueItem, Job
 from kq.producing import (
     Delivery,
     EnqueueError,
-    EnqueueSpec,
     EnqueueUnknown,
     JobFunction,
     Later,
@@ -42,7 +42,11 @@ from kq.producing import (
     Terms,
     check_timeout,
     job_function,
+    job_of_call,
+    new_ids,
+    now_millis,
 )
+from kq.scheduling import Cron, Every, Schedule, Schedules, check_schedule
 from kq.serializers import dumps
 
 __all__ = ["EnqueueError", "EnqueueSpec", "EnqueueUnknown", "Queue"]
@@ -55,6 +59,29 @@ Duration = float | int | timedelta
 
 #: Settings that would break the wire format or the acknowledgement.
 _RESERVED = ("bootstrap_servers", "key_serializer", "value_serializer", "transactional_id")
+
+
+class EnqueueSpec(producing.EnqueueSpec):
+    """How to enqueue: a queue, and what was given to :meth:`Queue.using`."""
+
+    __slots__ = ("_schedules",)
+
+    def __init__(self, sender: Sender, terms: Terms, schedules: Schedules) -> None:
+        super().__init__(sender, terms)
+        self._schedules = schedules
+
+    def schedule(
+        self, name: str, when: Cron | Every, func: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Schedule:
+        """Have a call run again and again; see :meth:`Queue.schedule`."""
+        check_schedule(name, when)
+        terms = self._terms.with_those_of(func)
+        if terms.due is not None or (terms.expires is not None and not terms.expires.is_relative):
+            raise ArgumentError("a schedule has no delay, and its runs expire so many seconds after their time")
+        job = job_of_call(terms, now_millis(), new_ids(), func, args, kwargs)
+        value, headers = self._sender.template(job, terms)
+        expires = None if terms.expires is None else terms.expires.value
+        return self._schedules.put(name, when, job, value, headers, expires)
 
 
 class Queue:
@@ -113,7 +140,8 @@ class Queue:
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config, enqueue_timeout)
         self._later = Later(self._delivery, self._access)
         self._sender = Sender(self._delivery, self._later, serializer or dumps, logger or _logger)
-        self._spec = EnqueueSpec(self._sender, self._terms)
+        self._schedules = Schedules(self._delivery, self._later, self._access)
+        self._spec = EnqueueSpec(self._sender, self._terms, self._schedules)
         if (producer.config if producer is not None else self._config).get("acks") == 0:
             _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")
 
@@ -285,7 +313,34 @@ class Queue:
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
         terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires)
-        return EnqueueSpec(self._sender, terms)
+        return EnqueueSpec(self._sender, terms, self._schedules)
+
+    def schedule(
+        self, name: str, when: Cron | Every, func: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Schedule:
+        """Have a call run again and again, whoever made the schedule being there or not.
+
+        The same name with the same ``when`` again replaces the call, and the runs stay where they were; with another
+        ``when`` it begins anew. So a program may do this whenever it starts, on any number of machines.
+
+        :param name: Name of the schedule: 1 to 200 characters.
+        :param when: A :class:`kq.Cron` or a :class:`kq.Every`.
+        :param func: Function; a worker must be able to unpickle it.
+        :param args: Positional arguments for the function.
+        :param kwargs: Keyword arguments for the function.
+        :returns: The schedule.
+        :raises kq.EnqueueError: The broker did not acknowledge it.
+        :raises kq.ArgumentError: An argument has the wrong type or value.
+        """
+        return self._spec.schedule(name, when, func, *args, **kwargs)
+
+    def unschedule(self, name: str) -> bool:
+        """End a schedule, and return whether there was one."""
+        return self._schedules.remove(name)
+
+    def schedules(self) -> list[Schedule]:
+        """Return the schedules of the topic, by their names."""
+        return self._schedules.all()
 
     def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
         """Make the topic, unless there is one of its name, which is left as it is.

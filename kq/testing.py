@@ -27,16 +27,17 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 from unittest import mock
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from kq.clients import connect
 from kq.errors import ArgumentError, KQError
 from kq.executors import Executor, Setting, best_interrupter, expired, log_invalid, run_message
 from kq.job import INVALID, Job, Status
 from kq.local import LocalKafka
-from kq.message import HEADER_AT, HEADER_EXPIRES, Headers, Message, Record, millis_of
+from kq.message import HEADER_AT, Headers, Message, Record
 from kq.producing import Delivery, EnqueueError, Later, Sent, moment_in
 from kq.queue import Queue
+from kq.scheduling import Owner, due_of, waiting
 from kq.serializers import loads
 from kq.worker import CONSUMER_DEFAULTS, Worker
 from kq.working import takes_message
@@ -53,6 +54,8 @@ _ACKNOWLEDGED = SimpleNamespace(is_done=True, exception=None)
 #: Milliseconds without a message after which ``drain`` counts what is left: some offsets hold no message. Within that
 #: time the worker must be able to begin, and what it asks a broker waits behind the fetch before, for so long at most.
 _IDLE, _FETCH = 500, 50
+#: Seconds until ``drain`` looks again whether what is due has been fired.
+_LOOK_AGAIN = 0.1
 
 
 class Ran(NamedTuple):
@@ -103,9 +106,7 @@ class Eager(list[Ran]):
         return int(time.time() * 1000) + self._ahead
 
     def _take(self, job: Job, message: Message) -> None:
-        due, expires = (millis_of(message.headers, name) for name in (HEADER_AT, HEADER_EXPIRES))
-        if due is not None and expires is not None:
-            due = min(due, expires)  # it is told of as soon as it has expired
+        due = due_of(message.headers)
         if due is None or due <= self._millis():
             self._run(message)
         else:
@@ -271,6 +272,7 @@ def drain(
     deserializer: Callable[[bytes], Any] | None = None,
     executor: str | Executor = "inline",
     concurrency: int = 1,
+    ahead: float | int | timedelta = 0,
 ) -> list[Ran]:
     """Run the jobs of a queue's topic until none is left, also those that jobs enqueue, and return their outcomes.
 
@@ -281,11 +283,13 @@ def drain(
     :param deserializer: As for :class:`kq.Worker`.
     :param executor: As for :class:`kq.Worker`.
     :param concurrency: As for :class:`kq.Worker`.
+    :param ahead: Delayed jobs and runs of schedules that are due within so much time, in seconds or as a
+        ``timedelta``, run now; the others wait on.
     :returns: The outcomes, in the order in which they came.
     :raises kq.KQError: There were jobs left after that time.
     """
     ran: list[Ran] = []
-    deadline = time.monotonic() + timeout
+    deadline, until = time.monotonic() + timeout, moment_in(ahead, "ahead").value
     settings = {**CONSUMER_DEFAULTS, **queue._access(KafkaConsumer.DEFAULT_CONFIG), "consumer_timeout_ms": _IDLE}
     settings |= {"group_id": group or queue.topic, "enable_auto_commit": False, "fetch_max_wait_ms": _FETCH}
     consumer = connect(KafkaConsumer, queue.hosts, settings, queue.topic)
@@ -295,14 +299,46 @@ def drain(
     alarm.daemon = True
     alarm.start()
     try:
-        while left := _left(consumer, queue.topic):
-            if time.monotonic() > deadline:
-                raise KQError(f"{left} messages of topic {queue.topic} are left after {timeout:g} s")
-            worker.start(max_messages=left)
+        with _firing(queue, until) as has_more:
+            # first what waits: when it waits no more it is on the topic
+            while has_more(consumer) + (left := _left(consumer, queue.topic)):
+                if time.monotonic() > deadline:
+                    raise KQError(f"{left} messages of topic {queue.topic} are left after {timeout:g} s")
+                worker.start(max_messages=left)
     finally:
         alarm.cancel()
         consumer.close()
     return ran
+
+
+@contextmanager
+def _firing(queue: Queue, ahead: int) -> Iterator[Callable[[KafkaConsumer], bool]]:
+    """Give what tells whether something is due, at a clock that is so many milliseconds ahead, and see to it then."""
+    stopping, threads = threading.Event(), list[threading.Thread]()
+    access = queue._access({**KafkaConsumer.DEFAULT_CONFIG, **KafkaProducer.DEFAULT_CONFIG})
+    start = time.time()  # the clock stands: what runs every second would never end
+    owner = Owner(queue.topic, queue.hosts, access, clock=lambda: start + ahead / 1000 if ahead else time.time())
+
+    def has_more(consumer: KafkaConsumer) -> bool:
+        if owner.later not in consumer.topics():
+            return False
+        waits = waiting(queue.topic, queue.hosts, access)
+        now = start + ahead / 1000 if ahead else time.time()
+        if waits is None or waits.next_due is None or waits.next_due.timestamp() > now:
+            return False
+        if not threads:
+            threads.append(threading.Thread(target=owner.run, args=[stopping], name="kq-drain", daemon=True))
+            threads[0].start()
+        time.sleep(_LOOK_AGAIN)
+        return True
+
+    try:
+        yield has_more
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+        owner.close()
 
 
 def _left(consumer: KafkaConsumer, topic: str) -> int:

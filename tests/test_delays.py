@@ -19,7 +19,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions
 
 import kq
 from kq.message import Message, job_from_headers
-from kq.testing import eager
+from kq.testing import drain, eager
 
 NAIVE = datetime(2030, 1, 1)
 
@@ -242,3 +242,23 @@ def test_eager_knows_expiry() -> None:
         queue.using(delay=20, expires=10).enqueue(jobs.add)
         ran.advance(10)
     assert [type(one.exception) for one in ran] == [kq.JobExpired]
+
+
+# -- drain -------------------------------------------------------------------------------------------------------------
+
+
+def test_drain_runs_what_is_due(queue: kq.Queue) -> None:
+    """And leaves what waits, unless the test goes ahead in time; what jobs delay is seen, too."""
+    queue.using(delay=0.2).enqueue(jobs.echo, "soon")
+    queue.using(delay=60).enqueue(jobs.echo, "in a minute")
+    queue.using(delay=3600).enqueue(jobs.echo, "in an hour")
+    time.sleep(0.3)  # until it is due
+    assert [one.result[0][0] for one in drain(queue)] == ["soon"]
+    assert [one.result[0][0] for one in drain(queue, ahead=timedelta(minutes=2))] == ["in a minute"]
+    assert drain(queue, ahead=120) == []
+
+
+def test_drain_runs_schedules_ahead(queue: kq.Queue) -> None:
+    """As far as the test goes, and no further."""
+    queue.schedule("s", kq.Every(60, catch_up="all"), jobs.add)
+    assert len(drain(queue, ahead=190)) == 3

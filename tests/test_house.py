@@ -26,7 +26,7 @@ HOUSE = {
     "clients": "kafka_python making assignor config connect topics reader",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
-    "scheduling": "table entries part rereader owner",
+    "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what enqueues": "queue",
     "executors": "coroutine calling interrupt lines base expiry inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
@@ -37,15 +37,15 @@ HOUSE = {
     "local": "install supervisor broker",
     "what tests": "testing",
     "the top": "kq",
-    "cli": "logs reload together targets options output check survey topics broker demo enqueue skip groups info "
-    "worker main",
+    "cli": "logs reload together targets options output check survey topics broker demo enqueue schedule skip groups "
+    "info worker main",
     "the command": "__main__",
 }
 #: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),
-    *("scheduling.table", "scheduling.entries", "scheduling.part"),
+    *("scheduling.table", "scheduling.entries"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog"),
 ]
 # The table ends here.

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import click
 
 import kq
-from kq.cli.options import client_options
+from kq.cli.options import Duration, Time, client_options
 from kq.cli.output import counted, make_console, show_progress, to_stderr
 from kq.cli.targets import at_line, import_from_here, jobs_of, load_function, parse_arguments
 
@@ -38,6 +38,9 @@ class _Command(click.Command):
 @click.option("--timeout", type=float, default=0, show_default=True, help="How long the job may take, in seconds.")
 @click.option("--key", help="Jobs with one key run one after another.")
 @click.option("--partition", type=int, help="Partition of the topic.")
+@click.option("--delay", type=Duration(), help="How long it waits before it is due: 90, 10m, 2h, 1d.")
+@click.option("--at", type=Time(), help="When it is due, such as 2030-01-31T12:00+01:00.")
+@click.option("--expires", type=Duration(), help="It never runs if it has not started by then.")
 @click.option("--from-file", type=click.File(encoding="utf-8"), metavar="FILE", help="Many jobs, one a line, as JSON.")
 @click.option("--skip", type=click.IntRange(min=0), default=0, help="Leave out so many lines of the file, the first.")
 @click.argument("function", metavar="MODULE:FUNCTION", required=False)
@@ -45,7 +48,8 @@ class _Command(click.Command):
 @click.pass_context
 def enqueue(
     context: click.Context, hosts: str, topic: str, config: dict[str, Any], timeout: float, key: str | None,
-    partition: int | None, from_file: TextIO | None, skip: int, function: str | None, words: tuple[str, ...],
+    partition: int | None, delay: float | None, at: Any, expires: float | None, from_file: TextIO | None, skip: int,
+    function: str | None, words: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Enqueue a call and print the job's ID. Values are JSON; what is not, is a string. After -- nothing is an option.
 
@@ -58,7 +62,8 @@ def enqueue(
         raise click.UsageError("--skip is for --from-file")
     import_from_here()
     with kq.Queue(topic, hosts=hosts, config=config) as queue:
-        spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition)
+        times = {"delay": delay, "at": at, "expires": expires}
+        spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition, **times)
         if function is not None:
             called = load_function(function)
             args, kwargs = parse_arguments(called, words, context.meta[LITERAL])

@@ -27,6 +27,7 @@ from kq.cli.options import config_option, group_option, hosts_option
 from kq.cli.output import counted, json_option, make_console, make_table, to_stderr
 from kq.cli.survey import Progress, Standing, Topic, groups_on, stand, topics_on
 from kq.cli.topics import open_admin, partitions_of
+from kq.scheduling import Waiting, waiting
 
 __all__ = ["info"]
 
@@ -41,6 +42,8 @@ class Look(NamedTuple):
 
     topics: list[Topic]
     standings: list[Standing]
+    #: What waits for the topic, where one is named.
+    waiting: Waiting | None = None
 
 
 @click.command()
@@ -70,7 +73,7 @@ def info(
         def look() -> list[RenderableType]:
             if topic:
                 partitions_of(admin, hosts, topic)
-            return show(console, _look(admin, topic, group))
+            return show(console, _look(admin, topic, group, waiting(topic, hosts, config) if topic else None))
 
         if watch:
             _watch(console, look, interval, in_place=console.is_terminal and not as_json)
@@ -80,14 +83,14 @@ def info(
             to_stderr(f"Warning: {warning}")
 
 
-def _look(admin: KafkaAdminClient, topic: str | None, group: str | None) -> Look:
+def _look(admin: KafkaAdminClient, topic: str | None, group: str | None, waits: Waiting | None = None) -> Look:
     topics = topics_on(admin, None if topic is None else [topic])
     name = group or topic
     groups = groups_on(admin, None if name is None else [name])
     standings = [
         stand(one, other) for one in topics for other in groups if topic is not None or one.name in other.topics
     ]
-    return Look(topics, standings)
+    return Look(topics, standings, waits)
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
@@ -123,7 +126,14 @@ def _show_one(console: Console, look: Look) -> list[RenderableType]:
         shown += [Text(f"member {member.id} at {member.host}") for member in standing.members]
         end = f"lag {standing.lag}, members {len(standing.members)}"
         shown.append(Text(f"topic {standing.topic.name}, group {standing.group}: {end}"))
-    return shown
+    return [*shown, *_waiting(look)]
+
+
+def _waiting(look: Look) -> Iterator[Text]:
+    if look.waiting is not None:
+        pending, schedules, due = look.waiting
+        when = "" if due is None else f", next due {due.isoformat(sep=' ', timespec='seconds')}"
+        yield Text(f"waiting: {counted(pending, 'delayed job')}, {counted(schedules, 'schedule')}{when}")
 
 
 def _of_partition(progress: Progress) -> tuple[str, ...]:
@@ -158,10 +168,18 @@ def _show_json(_: Console, look: Look) -> list[RenderableType]:
                 for partition in topic.partitions
             ],
             "groups": [_as_json(one) for one in look.standings if one.topic.name == topic.name],
+            **_waiting_as_json(look),
         }
         for topic in look.topics
     ]
     return [Text(json.dumps({"topics": topics}))]
+
+
+def _waiting_as_json(look: Look) -> dict[str, Any]:
+    if look.waiting is None:
+        return {}
+    pending, schedules, due = look.waiting
+    return {"pending": pending, "schedules": schedules, "next_due": None if due is None else due.isoformat()}
 
 
 def _as_json(standing: Standing) -> dict[str, Any]:

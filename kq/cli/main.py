@@ -23,6 +23,7 @@ from kq.cli.enqueue import enqueue
 from kq.cli.groups import group
 from kq.cli.info import info
 from kq.cli.output import FAILED, fail
+from kq.cli.schedule import schedule, scheduler
 from kq.cli.skip import skip
 from kq.cli.topics import topic
 from kq.cli.worker import worker
@@ -82,5 +83,5 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (broker, demo, enqueue, group, info, skip, topic, worker):
+for command in (broker, demo, enqueue, group, info, schedule, scheduler, skip, topic, worker):
     cli.add_command(command)

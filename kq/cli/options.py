@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from kq import clients
 if sys.version_info >= (3, 11):
     import tomllib
 
-__all__ = ["DEFAULT_PORT", "Config", "Size", "client_options", "config_option", "group_option", "hosts_option"]
+__all__ = [
+    "DEFAULT_PORT",
+    "Config",
+    "Duration",
+    "Size",
+    "Time",
+    "client_options",
+    "config_option",
+    "group_option",
+    "hosts_option",
+]
 
 #: Kafka's own port: ``kq broker`` in one terminal and ``kq worker`` in another find each other without options.
 DEFAULT_PORT = 9092
@@ -61,6 +72,38 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         if size < 1:
             self.fail(f"{value!r} is not a size such as 512M or 2G", param, ctx)
         return size
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """So many seconds, with a unit or without."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) *([smhd]?)", str(value).strip().lower())
+        if found is None:
+            self.fail(f"{value!r} is no time such as 90, 10m, 2h or 1d", param, ctx)
+        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A moment: ISO 8601 with an offset, or Unix seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value).strip()
+        try:
+            return float(text)
+        except ValueError:
+            pass
+        try:
+            time = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
+        except ValueError:
+            self.fail(f"{text!r} is no time such as 2030-01-31T12:00+01:00, or Unix seconds", param, ctx)
+        if time.utcoffset() is None:
+            self.fail(f"{text!r} does not say in which time zone: write {text}Z or {text}+01:00", param, ctx)
+        return time
 
 
 hosts_option = click.option(

@@ -21,7 +21,7 @@ from kq.executors.calling import Caller
 from kq.executors.interrupt import Called, Interrupter
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
-from kq.message import Message, job_from_headers
+from kq.message import Message, job_from_headers, with_id
 from kq.serializers import is_unimportable
 from kq.utils import get_call_repr, safe_str
 
@@ -131,7 +131,8 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
     log_processing(log, message)
     try:
         with caller:
-            job = setting.deserialize(message.value)  # type: ignore[arg-type]  # None, a tombstone, is invalid too
+            # None, a tombstone, is invalid too
+            job = with_id(setting.deserialize(message.value), message)  # type: ignore[arg-type]
             func, args, kwargs, timeout = call_of(job, setting.timeout)
             job_id = job.id
     except BaseException as error:  # the door of user code: unpickling imports, and a script may exit  # noqa: BLE001

@@ -1,11 +1,11 @@
 """Producing: from a call to a record that a broker has acknowledged."""
 
 from kq.producing.binding import check_binding
-from kq.producing.calls import Terms, check_timeout
+from kq.producing.calls import Terms, check_timeout, job_of_call, new_ids
 from kq.producing.decorator import JobFunction, JobSpec, job_function
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 from kq.producing.later import LATER, SUFFIX, Later
-from kq.producing.spec import EnqueueSpec, Sender
+from kq.producing.spec import EnqueueSpec, Sender, now_millis
 from kq.producing.timing import LATEST, Moment, check_expiry, moment_in, moment_of
 from kq.producing.window import Progress
 
@@ -30,6 +30,9 @@ __all__ = [
     "check_timeout",
     "describe",
     "job_function",
+    "job_of_call",
     "moment_in",
     "moment_of",
+    "new_ids",
+    "now_millis",
 ]

@@ -78,18 +78,23 @@ class Later:
     def record(self, job: Job, value: bytes, headers: Headers, due: int) -> Record:
         """Return the record of a job that waits until it is due."""
         self.prepare(job)
+        partition, where = self.place(job, str(job.id).encode("utf-8", "replace"))
+        own = [(HEADER_AT, b"%d" % due), (HEADER_TIMESTAMP, b"%d" % (job.timestamp or 0)), *where]
+        name = f"job:{job.id}:{os.urandom(_NONCE).hex()}".encode("utf-8", "replace")
+        return Record(self.topic, value, name, own + headers, partition, job.timestamp or 0)
+
+    def place(self, job: Job, name: bytes) -> tuple[int, Headers]:
+        """Return the partition where a job waits, and the headers that say where it will stand.
+
+        :param name: Chooses the partition of a job without a key.
+        """
         producer, key = self._delivery.producer, job.key or None
         try:
-            partition = kafka_python.partition_of(
-                producer, self._delivery.topic, job.partition, key or str(job.id).encode()
-            )
+            partition = kafka_python.partition_of(producer, self._delivery.topic, job.partition, key or name)
         except ValueError as error:
             raise self._delivery.refused(job, error) from error
-        own: Headers = [(HEADER_AT, b"%d" % due), (HEADER_TIMESTAMP, b"%d" % (job.timestamp or 0))]
-        if key is not None:
-            own.append((HEADER_KEY, key))
+        headers: Headers = [] if key is None else [(HEADER_KEY, key)]
         count = len(kafka_python.partitions(producer, self.topic) or ())
         if partition >= count:  # the topic has got more partitions since
-            own.append((HEADER_PARTITION, b"%d" % partition))
-        name = f"job:{job.id}:{os.urandom(_NONCE).hex()}".encode("utf-8", "replace")
-        return Record(self.topic, value, name, own + headers, partition % max(1, count), job.timestamp or 0)
+            headers.append((HEADER_PARTITION, b"%d" % partition))
+        return partition % max(1, count), headers

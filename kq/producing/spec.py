@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, overload
 
 from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
-from kq.message import HEADER_EXPIRES, Record, job_headers
+from kq.message import HEADER_EXPIRES, HEADER_ID, Headers, Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
 from kq.producing.delivery import Delivery
@@ -60,6 +60,12 @@ class Sender:
         if due is not None and (expires is None or expires > job.timestamp):  # what has expired is to be told of now
             return self.later.record(job, value, headers, due)
         return Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
+
+    def template(self, job: Job, terms: Terms) -> tuple[bytes, Headers]:
+        """Return value and headers that the runs of a schedule share: they have no ID yet."""
+        value = self.serializer(job._replace(id=None, timestamp=None))
+        headers = [header for header in job_headers(job) if header[0] != HEADER_ID]
+        return value, headers + terms.headers
 
     async def prepare(self, job: Job, terms: Terms) -> None:
         """Do in a thread what ``record`` would have to wait for."""

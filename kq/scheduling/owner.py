@@ -28,10 +28,12 @@ from kafka.structs import MemberState
 
 from kq.clients import BusyFirstAssignor, connect, kafka_python, settings_for
 from kq.job import Job
+from kq.message import Record
 from kq.producing import SUFFIX, Delivery, describe
 from kq.scheduling.entries import fired
 from kq.scheduling.part import Part, Staged
 from kq.scheduling.rereader import Rereader
+from kq.scheduling.schedule import FIRED, Plan, fired_value
 
 __all__ = ["Owner"]
 
@@ -72,16 +74,37 @@ _NO_JOB = Job()
 
 
 class _Flight:
-    """An entry that was sent to the topic of the jobs, or whose tombstone was sent."""
+    """A record on its way: to the topic of the jobs, or to ``T.later`` to say that it is there.
 
-    __slots__ = ("is_tombstone", "number", "part", "since", "staged")
+    :param what: An entry, or a schedule and the run.
+    """
 
-    def __init__(self, part: Part, staged: Staged, since: float, *, is_tombstone: bool = False) -> None:
+    __slots__ = ("is_last", "part", "refusals", "since", "what")
+
+    def __init__(self, part: Part, what: Staged | tuple[Plan, int], *, is_last: bool = False) -> None:
         self.part = part
-        self.number = part.number
-        self.staged = staged
-        self.since = since
-        self.is_tombstone = is_tombstone
+        self.what = what
+        self.since = time.monotonic()
+        #: Whether it is the second record: a tombstone, or what was fired last.
+        self.is_last = is_last
+        self.refusals = 0
+
+    def record(self, topic: str, now: int) -> Record:
+        """Return the first record."""
+        if isinstance(self.what, Staged):
+            return fired(topic, self.what.record, now)
+        plan, due = self.what
+        return plan.run(topic, due, now)
+
+    def last(self) -> tuple[bytes, bytes | None]:
+        """Return key and value of the second record."""
+        if isinstance(self.what, Staged):
+            return self.what.record.key, None
+        plan, due = self.what
+        return FIRED + plan.name.encode(), fired_value(due)
+
+    def due(self) -> int:
+        return self.what.due if isinstance(self.what, Staged) else self.what[1]
 
 
 class Owner:
@@ -273,17 +296,19 @@ class Owner:
         for part in self._open_parts():
             while left > 0 and not part.is_closed and (staged := part.take(self._millis())) is not None:
                 left -= 1
-                self._produce(_Flight(part, staged, time.monotonic()))
+                self._produce(_Flight(part, staged))
+            for run in part.runs(self._millis()) if not part.is_closed else ():
+                run[0].is_in_flight = True
+                self._produce(_Flight(part, run))
 
     def _produce(self, flight: _Flight) -> None:
         now = self._millis()
-        record = fired(self.topic, flight.staged.record, now)
         try:
-            sent = self._delivery.send(_NO_JOB, record)
+            sent = self._delivery.send(_NO_JOB, flight.record(self.topic, now))
         except Exception as error:  # noqa: BLE001 - the door of the client: whatever it is, the job is not there
             self._refused(flight, error.__cause__ or error)
             return
-        self._late = now - flight.staged.due
+        self._late = now - flight.due()
         self._await(flight, sent.future)
 
     def _await(self, flight: _Flight, future: Any) -> None:
@@ -301,8 +326,10 @@ class Owner:
                 continue
             if error is not None:
                 self._refused(flight, error)
-            elif not flight.is_tombstone:
+            elif not flight.is_last:
                 self._fired += 1
+                if not isinstance(flight.what, Staged):
+                    flight.part.end_run(*flight.what)
                 self._bury(flight)
         now = time.monotonic()
         due, self._unburied = (
@@ -314,29 +341,32 @@ class Owner:
         self._give_up_on_silent(now)
 
     def _bury(self, flight: _Flight) -> None:
-        """End an entry by a tombstone: its job is on the topic. Also where the partition is another's by now."""
-        tombstone = _Flight(flight.part, flight.staged, time.monotonic(), is_tombstone=True)
+        """Say that a job is on its topic, an entry's by a tombstone. Also where the partition is another's by now."""
+        last, (key, value) = _Flight(flight.part, flight.what, is_last=True), flight.last()
+        last.refusals = flight.refusals if flight.is_last else 0
         try:
-            key = flight.staged.record.key
-            future = self._delivery.producer.send(self.later, None, key=key, partition=flight.number)
+            future = self._delivery.producer.send(self.later, value, key=key, partition=flight.part.number)
         except Exception as error:  # noqa: BLE001 - the door of the client
-            self._refused(tombstone, error)
+            self._refused(last, error)
             return
-        self._await(tombstone, future)
+        self._await(last, future)
 
     def _refused(self, flight: _Flight, error: BaseException) -> None:
         """Have what was refused sent again after a pause."""
-        staged, now = flight.staged, time.monotonic()
+        now, what = time.monotonic(), flight.what
         if now >= self._complain_at:
             self._complain_at = now + _COMPLAIN_EVERY
-            topic = self.later if flight.is_tombstone else self.topic
+            topic = self.later if flight.is_last else self.topic
             _logger.error("Topic %s refuses a record, which is tried again: %s", topic, describe(error))
-        pause = min(_RETRY_MS[1], _RETRY_MS[0] * 2 ** min(staged.refusals, 10))
-        staged.refusals += 1
-        if flight.is_tombstone:
+        refused = what if isinstance(what, Staged) and not flight.is_last else flight
+        pause = min(_RETRY_MS[1], _RETRY_MS[0] * 2 ** min(refused.refusals, 10))
+        refused.refusals += 1
+        if flight.is_last:
             self._unburied.append((now + pause / 1000, flight))
+        elif not isinstance(what, Staged):
+            what[0].held_until, what[0].is_in_flight = self._millis() + _RETRY_MS[1], False
         elif not flight.part.is_closed:
-            flight.part.put_back(staged, self._millis() + pause)
+            flight.part.put_back(what, self._millis() + pause)
 
     def _give_up_on_silent(self, now: float) -> None:
         """Have a producer that does not answer in time fail what it has; another is made."""

@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from kq.scheduling.entries import due_of, hash_of, is_entry
+from kq.scheduling.schedule import FIRED, SCHEDULE, Plan, fired_of, plan_of
 from kq.scheduling.table import Table
 
 __all__ = ["Part", "Staged"]
@@ -61,6 +62,9 @@ class Part:
         #: What is to be read again, by its offset.
         self._unread: dict[int, Staged] = {}
         self._bytes = 0
+        self.plans: dict[str, Plan] = {}
+        #: The last run of each schedule that was fired, in Unix milliseconds; a definition may stand behind it.
+        self._fired: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._table) + len(self._staged)
@@ -70,6 +74,8 @@ class Part:
 
         :param now: Unix milliseconds.
         """
+        if record.key is not None and record.key.startswith((SCHEDULE, FIRED)):
+            return self._apply_schedule(record)
         if not is_entry(record.key):
             return False
         hash_ = hash_of(record.key)
@@ -85,6 +91,40 @@ class Part:
         else:
             self._table.put(due, record.offset, hash_)
         return True
+
+    def _apply_schedule(self, record: Any) -> bool:
+        if record.value is None:
+            stem, _, name = record.key.partition(b":")
+            (self.plans if stem + b":" == SCHEDULE else self._fired).pop(name.decode("utf-8", "replace"), None)
+            return True
+        if record.key.startswith(FIRED):
+            if (fired := fired_of(record)) is not None:
+                self.note_fired(*fired)
+            return fired is not None
+        plan = plan_of(record)
+        if plan is not None:
+            old = self.plans.get(plan.name)
+            plan.is_in_flight = old is not None and old.is_in_flight
+            plan.note_fired(self._fired.get(plan.name, 0))
+            self.plans[plan.name] = plan
+        return plan is not None
+
+    def note_fired(self, name: str, due: int) -> None:
+        """Note the run of a schedule that was fired."""
+        self._fired[name] = max(due, self._fired.get(name, 0))
+        if name in self.plans:
+            self.plans[name].note_fired(due)
+
+    def end_run(self, plan: Plan, due: int) -> None:
+        """Note a run whose job is on its topic."""
+        plan.is_in_flight = False
+        if plan.name in self.plans:  # it may have another definition by now
+            self.plans[plan.name].is_in_flight = False
+        self.note_fired(plan.name, due)
+
+    def runs(self, now: int) -> list[tuple[Plan, int]]:
+        """Return the schedules that are to run now, each with the run."""
+        return [(plan, due) for plan in self.plans.values() if (due := plan.due(now)) is not None]
 
     def stage(self, now: int) -> list[int]:
         """Stage what is due before long; return the offsets that are to be read again for it."""
@@ -135,6 +175,7 @@ class Part:
         times = [] if first is None or not self._has_room() else [first - STAGE_AHEAD]
         if self._order:
             times.append(self._order[0][0])
+        times += [plan.look() for plan in self.plans.values() if not plan.is_in_flight]
         return min(times, default=None)
 
     def next_due(self) -> int | None:
