@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 import pytest
 from helpers import wait_until
 from kafka import KafkaAdminClient
-from test_admin_cli import Told, tell  # noqa: F401 - a fixture
+from test_admin_cli import Told
 from test_owner import Log
 
 import kq

@@ -51,8 +51,9 @@ def check_modules(names: Iterable[str]) -> None:
     """
     for name in names:
         with _importing(name):
-            if importlib.util.find_spec(name) is None:
-                raise click.UsageError(f"--preload: there is no module {name!r} here, in {os.getcwd()}")
+            found = importlib.util.find_spec(name)
+        if found is None:
+            raise click.UsageError(f"--preload: there is no module {name!r} here, in {os.getcwd()}")
 
 
 def load_callback(target: str) -> Callable[..., Any]:
