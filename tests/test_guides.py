@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -261,3 +262,22 @@ def test_there_are_commands_to_look_at() -> None:
     counts = {path.stem: len(command_lines(path.read_text(encoding="utf-8"))) for path in GUIDES}
     assert counts["deployment"] >= 4
     assert counts["troubleshooting"] >= 3
+
+
+def strings_of(source: str) -> Iterator[str]:
+    """Return the texts in a program, with … for what is put in."""
+    for node in ast.walk(ast.parse(source)):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        texts = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
+        if all(isinstance(text, str) for text in texts) and isinstance(node, ast.JoinedStr | ast.Constant):
+            yield re.sub(r"%[-+0-9.]*[a-z]", "…", "".join(texts)).replace("{{", "{").replace("}}", "}")
+
+
+def test_the_lines_of_the_guide_are_those_of_the_code() -> None:
+    """What a user looks for in the guide is what stands in the log: each piece between what differs is KQ's own."""
+    code = "\n".join(text for path in (ROOT / "kq").rglob("*.py") for text in strings_of(path.read_text("utf-8")))
+    page = (ROOT / "docs" / "guides" / "troubleshooting.rst").read_text("utf-8")
+    lines = [line.strip() for line in re.findall(r"^    \S.*", page, re.MULTILINE) if not line.startswith("    :")]
+    pieces = [piece for line in lines for piece in re.split("…|No module named", line) if len(piece.strip()) > 5]
+    assert len(pieces) > 40
+    assert [piece for piece in pieces if piece not in code] == []
