@@ -213,11 +213,13 @@ def test_an_order_stays_when_its_job_cannot_be_enqueued(django_project: Path) ->
 
 def test_the_reporting_callback(example: Any, topic: str, hosts: str) -> None:
     """Each failure is one event, with what helps to find it; a success is none."""
+    assert 'ignore_logger("kq.worker")' in (EXAMPLES / "reporting.py").read_text("utf-8")
     import sentry_sdk
 
     events: list[Any] = []
     module = example("reporting")
     sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", before_send=lambda event, hint: events.append(event))
+    module.ignore_logger("kq.worker")
     try:
         with kq.Queue(topic, hosts=hosts) as queue:
             queue.enqueue(max, 1, 2)
@@ -227,17 +229,28 @@ def test_the_reporting_callback(example: Any, topic: str, hosts: str) -> None:
         assert worker.start(max_messages=3) == 3
     finally:
         sentry_sdk.init()
-    reported = [event for event in events if "kq.status" in event.get("tags", {})]
-    assert [event["tags"]["kq.status"] for event in reported] == ["failure", "timeout"]
-    assert reported[0]["contexts"]["job"]["id"] == failed.id
-    assert reported[0]["exception"]["values"][-1]["type"] == "ValueError"
-    assert "ValueError: invalid literal" in reported[0]["extra"]["stacktrace"]
+    assert [event["tags"]["kq.status"] for event in events] == ["failure", "timeout"]
+    assert events[0]["contexts"]["job"]["id"] == failed.id
+    assert events[0]["exception"]["values"][-1]["type"] == "ValueError"
+    assert "ValueError: invalid literal" in events[0]["extra"]["stacktrace"]
+
+
+def test_the_reporting_hook(example: Any, topic: str, hosts: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A failure is reported in the child, with its frames; the callback hears of it as well."""
+    module = example("reporting_inside")
+    told: list[str] = []
+    with kq.Queue(topic, hosts=hosts) as queue:
+        queue.enqueue(textwrap.dedent, 7)
+    executor = kq.ProcessExecutor(around=module.reported)
+    worker = kq.Worker(topic, hosts=hosts, executor=executor, callback=lambda status, *_: told.append(status))
+    assert (worker.start(max_messages=1), told) == (1, ["failure"])
+    assert "in dedent" in capfd.readouterr().err
 
 
 def command_lines(text: str) -> list[list[str]]:
     """Return the words of each ``kq`` command in a guide."""
     found = [shlex.split(line) for line in re.findall(r"``(kq [a-z][^`]*)``", text)]
-    found += [["kq", *shlex.split(line)] for line in re.findall(r"bin/kq (.+)$", text, re.MULTILINE)]
+    found += [["kq", *shlex.split(line)] for line in re.findall(r"(?:bin/|\$ )kq (.+)$", text, re.MULTILINE)]
     for block in re.findall(r"code-block:: yaml\n\n((?:    .*\n|\n)+)", text):
         manifest = yaml.safe_load(textwrap.dedent(block))
         template = manifest["spec"].get("template")
