@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -80,15 +81,51 @@ def test_the_flask_application(example: Any, topic: str) -> None:
     assert client.post("/texts", data={"text": "a b"}).status_code == 503
 
 
-def test_the_django_worker(hosts: str, topic: str, tmp_path: Path) -> None:
-    """Its jobs find models, and a connection that works, in each child."""
+def run_there(folder: Path, *command: str) -> tuple[int, str, str]:
+    """Run Python in a folder, which has the examples at hand; return its exit code and what it printed."""
+    path = os.pathsep.join([str(folder), str(EXAMPLES), str(Path(kq.__file__).parent.parent)])
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_flask_worker(hosts: str, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jobs find the application, in each child."""
+    monkeypatch.setenv("KQ_HOSTS", hosts)
+    (tmp_path / "about.py").write_text("import flask\n\ndef name():\n    return flask.current_app.name\n")
+    (tmp_path / "run.py").write_text(
+        textwrap.dedent(f"""
+            import about
+            from flask_worker import in_app_context
+
+            import kq
+
+            with kq.Queue({topic!r}, hosts={hosts!r}) as queue:
+                queue.enqueue(about.name)
+            executor = kq.ProcessExecutor(around=in_app_context)
+            worker = kq.Worker({topic!r}, hosts={hosts!r}, executor=executor, callback=lambda *told: print(told[3]))
+            worker.start(max_messages=1)
+        """)
+    )
+    assert run_there(tmp_path, "run.py")[:2] == (0, "web_flask\n")
+
+
+@pytest.fixture
+def django_project(hosts: str, topic: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a project with a model, its database, a job, and a queue on a topic of this test's own."""
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "settings")
     (tmp_path / "shop").mkdir()
+    source = (EXAMPLES / "django_queue.py").read_text(encoding="utf-8")
+    (tmp_path / "shop" / "queue.py").write_text(source.replace('"orders"', repr(topic)))
     files = {
         "settings.py": f"""
             SECRET_KEY = "x"
             INSTALLED_APPS = ["shop"]
             DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": {str(tmp_path / "db")!r}}}}}
             DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+            KQ_HOSTS = {hosts!r}
         """,
         "shop/__init__.py": "",
         "shop/models.py": """
@@ -98,56 +135,91 @@ def test_the_django_worker(hosts: str, topic: str, tmp_path: Path) -> None:
                 is_confirmed = models.BooleanField(default=False)
         """,
         "shop/jobs.py": """
-            def confirm(number):
-                from shop.models import Order
+            from shop.models import Order
 
+            def confirm(number):
                 return Order.objects.filter(pk=number).update(is_confirmed=True)
         """,
-        "run.py": f"""
-            import os
+        "place.py": """
             from functools import partial
 
-            import django
-
-            os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
-            django.setup()
-
-            from django.core.management import call_command
+            import django_setup
             from django.db import connection, transaction
-            from django_worker import fresh_connections, set_up
             from shop.jobs import confirm
+            from shop.models import Order
+            from shop.queue import queue
+
+            with connection.schema_editor() as editor:
+                editor.create_model(Order)
+            with transaction.atomic():
+                order = Order.objects.create()
+                transaction.on_commit(partial(queue.enqueue, confirm, order.pk))
+        """,
+        "look.py": "import django_setup; from shop.models import Order; print(Order.objects.get().is_confirmed)",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    assert run_there(tmp_path, "place.py") == (0, "", "")
+    return tmp_path
+
+
+def test_the_django_worker(django_project: Path, hosts: str, topic: str) -> None:
+    """Its jobs find models, and a connection that works, in each child."""
+    (django_project / "run.py").write_text(
+        textwrap.dedent(f"""
+            from django_worker import fresh_connections, set_up
+
+            import kq
+
+            executor = kq.ProcessExecutor(on_start=set_up, around=fresh_connections)
+            kq.Worker({topic!r}, hosts={hosts!r}, executor=executor, concurrency=2).start(max_messages=1)
+        """)
+    )
+    assert run_there(django_project, "run.py")[:2] == (0, "")
+    assert run_there(django_project, "look.py") == (0, "True\n", "")
+
+
+def test_django_by_the_command(django_project: Path, hosts: str, topic: str) -> None:
+    """The module that --preload names sets Django up for all children."""
+    command = ["-m", "kq", "worker", "--hosts", hosts, "--topic", topic, "--burst", "--preload", "django_setup"]
+    code, _, told = run_there(django_project, *command)
+    assert (code, "1 message processed\n" in told) == (0, True), told
+    assert run_there(django_project, "look.py") == (0, "True\n", "")
+
+
+def test_an_order_stays_when_its_job_cannot_be_enqueued(django_project: Path) -> None:
+    """The error comes after the commit, as the guide says."""
+    (django_project / "away.py").write_text(
+        textwrap.dedent("""
+            from functools import partial
+
+            import django_setup
+            from django.db import transaction
             from shop.models import Order
 
             import kq
 
-            with connection.schema_editor() as editor:
-                editor.create_model(Order)
-            with kq.Queue({topic!r}, hosts={hosts!r}) as queue:
+            queue = kq.Queue("orders", hosts="127.0.0.1:1", enqueue_timeout=0.5)
+            try:
                 with transaction.atomic():
                     order = Order.objects.create()
-                    transaction.on_commit(partial(queue.enqueue, confirm, order.pk))
-            executor = kq.ProcessExecutor(on_start=set_up, around=fresh_connections)
-            kq.Worker({topic!r}, hosts={hosts!r}, executor=executor, concurrency=2).start(max_messages=1)
-            print(Order.objects.get().is_confirmed)
-        """,
-    }
-    for name, text in files.items():
-        (tmp_path / name).write_text(textwrap.dedent(text))
-    path = os.pathsep.join([str(tmp_path), str(EXAMPLES), str(Path(kq.__file__).parent.parent)])
-    done = subprocess.run(
-        [sys.executable, "run.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True,
-        text=True, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+                    transaction.on_commit(partial(queue.enqueue, print, order.pk))
+            except kq.EnqueueError:
+                print(Order.objects.filter(pk=order.pk).exists())
+        """)
+    )
+    assert run_there(django_project, "away.py") == (0, "True\n", "")
 
 
 def test_the_reporting_callback(example: Any, topic: str, hosts: str) -> None:
     """Each failure is one event, with what helps to find it; a success is none."""
+    assert 'ignore_logger("kq.worker")' in (EXAMPLES / "reporting.py").read_text("utf-8")
     import sentry_sdk
 
     events: list[Any] = []
     module = example("reporting")
     sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", before_send=lambda event, hint: events.append(event))
+    module.ignore_logger("kq.worker")
     try:
         with kq.Queue(topic, hosts=hosts) as queue:
             queue.enqueue(max, 1, 2)
@@ -157,17 +229,28 @@ def test_the_reporting_callback(example: Any, topic: str, hosts: str) -> None:
         assert worker.start(max_messages=3) == 3
     finally:
         sentry_sdk.init()
-    reported = [event for event in events if "kq.status" in event.get("tags", {})]
-    assert [event["tags"]["kq.status"] for event in reported] == ["failure", "timeout"]
-    assert reported[0]["contexts"]["job"]["id"] == failed.id
-    assert reported[0]["exception"]["values"][-1]["type"] == "ValueError"
-    assert "ValueError: invalid literal" in reported[0]["extra"]["stacktrace"]
+    assert [event["tags"]["kq.status"] for event in events] == ["failure", "timeout"]
+    assert events[0]["contexts"]["job"]["id"] == failed.id
+    assert events[0]["exception"]["values"][-1]["type"] == "ValueError"
+    assert "ValueError: invalid literal" in events[0]["extra"]["stacktrace"]
+
+
+def test_the_reporting_hook(example: Any, topic: str, hosts: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A failure is reported in the child, with its frames; the callback hears of it as well."""
+    module = example("reporting_inside")
+    told: list[str] = []
+    with kq.Queue(topic, hosts=hosts) as queue:
+        queue.enqueue(textwrap.dedent, 7)
+    executor = kq.ProcessExecutor(around=module.reported)
+    worker = kq.Worker(topic, hosts=hosts, executor=executor, callback=lambda status, *_: told.append(status))
+    assert (worker.start(max_messages=1), told) == (1, ["failure"])
+    assert "in dedent" in capfd.readouterr().err
 
 
 def command_lines(text: str) -> list[list[str]]:
     """Return the words of each ``kq`` command in a guide."""
     found = [shlex.split(line) for line in re.findall(r"``(kq [a-z][^`]*)``", text)]
-    found += [["kq", *shlex.split(line)] for line in re.findall(r"bin/kq (.+)$", text, re.MULTILINE)]
+    found += [["kq", *shlex.split(line)] for line in re.findall(r"(?:bin/|\$ )kq (.+)$", text, re.MULTILINE)]
     for block in re.findall(r"code-block:: yaml\n\n((?:    .*\n|\n)+)", text):
         manifest = yaml.safe_load(textwrap.dedent(block))
         template = manifest["spec"].get("template")
@@ -192,3 +275,22 @@ def test_there_are_commands_to_look_at() -> None:
     counts = {path.stem: len(command_lines(path.read_text(encoding="utf-8"))) for path in GUIDES}
     assert counts["deployment"] >= 4
     assert counts["troubleshooting"] >= 3
+
+
+def strings_of(source: str) -> Iterator[str]:
+    """Return the texts in a program, with … for what is put in."""
+    for node in ast.walk(ast.parse(source)):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        texts = [part.value if isinstance(part, ast.Constant) else "…" for part in parts]
+        if all(isinstance(text, str) for text in texts) and isinstance(node, ast.JoinedStr | ast.Constant):
+            yield re.sub(r"%[-+0-9.]*[a-z]", "…", "".join(texts)).replace("{{", "{").replace("}}", "}")
+
+
+def test_the_lines_of_the_guide_are_those_of_the_code() -> None:
+    """What a user looks for in the guide is what stands in the log: each piece between what differs is KQ's own."""
+    code = "\n".join(text for path in (ROOT / "kq").rglob("*.py") for text in strings_of(path.read_text("utf-8")))
+    page = (ROOT / "docs" / "guides" / "troubleshooting.rst").read_text("utf-8")
+    lines = [line.strip() for line in re.findall(r"^    \S.*", page, re.MULTILINE) if not line.startswith("    :")]
+    pieces = [piece for line in lines for piece in re.split("…|No module named", line) if len(piece.strip()) > 5]
+    assert len(pieces) > 40
+    assert [piece for piece in pieces if piece not in code] == []

@@ -19,8 +19,8 @@ PACKAGE = Path(kq.__file__).resolve().parent
 ROOT = Path(__file__).resolve().parent.parent
 
 # The table of the house, which the pages include from here.
-#: Departments from the lowest floor up, and in each its rooms. A room imports only what stands before it, and of
-#: another department only the door: the package itself. Rooms of no department stand under the name of their floor.
+#: Packages from the lowest up, and in each its modules. A module imports only what stands before it, and of another
+#: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
     "words": "errors utils job message",
     "clients": "kafka_python making assignor config connect topics reader",
@@ -41,7 +41,7 @@ HOUSE = {
     "info worker main",
     "the command": "__main__",
 }
-#: Rooms that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
+#: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import sentry_sdk
+from sentry_sdk.integrations.logging import ignore_logger
 
 import kq
 
@@ -28,5 +29,6 @@ def report(
 
 if __name__ == "__main__":
     sentry_sdk.init(dsn=os.environ["SENTRY_DSN"])
+    ignore_logger("kq.worker")  # which logs the same failures as errors; Sentry would report each twice
     hosts = os.environ["KQ_HOSTS"]
     kq.Worker("orders", hosts=hosts, callback=report, executor="process", concurrency=4).start()
