@@ -18,7 +18,7 @@ from test_owner import Log
 import kq
 
 
-def test_a_schedule_is_made_listed_and_ended(tell: Callable[..., Told], topic: str) -> None:  # noqa: F811
+def test_a_schedule_is_made_listed_and_ended(tell: Callable[..., Told], topic: str) -> None:
     """As a table and as JSON; one that is not there is an error."""
     code, out, _ = tell("schedule", "add", "--topic", topic, "--every", "2h", "s", "builtins:max", "[1, 2]")
     assert (code, out.split(", next ")[0]) == (0, "schedule s: every 7200 s")
@@ -52,7 +52,7 @@ def test_a_schedule_is_made_listed_and_ended(tell: Callable[..., Told], topic: s
     ],
 )
 def test_what_is_no_schedule_is_one_line(
-    tell: Callable[..., Told],  # noqa: F811
+    tell: Callable[..., Told],
     arguments: list[str],
     error: str,
 ) -> None:
@@ -63,7 +63,7 @@ def test_what_is_no_schedule_is_one_line(
     assert told.count("\n") == 1
 
 
-def test_a_job_is_delayed_and_info_tells_of_it(tell: Callable[..., Told], topic: str) -> None:  # noqa: F811
+def test_a_job_is_delayed_and_info_tells_of_it(tell: Callable[..., Told], topic: str) -> None:
     """By --delay or --at; how many wait, and when the next is due."""
     assert "waiting" not in tell("info", "--topic", topic)[1]
     assert "pending" not in json.loads(tell("info", "--topic", topic, "--json")[1])["topics"][0]
@@ -96,7 +96,7 @@ def test_a_scheduler_fires_and_runs_nothing(
     wait_until(lambda: f"{topics[0]}.later" in admin.list_topics())
 
 
-def test_a_scheduler_wants_topics_that_are_there(tell: Callable[..., Told]) -> None:  # noqa: F811
+def test_a_scheduler_wants_topics_that_are_there(tell: Callable[..., Told]) -> None:
     """One line for one that is not."""
     code, _, error = tell("scheduler", "absent-topic")
     assert (code, "absent-topic" in error, error.count("\n")) == (1, True, 1)
