@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import uuid
@@ -164,15 +165,22 @@ def journal(tmp_path: Path) -> Journal:
 
 
 @pytest.fixture
-def tell(hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+def tell(
+    hosts: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Told]]:
     """Return a function that runs a command in this process; it returns the exit code, stdout and stderr."""
     monkeypatch.setenv("KQ_HOSTS", hosts)
+    loggers = [logging.getLogger(name) for name in (None, "kq", "kq.worker", "kafka")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
 
     def run(*args: object) -> Told:
         code = main(list(map(str, args)))
         return code, *capsys.readouterr()
 
-    return run
+    yield run
+    for logger, level, handlers in before:  # a command may have set up logging for its process, which ends with it
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")
