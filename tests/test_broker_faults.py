@@ -127,7 +127,7 @@ def test_a_broker_that_is_away_is_two_lines(kafka: kq.LocalKafka, topic: str, jo
     assert abs(told - seconds) < 5
 
 
-@pytest.mark.parametrize("has_done", [False, True])
+@pytest.mark.parametrize("has_done", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_stop_while_the_broker_is_away_speaks_of_what_was_done_only(
     kafka: kq.LocalKafka, topic: str, journal: Journal, caplog: pytest.LogCaptureFixture, has_done: bool
 ) -> None:

@@ -14,7 +14,7 @@ from journal import Journal, work
 import kq
 
 
-@pytest.mark.parametrize("executor", ["inline", "thread", "process"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("thread", marks=pytest.mark.long), "process"])
 def test_it_ends_when_nothing_is_left(
     hosts: str, make_topic: Callable[..., str], journal: Journal, executor: str
 ) -> None:

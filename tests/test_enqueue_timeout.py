@@ -62,8 +62,15 @@ def test_without_a_broker_the_first_call_keeps_to_its_limit_and_the_next_fails_a
         assert seconds < LIMIT / 3
 
 
-@pytest.mark.parametrize("in_asyncio", [False, True])
-@pytest.mark.parametrize("is_own", [False, True])
+@pytest.mark.parametrize(
+    ("is_own", "in_asyncio"),
+    [
+        (True, True),
+        (False, False),
+        pytest.param(True, False, marks=pytest.mark.long),
+        pytest.param(False, True, marks=pytest.mark.long),
+    ],
+)
 def test_a_broker_that_stands_still_ends_no_call_late(
     kafka: kq.LocalKafka, topic: str, producer: Callable[..., KafkaProducer], is_own: bool, in_asyncio: bool
 ) -> None:
