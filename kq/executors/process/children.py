@@ -41,7 +41,7 @@ STEAL_AFTER = 0.002
 #: Seconds between looks at deadlines.
 LOOK_EVERY = 0.05
 #: Seconds that a child which has closed its stream may take to end by itself.
-_EXIT_GRACE = 0.1
+_EXIT_GRACE = 0.5
 #: Seconds after which a child that starts nothing of what it was given is replaced: a thread that a job has left there
 #: may hold the interpreter's lock for ever.
 _UNRESPONSIVE_AFTER = 3.0
