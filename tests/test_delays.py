@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -14,6 +15,7 @@ import jobs
 import pytest
 from helpers import wait_until
 from jobs import Calls
+from journal import Journal, work
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions
 
@@ -199,6 +201,18 @@ def test_an_expired_job_is_reported_and_not_unpickled(queue: kq.Queue, hosts: st
     assert expired.job.func is None
     assert "JobExpired" in expired.stacktrace
     assert (ran.status, ran.result) == ("success", 3)
+
+
+def test_a_job_may_expire_in_its_child(queue: kq.Queue, hosts: str, journal: Journal) -> None:
+    """Where it waits behind another that was thought to be short."""
+    calls = Calls()
+    queue.enqueue_many([(jobs.add, (1, 2))] * 200)  # short ones: a child then takes more than one at a time
+    queue.enqueue(work, journal.path, "long", 4.0)
+    queue.using(expires=3).enqueue_many([(work, (journal.path, f"late {number}")) for number in range(5)])
+    kq.Worker(queue.topic, hosts=hosts, callback=calls, executor="process").start(max_messages=206)
+    assert Counter(type(call.exception) for call in calls) == {type(None): 201, kq.JobExpired: 5}
+    assert not [name for name in journal.names("start") if name.startswith("late")]
+    assert {call.job.func for call in calls if call.exception is not None} == {None}
 
 
 @pytest.mark.parametrize("text", [b"", b"soon", b"-1", b"9" * 30, "²".encode()])

@@ -32,7 +32,7 @@ from typing import Any
 
 import dill
 
-from kq.errors import ChildLost, RemoteError
+from kq.errors import ChildLost, JobExpired, RemoteError
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, stacktrace_of
 from kq.executors.calling import Caller
@@ -69,8 +69,8 @@ class _Child:
         words = memoryview(shared)[: Shared.COPY_RETURNED + 8]
         self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
-        #: Number, value and limit of jobs that came, ascending.
-        self._jobs: deque[tuple[int, bytes, float]] = deque()
+        #: Number, value, limit and expiry of jobs that came, ascending.
+        self._jobs: deque[tuple[int, bytes, float, int]] = deque()
         #: A job's own threads may log while the job's outcome is sent.
         self._sending = threading.Lock()
         #: The thread that runs jobs, where signals arrive.
@@ -154,22 +154,26 @@ class _Child:
             self._sent_at = time.monotonic()
         return TOKEN.unpack(token)[0] if len(token) == TOKEN.size else None
 
-    def _job(self, number: int) -> tuple[bytes, float]:
+    def _job(self, number: int) -> tuple[bytes, float, int]:
         jobs = self._jobs
         while True:
             while jobs:
-                first, value, limit = jobs.popleft()
+                first, value, limit, expires = jobs.popleft()
                 if first == number:  # those before it were withdrawn
-                    return value, limit
-            first, values, limits = pickle.loads(self._read_frame())
-            jobs.extend(zip(range(first, first + len(values)), values, limits, strict=True))
+                    return value, limit, expires
+            first, *rest = pickle.loads(self._read_frame())
+            jobs.extend(zip(range(first, first + len(rest[0])), *rest, strict=True))
 
     def _run(self, number: int) -> None:
         settings = self._settings
         self._shared[Shared.IS_READ] = self._shared[Shared.IS_TELLING] = 0
         begun = time.monotonic()
         self._note_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
-        value, limit = self._job(number)
+        value, limit, expires = self._job(number)
+        if expires and time.time() * 1000 >= expires:  # while it waited for the one before it
+            error = JobExpired("the job had not started when it expired: it waited in its child")
+            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), _pack_error(error))
+            return
         if limit:
             self._note_start(number, begun, limit)
         try:

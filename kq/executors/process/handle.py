@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared
-from kq.message import Message, timeout_of
+from kq.message import HEADER_EXPIRES, Message, millis_of, timeout_of
 
 __all__ = ["Handle", "Running"]
 
@@ -206,7 +206,8 @@ class Handle:
             return
 
     def _write_values(self, batch: list[Message], first: int, limits: list[float]) -> None:
-        self.write(pickle.dumps((first, [message.value for message in batch], limits)))
+        expiries = [millis_of(message.headers, HEADER_EXPIRES) or 0 for message in batch]
+        self.write(pickle.dumps((first, [message.value for message in batch], limits, expiries)))
 
     def write(self, frame: bytes) -> None:
         """Write a frame, as much of it as the stream takes now; the rest goes with ``write_on``."""

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
-from kq.errors import ChildLost, ChildTraceback, RemoteError
+from kq.errors import ChildLost, ChildTraceback, JobExpired, RemoteError
 from kq.executors.base import Finished, Setting
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
@@ -193,6 +193,7 @@ class Outcomes:
             self._finish(finished, message, Outcome(SUCCESS, _unpack(result.packed)), ran)
         else:
             error = _unpack_error(result.packed, result.stacktrace)
+            ran = ran._replace(is_read=not isinstance(error, JobExpired))
             self._finish(finished, message, Outcome(FAILURE, None, error, result.stacktrace), ran)
 
     def _finish_invalid(self, finished: list[Finished], message: Message, result: Result) -> None:
