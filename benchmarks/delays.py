@@ -82,7 +82,7 @@ def lateness(hosts: str) -> None:
 def burst(hosts: str) -> None:
     """Ten thousand jobs that are due in one second, not kept in memory."""
     queue = new_topic(hosts)
-    queue.using(delay=90).enqueue_many((nothing, (number,)) for number in range(90_000))
+    queue.using(delay=3600).enqueue_many((nothing, (number,)) for number in range(90_000))
     at = time.time() + 75
     queue.using(at=at).enqueue_many((nothing, (number,)) for number in range(10_000))
     with Owning(queue.topic, hosts) as owner:

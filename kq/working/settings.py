@@ -55,10 +55,10 @@ class Settings(NamedTuple):
     shutdown_timeout: float
     max_deliveries: int
     unimportable: Unimportable
-    #: Whether the worker takes part in firing delayed jobs; brokers if not its own.
-    later: bool | str
     #: Whether the callback is KQ 2.x's, with six arguments.
     takes_message: bool
+    #: Whether the worker takes part in firing delayed jobs; at which brokers, if not its own.
+    later: bool | str = True
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> Settings:
