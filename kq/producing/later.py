@@ -30,10 +30,10 @@ LATER: Mapping[str, str] = {
     "cleanup.policy": "compact",
     "message.timestamp.type": "LogAppendTime",
     "min.cleanable.dirty.ratio": "0.1",
-    "max.compaction.lag.ms": "600000",
-    "delete.retention.ms": "600000",
-    "segment.ms": "600000",
-    "segment.bytes": "16777216",
+    "max.compaction.lag.ms": "300000",
+    "delete.retention.ms": "60000",
+    "segment.ms": "300000",
+    "segment.bytes": "8388608",
 }
 #: Seconds that making the topic may take, where its queue has no limit.
 _PATIENCE = 10.0
