@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
     from kq.errors import ChildLost as ChildLost
+    from kq.errors import GiveUp as GiveUp
     from kq.errors import JobExpired as JobExpired
+    from kq.errors import JobTimeout as JobTimeout
     from kq.errors import KQError as KQError
     from kq.errors import LocalKafkaError as LocalKafkaError
     from kq.errors import MissingExtra as MissingExtra
     from kq.errors import PoisonMessage as PoisonMessage
     from kq.errors import RemoteError as RemoteError
+    from kq.errors import RetryLater as RetryLater
     from kq.errors import WorkerError as WorkerError
     from kq.executors import InlineExecutor as InlineExecutor
     from kq.executors import ProcessExecutor as ProcessExecutor
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from kq.queue import EnqueueSpec as EnqueueSpec
     from kq.queue import EnqueueUnknown as EnqueueUnknown
     from kq.queue import Queue as Queue
+    from kq.retry import Retry as Retry
     from kq.scheduling import Cron as Cron
     from kq.scheduling import Every as Every
     from kq.scheduling import Schedule as Schedule
@@ -57,11 +61,13 @@ _HOMES = {
     "EnqueueUnknown": "queue",
     "EnqueuedJob": "job",
     "Every": "scheduling",
+    "GiveUp": "errors",
     "InlineExecutor": "executors",
     "Job": "job",
     "JobExpired": "errors",
     "JobFunction": "producing",
     "JobSpec": "producing",
+    "JobTimeout": "errors",
     "KQError": "errors",
     "LocalKafka": "local",
     "LocalKafkaError": "errors",
@@ -71,6 +77,8 @@ _HOMES = {
     "ProcessExecutor": "executors",
     "Queue": "queue",
     "RemoteError": "errors",
+    "Retry": "retry",
+    "RetryLater": "errors",
     "Schedule": "scheduling",
     "Status": "job",
     "ThreadExecutor": "executors",

@@ -10,6 +10,9 @@
 
   - ``WorkerError``: a worker had to stop: its consumer failed or was fenced, or its jobs cannot be imported
   - ``JobExpired``: a job had not started when it expired
+  - ``JobTimeout``, also a ``TimeoutError``: a job ran longer than it may
+  - ``RetryLater``: raised by a job, to run again later
+  - ``GiveUp``: raised by a job, to end without another attempt
   - ``PoisonMessage``: a message whose runs kept killing the worker
   - ``ChildLost``: a child of the process executor ended while it ran a job
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
@@ -28,12 +31,15 @@ __all__ = [
     "BrokerUnreachable",
     "ChildLost",
     "ChildTraceback",
+    "GiveUp",
     "JobExpired",
+    "JobTimeout",
     "KQError",
     "LocalKafkaError",
     "MissingExtra",
     "PoisonMessage",
     "RemoteError",
+    "RetryLater",
     "WorkerError",
 ]
 
@@ -68,6 +74,42 @@ class PoisonMessage(KQError):
 
 class JobExpired(KQError):
     """A job was not run: it had not started by the time that ``expires`` gave it."""
+
+
+class JobTimeout(KQError, TimeoutError):
+    """A job ran longer than it may; the message names the limit."""
+
+
+class RetryLater(KQError):
+    """Raised by a job: this attempt has failed, and another one is to follow.
+
+    It counts as a retry, whatever exceptions the policy has; without a policy, ``kq.Retry()`` holds.
+
+    :param delay: Seconds until then; what the policy says if left out.
+    :param reason: Why, for people.
+    :raises kq.ArgumentError: The delay is no number of seconds.
+    """
+
+    def __init__(self, delay: float | None = None, reason: str = "") -> None:
+        if delay is not None and not (isinstance(delay, (int, float)) and 0 <= delay < 1e9):
+            raise ArgumentError("delay must be a number of seconds, 0 or greater")
+        super().__init__(delay, reason)
+        self.delay = delay
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.reason) or "the job asked to run again later"
+
+
+class GiveUp(KQError):
+    """Raised by a job: it has failed, and there is not to be another attempt.
+
+    :param reason: Why, for people.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class WorkerError(KQError):

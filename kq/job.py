@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-__all__ = ["FAILURE", "INVALID", "SUCCESS", "TIMEOUT", "EnqueueItem", "EnqueuedJob", "Job", "Outcome", "Status"]
+__all__ = [
+    *("FAILURE", "INVALID", "SUCCESS", "TIMEOUT"),
+    *("Cause", "EnqueueItem", "EnqueuedJob", "Job", "Outcome", "Status"),
+]
 
 #: What became of a message.
 Status = Literal["invalid", "success", "timeout", "failure"]
@@ -67,10 +70,26 @@ _Func = Callable[..., Any]
 EnqueueItem = Job | _Func | tuple[_Func] | tuple[_Func, Sequence[Any]] | tuple[_Func, Sequence[Any], Mapping[str, Any]]
 
 
+class Cause(NamedTuple):
+    """Why a run failed, in words: the exception itself may have stayed in a child, or cannot be had at all."""
+
+    #: Dotted names of the exception's class and of all that this derives from, the class first.
+    kinds: tuple[str, ...]
+    text: str
+    #: Its traceback, where the outcome has none.
+    trace: str = ""
+    #: Seconds after which the job asked to run again, of a ``RetryLater``.
+    delay: float | None = None
+
+
 class Outcome(NamedTuple):
-    """What became of one message: the arguments of the callback that are not the message nor the job."""
+    """What became of one message: the arguments of the callback that are not the message nor the job, and more."""
 
     status: Status
     result: Any = None
     exception: BaseException | None = None
     stacktrace: str | None = None
+    #: Why it was no success; None where the exception tells.
+    cause: Cause | None = None
+    #: The job runs again after so many seconds: this attempt is not its end.
+    retry_in: float | None = None

@@ -17,6 +17,7 @@ from kq.utils import get_call_repr
 
 __all__ = [
     "HEADER_AT",
+    "HEADER_ATTEMPT",
     "HEADER_EXPIRES",
     "HEADER_FUNC",
     "HEADER_ID",
@@ -24,11 +25,13 @@ __all__ = [
     "HEADER_PARTITION",
     "HEADER_PREFIX",
     "HEADER_PYTHON",
+    "HEADER_RETRY",
     "HEADER_TIMEOUT",
     "HEADER_TIMESTAMP",
     "Headers",
     "Message",
     "Record",
+    "attempt_of",
     "by_partition",
     "bytes_of",
     "job_from_headers",
@@ -59,6 +62,10 @@ HEADER_AT, HEADER_EXPIRES = "kq-at", "kq-expires"
 HEADER_TIMESTAMP = "kq-timestamp"
 #: Of a job that waits in another topic: its key, raw, and the partition where it will stand if that is another number.
 HEADER_KEY, HEADER_PARTITION = "kq-key", "kq-partition"
+#: The job's retry policy, as JSON; absent where it says nothing.
+HEADER_RETRY = "kq-retry"
+#: The number of this run, as decimal text; absent in the first one.
+HEADER_ATTEMPT = "kq-attempt"
 
 
 class Message(NamedTuple):
@@ -174,6 +181,11 @@ def millis_of(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
             is_number = text is not None and len(text) <= _LONGEST_NUMBER and text.isdigit()
             return int(text) if is_number else None
     return None
+
+
+def attempt_of(message: Message) -> int:
+    """Return the number of the run that a message stands for, from 1."""
+    return max(1, millis_of(message.headers, HEADER_ATTEMPT) or 1)
 
 
 def name_of(message: Message) -> str | None:

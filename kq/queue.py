@@ -45,7 +45,9 @@ from kq.producing import (
     job_of_call,
     new_ids,
     now_millis,
+    told_retry,
 )
+from kq.retry import Retry
 from kq.scheduling import Cron, Every, Schedule, Schedules, check_schedule
 from kq.serializers import dumps
 
@@ -105,6 +107,8 @@ class Queue:
     :param config: With ``hosts``: more settings for ``kafka.KafkaProducer``.
     :param enqueue_timeout: Seconds that one ``enqueue`` or ``aenqueue`` may take with all that it waits for, in a web
         request say; of ``enqueue_many`` each record. If left out, the producer's own settings bound it.
+    :param retry: Which failed attempts run again where nothing else is said: a :class:`kq.Retry`, or how many attempts
+        may follow the first one.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -119,6 +123,7 @@ class Queue:
         hosts: str | None = None,
         config: Mapping[str, Any] | None = None,
         enqueue_timeout: float | None = None,
+        retry: Retry | int | None = None,
     ) -> None:
         if topic is None and hosts is not None:
             topic = DEFAULT_TOPIC
@@ -136,7 +141,9 @@ class Queue:
         self._topic = topic
         self._hosts = hosts_of(producer) if hosts is None else check_hosts(hosts)
         self._config = check_config(config, KafkaProducer.DEFAULT_CONFIG, _RESERVED)
-        self._terms = Terms(topic, check_timeout(timeout, "timeout"), None, None, [], frozenset())
+        self._terms = Terms(
+            topic, check_timeout(timeout, "timeout"), None, None, [], frozenset(), retry=told_retry(retry)
+        )
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config, enqueue_timeout)
         self._later = Later(self._delivery, self._access)
         self._sender = Sender(self._delivery, self._later, serializer or dumps, logger or _logger)
@@ -261,6 +268,7 @@ class Queue:
         delay: Duration | None = None,
         at: datetime | float | int | None = None,
         expires: Duration | datetime | None = None,
+        retry: Retry | int | None = None,
     ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
     def job(  # type: ignore[misc]  # what it returns is more general than mypy can tell of an implementation
@@ -275,6 +283,7 @@ class Queue:
         delay: Duration | None = None,
         at: datetime | float | int | None = None,
         expires: Duration | datetime | None = None,
+        retry: Retry | int | None = None,
     ) -> Any:
         """Decorate a function, as ``@queue.job`` or ``@queue.job(timeout=60)``.
 
@@ -284,7 +293,7 @@ class Queue:
 
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
-        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires)
+        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires, retry)
         decorate = partial(job_function, sender=self._sender, terms=terms)
         return decorate if func is None else decorate(func)
 
@@ -298,6 +307,7 @@ class Queue:
         delay: Duration | None = None,
         at: datetime | float | int | None = None,
         expires: Duration | datetime | None = None,
+        retry: Retry | int | None = None,
     ) -> EnqueueSpec:
         """Return something to ``enqueue`` with, with other settings than the queue's.
 
@@ -310,9 +320,11 @@ class Queue:
             now.
         :param expires: When the job expires: seconds after the enqueueing, a ``timedelta``, or an aware ``datetime``.
             One that has not started by then never runs: the callback is told of a :class:`kq.JobExpired`.
+        :param retry: Which failed attempts run again: a :class:`kq.Retry`, or how many attempts may follow the first
+            one. 0 is none, whatever the queue or the worker says.
         :raises kq.ArgumentError: An argument has the wrong type or value.
         """
-        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires)
+        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires, retry)
         return EnqueueSpec(self._sender, terms, self._schedules)
 
     def schedule(

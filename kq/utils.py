@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-__all__ = ["get_call_repr", "safe_repr", "safe_str"]
+__all__ = ["get_call_repr", "safe_repr", "safe_str", "type_name"]
 
 #: What bears a name of its own. No class can derive from these, so ``type()`` finds them all and runs nobody's code,
 #: which ``isinstance`` would: it asks the object for its ``__class__``.
@@ -40,6 +40,17 @@ def safe_repr(obj: object) -> str:
 def safe_str(obj: object) -> str:
     """Return an object as ``str`` does, or ``<unprintable ClassName>`` where that raises."""
     return _text(str, obj)
+
+
+def type_name(kind: type) -> str:
+    """Return the dotted name of a class, whatever a metaclass says of it: ``module.Outer.Inner``."""
+    names: list[str] = []
+    for name in ("__module__", "__qualname__"):
+        try:
+            names.append(str(type.__getattribute__(kind, name)))
+        except AttributeError:
+            names.append("?")
+    return ".".join(names)
 
 
 def _name(func: Any) -> str:

@@ -22,13 +22,16 @@ from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python, sett
 from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor
+from kq.retry import Retry
 from kq.working import (
     Companion,
     Companions,
     Context,
+    Letters,
     Loop,
     Ordering,
     Plan,
+    Retrier,
     Settings,
     State,
     Stats,
@@ -94,6 +97,9 @@ class Worker:
         ``"invalid"``: they are invalid at once, as in KQ 2.x. ``"stop"``: the first one stops the worker.
     :param later: With ``hosts``: whether the worker takes part in firing delayed jobs. ``"host:port,host:port"``: it
         does, at these brokers, also with a consumer of your own.
+    :param retry: Which failed attempts run again, for jobs that say nothing themselves: a :class:`kq.Retry`, or how
+        many attempts may follow the first one.
+    :param dead_letters: Whether messages that failed for good go to the topic ``<topic>.dead``; or the name of another.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -117,6 +123,8 @@ class Worker:
         max_deliveries: int = 3,
         unimportable: Unimportable = "brake",
         later: bool | str = True,
+        retry: Retry | int | None = None,
+        dead_letters: bool | str = False,
     ) -> None:
         arguments = dict(locals())
         del arguments["self"]
@@ -261,10 +269,16 @@ class Worker:
 
     def _assemble(self) -> list[Companion]:
         """Make the companions that the settings ask for: the one place that knows them."""
-        later = self._settings.later
-        if later is False or not (self._is_owner or isinstance(later, str)):
-            return []
-        return [Timekeeper(None if later is True else later)]
+        settings, later = self._settings, self._settings.later
+        fires = later is not False and (self._is_owner or isinstance(later, str))
+        timekeeper = Timekeeper(later if isinstance(later, str) else None)
+        retrier = Retrier(settings.retry, settings.ordering, timekeeper.expect if fires else _warn_of_nobody)
+        letters = settings.dead_letters
+        return [
+            *([timekeeper] if fires else []),
+            retrier,
+            *([Letters(None if letters is True else letters)] if letters else []),
+        ]
 
     def _context(self, consumer: KafkaConsumer) -> Context:
         config = self._settings.config if self._is_owner else access_of(consumer)
@@ -326,6 +340,13 @@ class Worker:
         if not kafka_python.switch_off_auto_commit(consumer):
             raise KQError("the consumer's auto-commit cannot be switched off; make it with enable_auto_commit=False")
         return min(self._settings.commit_interval, float(consumer.config["auto_commit_interval_ms"]) / 1000)
+
+
+def _warn_of_nobody() -> None:
+    _pump_logger.warning(
+        "Jobs wait for their next attempt in a topic of their own, and this worker takes no part in firing them: "
+        "run kq scheduler, or a worker with hosts"
+    )
 
 
 def _refuse_gevent() -> None:

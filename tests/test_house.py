@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Packages from the lowest up, and in each its modules. A module imports only what stands before it, and of another
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
-    "words": "errors utils job message",
+    "words": "errors utils job message retry letter",
     "clients": "kafka_python making assignor config connect topics reader",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
@@ -31,8 +31,8 @@ HOUSE = {
     "executors": "coroutine calling interrupt lines base expiry inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
-    "working": "garbage callback waker stop state backlog brake companions timekeeper publisher settings settle "
-    "watchdog loop",
+    "working": "garbage callback waker stop state backlog brake reruns companions timekeeper publisher settings settle "
+    "messages retrier letters watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "testing",
@@ -46,7 +46,7 @@ PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),
     *("scheduling.table", "scheduling.entries"),
-    *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog"),
+    *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog", "working.reruns"),
 ]
 # The table ends here.
 #: Departments that nothing else imports: what they need now and then may wait until then.

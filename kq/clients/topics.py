@@ -24,10 +24,10 @@ from kafka.errors import (
     for_code,
 )
 
-from kq.clients.connect import hosts_of
+from kq.clients.connect import connect, hosts_of, settings_for
 from kq.errors import KQError
 
-__all__ = ["ASK_MS", "JOBS", "clock_warning", "companion", "ensure"]
+__all__ = ["ASK_MS", "JOBS", "clock_warning", "companion", "companion_at", "ensure"]
 
 _logger = logging.getLogger("kq.topics")
 
@@ -38,6 +38,8 @@ JOBS: Mapping[str, str] = {"message.timestamp.type": "LogAppendTime"}
 _NOT_ALLOWED = (ClusterAuthorizationFailedError, PolicyViolationError, TopicAuthorizationFailedError)
 #: Milliseconds until the broker has told: nothing is to wait long for a warning.
 ASK_MS = 2_000
+#: Milliseconds that making a topic may take, where nothing else is said.
+_MAKE_MS = 10_000
 #: What was said once in this process.
 _told: set[str] = set()
 
@@ -79,14 +81,17 @@ def _too_few(admin: KafkaAdminClient, replication: int) -> str:
     return f"replication {replication} needs as many brokers, and {there} at {hosts_of(admin)}"
 
 
-def companion(admin: KafkaAdminClient, topic: str, suffix: str, settings: Mapping[str, str]) -> str:
+def companion(
+    admin: KafkaAdminClient, topic: str, suffix: str, settings: Mapping[str, str], *, name: str | None = None
+) -> str:
     """Have a companion of a topic, with as many partitions, and return its name.
 
     One that exists is left as it is; that its ``cleanup.policy`` is another is said once.
 
+    :param name: Its name, if not the topic's with a suffix.
     :raises kq.KQError: It could not be made, or there is no such topic.
     """
-    name = f"{topic}.{suffix}"
+    name = name or f"{topic}.{suffix}"
     (described,) = admin.describe_topics([topic])
     if not described["partitions"]:
         reason = for_code(described["error_code"]).__name__
@@ -124,6 +129,26 @@ def clock_warning(admin: KafkaAdminClient, topic: str) -> str | None:
         f"producers' clocks, and by those all that partitions {partitions} hold is older: it may be deleted unread. If "
         f"a producer's clock is wrong, set message.timestamp.type=LogAppendTime"
     )
+
+
+def companion_at(
+    hosts: str,
+    config: Mapping[str, Any],
+    topic: str,
+    suffix: str,
+    settings: Mapping[str, str],
+    *,
+    name: str | None = None,
+) -> str:
+    """Have a companion of a topic, as ``companion`` does, by a client that is made for it. May block for seconds.
+
+    :param config: What gets a client to these brokers, and what of the client's own settings is to be others.
+    :raises KafkaError: The broker did not answer.
+    :raises kq.KQError: It could not be made, or there is no such topic.
+    """
+    own = {"request_timeout_ms": _MAKE_MS, "bootstrap_timeout_ms": _MAKE_MS}
+    with connect(KafkaAdminClient, hosts, {**own, **settings_for(KafkaAdminClient.DEFAULT_CONFIG, config)}) as admin:
+        return companion(admin, topic, suffix, settings, name=name)
 
 
 def _settings(admin: KafkaAdminClient, topic: str, *names: str) -> dict[str, Any]:

@@ -256,6 +256,21 @@ class Tracker:
             partition.ended.add(message.offset)
             partition.changed = True
 
+    def again(self, message: Message, other: Message) -> bool:
+        """Note that a message whose run has ended is to run again here; return whether its partition is here still.
+
+        :param other: What stands for it from now on: the same message with other headers.
+        """
+        partition = self._partitions.get(message.partition)
+        if partition is None or partition.running.get(message.offset) is not message:
+            self._end_old_run(message)
+            return False
+        del partition.running[message.offset]
+        partition.ended.discard(message.offset)
+        partition.incomplete[message.offset] = other
+        partition.changed = True
+        return True
+
     def done_all(self, number: int, messages: Iterable[Message]) -> None:
         """Note that messages of one partition are done."""
         partition = self._partitions.get(number)

@@ -1,6 +1,6 @@
 """Executors: where jobs run. Alternatives behind one protocol, ``kq.executors.base.Executor``."""
 
-from kq.executors.base import Executor, Finished, Setting, run_message
+from kq.executors.base import Executor, Finished, Setting, explained, run_message
 from kq.executors.calling import Caller
 from kq.executors.expiry import expired
 from kq.executors.inline import InlineExecutor
@@ -20,6 +20,7 @@ __all__ = [
     "best_interrupter",
     "describe",
     "expired",
+    "explained",
     "log_interrupted",
     "log_invalid",
     "run_message",

@@ -16,14 +16,14 @@ from collections.abc import Callable, Sequence
 from selectors import BaseSelector
 from typing import Any, NamedTuple, Protocol
 
-from kq.errors import ArgumentError
+from kq.errors import ArgumentError, JobTimeout, RetryLater
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Called, Interrupter
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing
-from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
+from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Cause, Outcome
 from kq.message import Message, job_from_headers, with_id
 from kq.serializers import is_unimportable
-from kq.utils import get_call_repr, safe_str
+from kq.utils import get_call_repr, safe_str, type_name
 
 __all__ = [
     "LONGEST",
@@ -31,14 +31,20 @@ __all__ = [
     "Finished",
     "Setting",
     "call_of",
+    "cause_of",
     "check_hooks",
+    "explained",
     "failed",
     "run_message",
     "stacktrace_of",
+    "timed_out",
 ]
 
 #: Seconds beyond which a time limit is none: 30 years; clocks and timers take no number of any size.
 LONGEST = 1e9
+#: Characters of an exception's text that are told of why a run failed.
+_LONGEST_TEXT = 4000
+_UNKNOWN = Cause((), "")
 
 
 class Setting(NamedTuple):
@@ -136,15 +142,16 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
             func, args, kwargs, timeout = call_of(job, setting.timeout)
             job_id = job.id
     except BaseException as error:  # the door of user code: unpickling imports, and a script may exit  # noqa: BLE001
+        invalid = Outcome(INVALID, cause=cause_of(error, stacktrace_of(error)))
         if is_unimportable(error):
-            return Finished(message, None, Outcome(INVALID), (safe_str(error), error))
+            return Finished(message, None, invalid, (safe_str(error), error))
         log_invalid(log, message, safe_str(error), error)
-        return Finished(message, None, Outcome(INVALID))
+        return Finished(message, None, invalid)
     begun = time.monotonic()
     try:
         if log.isEnabledFor(logging.INFO):
             log_executing(log, message, job_id, get_call_repr(func, *args, **kwargs))
-        outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout))
+        outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout), timeout)
     except BaseException as error:  # not the job's, but without an outcome its message is stuck  # noqa: BLE001
         return failed(message, error, setting, job)
     if outcome is not None:
@@ -166,11 +173,29 @@ def failed(message: Message, error: BaseException, setting: Setting, job: Any = 
     return Finished(message, job, outcome)
 
 
-def _describe(called: Called) -> Outcome | None:
+def timed_out(limit: float) -> Outcome:
+    """Return the outcome of a job that ran longer than it may, in seconds."""
+    return Outcome(TIMEOUT, cause=cause_of(JobTimeout(f"the job ran longer than its limit of {limit:g} s")))
+
+
+def cause_of(error: BaseException, trace: str = "") -> Cause:
+    """Return an exception in words: its classes, its text, and what it asks for."""
+    delay = error.delay if isinstance(error, RetryLater) else None
+    return Cause(tuple(map(type_name, type(error).__mro__)), safe_str(error)[:_LONGEST_TEXT], trace, delay)
+
+
+def explained(outcome: Outcome) -> Cause:
+    """Return why a run was no success."""
+    if outcome.cause is not None:
+        return outcome.cause
+    return _UNKNOWN if outcome.exception is None else cause_of(outcome.exception)
+
+
+def _describe(called: Called, limit: float) -> Outcome | None:
     if called.interrupted == "stop":
         return None
     if called.interrupted == "timeout":
-        return Outcome(TIMEOUT)
+        return timed_out(limit)
     if called.error is not None:
         return Outcome(FAILURE, None, called.error, stacktrace_of(called.error))
     return Outcome(SUCCESS, called.result)

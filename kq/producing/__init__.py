@@ -1,7 +1,7 @@
 """Producing: from a call to a record that a broker has acknowledged."""
 
 from kq.producing.binding import check_binding
-from kq.producing.calls import Terms, check_timeout, job_of_call, new_ids
+from kq.producing.calls import Terms, check_timeout, job_of_call, new_ids, told_retry
 from kq.producing.decorator import JobFunction, JobSpec, job_function
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
 from kq.producing.later import LATER, SUFFIX, Later
@@ -35,4 +35,5 @@ __all__ = [
     "moment_of",
     "new_ids",
     "now_millis",
+    "told_retry",
 ]

@@ -17,8 +17,18 @@ from kq.job import EnqueuedJob, Job
 from kq.message import HEADER_PREFIX, Headers
 from kq.producing.binding import check_binding
 from kq.producing.timing import Moment, check_expiry, due_moment
+from kq.retry import check_retry
 
-__all__ = ["HasTerms", "Terms", "check_timeout", "complete_job", "job_of_call", "job_of_item", "new_ids"]
+__all__ = [
+    "HasTerms",
+    "Terms",
+    "check_timeout",
+    "complete_job",
+    "job_of_call",
+    "job_of_item",
+    "new_ids",
+    "told_retry",
+]
 
 #: So much of a key is shown in a hint: enough to know it, and no page of text.
 _HINT_LENGTH = 40
@@ -28,7 +38,20 @@ _UUID_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 #: Makes a named tuple of all its fields, in half the time of calling its class.
 _make_job = tuple.__new__
 #: Terms that hold wherever a decorated function is enqueued.
-_GIVEN = ("timeout", "key", "partition", "headers", "due", "expires")
+_GIVEN = ("timeout", "key", "partition", "headers", "due", "expires", "retry")
+
+
+class Told(NamedTuple):
+    """A retry policy as it travels, and whether attempts may wait in a topic of their own."""
+
+    header: bytes
+    waits: bool
+
+
+def told_retry(retry: Any) -> Told | None:
+    """Return the policy that a user gave, made ready once for all jobs; None for nothing."""
+    policy = check_retry(retry)
+    return None if policy is None else Told(policy.to_header(), policy.waits)
 
 
 class Terms(NamedTuple):
@@ -44,6 +67,8 @@ class Terms(NamedTuple):
     #: When it is due, and when it expires if it has not started.
     due: Moment | None = None
     expires: Moment | None = None
+    #: The retry policy.
+    retry: Told | None = None
 
     def changed(
         self,
@@ -54,10 +79,11 @@ class Terms(NamedTuple):
         delay: Any = None,
         at: Any = None,
         expires: Any = None,
+        retry: Any = None,
     ) -> Terms:
         """Return these terms with what a user gave, None being nothing; raise :class:`kq.ArgumentError` of bad ones."""
-        due, expiry = due_moment(delay, at), check_expiry(expires)
-        given = timeout, key, partition, headers, due, expiry
+        due, expiry, policy = due_moment(delay, at), check_expiry(expires), told_retry(retry)
+        given = timeout, key, partition, headers, due, expiry, policy
         return Terms(
             self.topic,
             self.timeout if timeout is None else check_timeout(timeout, "timeout"),
@@ -67,6 +93,7 @@ class Terms(NamedTuple):
             self.given | {name for name, value in zip(_GIVEN, given, strict=True) if value is not None},
             self.due if due is None else due,
             self.expires if expiry is None else expiry,
+            self.retry if policy is None else policy,
         )
 
     def with_those_of(self, func: Callable[..., Any]) -> Terms:

@@ -23,6 +23,7 @@ from kq.job import EnqueuedJob
 from kq.producing.calls import HasTerms, Terms
 from kq.producing.spec import EnqueueSpec, Sender
 from kq.producing.window import Progress
+from kq.retry import Retry
 
 __all__ = ["JobFunction", "JobSpec", "job_function"]
 
@@ -86,9 +87,10 @@ class JobSpec(HasTerms, Generic[P]):
         delay: float | int | timedelta | None = None,
         at: datetime | float | int | None = None,
         expires: float | int | timedelta | datetime | None = None,
+        retry: Retry | int | None = None,
     ) -> JobSpec[P]:
         """Return something to ``enqueue`` with, with other settings; see :meth:`kq.Queue.using`."""
-        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires)
+        terms = self._terms.changed(timeout, key, partition, headers, delay, at, expires, retry)
         return JobSpec(self._func, self._sender, terms)
 
 

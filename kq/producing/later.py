@@ -14,7 +14,7 @@ from typing import Any
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from kq.clients import connect, kafka_python, topics
+from kq.clients import kafka_python, topics
 from kq.errors import KQError
 from kq.job import Job
 from kq.message import HEADER_AT, HEADER_KEY, HEADER_PARTITION, HEADER_TIMESTAMP, Headers, Record
@@ -69,8 +69,7 @@ class Later:
             seconds = max(0.1, min(_PATIENCE, deadline - time.monotonic()))
             limits = dict.fromkeys(("request_timeout_ms", "bootstrap_timeout_ms"), int(seconds * 1000))
             settings = {**self._access(KafkaAdminClient.DEFAULT_CONFIG), **limits}
-            with connect(KafkaAdminClient, self._delivery.hosts, settings) as admin:
-                topics.companion(admin, self._delivery.topic, SUFFIX, LATER)
+            topics.companion_at(self._delivery.hosts, settings, self._delivery.topic, SUFFIX, LATER)
             kafka_python.await_topic(self._delivery.producer, self.topic, seconds)
         except (KafkaError, KQError) as error:
             raise self._delivery.refused(job, error) from error

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, overload
 
 from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
-from kq.message import HEADER_EXPIRES, HEADER_ID, Headers, Record, job_headers
+from kq.message import HEADER_EXPIRES, HEADER_ID, HEADER_RETRY, Headers, Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
 from kq.producing.delivery import Delivery
@@ -56,6 +56,7 @@ class Sender:
         due, expires = terms.times(job)
         if expires is not None:
             headers.append((HEADER_EXPIRES, b"%d" % expires))
+        headers += self._policy(job, terms)
         headers += terms.headers
         if due is not None and (expires is None or expires > job.timestamp):  # what has expired is to be told of now
             return self.later.record(job, value, headers, due)
@@ -65,11 +66,20 @@ class Sender:
         """Return value and headers that the runs of a schedule share: they have no ID yet."""
         value = self.serializer(job._replace(id=None, timestamp=None))
         headers = [header for header in job_headers(job) if header[0] != HEADER_ID]
-        return value, headers + terms.headers
+        return value, headers + self._policy(job, terms) + terms.headers
+
+    def _policy(self, job: Job, terms: Terms) -> Headers:
+        """Return the header of a job's retry policy, and have the topic where it may wait: now is the time to fail."""
+        if terms.retry is None:
+            return []
+        if terms.retry.waits:
+            self.later.prepare(job)
+        return [(HEADER_RETRY, terms.retry.header)]
 
     async def prepare(self, job: Job, terms: Terms) -> None:
         """Do in a thread what ``record`` would have to wait for."""
-        if not self.later.is_ready and terms.times(job)[0] is not None:
+        waits = terms.times(job)[0] is not None or (terms.retry is not None and terms.retry.waits)
+        if waits and not self.later.is_ready:
             await asyncio.get_running_loop().run_in_executor(None, self.later.prepare, job)
 
     def bridge(self) -> Bridge:

@@ -5,7 +5,9 @@ from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
 from kq.working.companions import Companion, Companions, Context, ThreadedCompanion
 from kq.working.garbage import rare_collections
+from kq.working.letters import Letters
 from kq.working.loop import Loop
+from kq.working.retrier import Retrier
 from kq.working.settings import Plan, Settings
 from kq.working.state import State, Stats
 from kq.working.stop import Stop, signals_handled
@@ -16,9 +18,11 @@ __all__ = [
     "Companion",
     "Companions",
     "Context",
+    "Letters",
     "Loop",
     "Ordering",
     "Plan",
+    "Retrier",
     "Settings",
     "State",
     "Stats",

@@ -11,13 +11,14 @@ none of these may take long.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from kq.job import Outcome
+from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
 
 __all__ = ["Companion", "Companions", "Context", "ThreadedCompanion"]
@@ -43,6 +44,9 @@ class Context(NamedTuple):
 class Companion:
     """A capability of a worker. A subclass overrides what it needs."""
 
+    #: Whether ``on_settled`` is to be called for successes, too.
+    answers_success = True
+
     def open(self, context: Context) -> None:
         """Make ready.
 
@@ -51,6 +55,13 @@ class Companion:
 
     def on_started(self, message: Message) -> None:
         """Note that the job of a message is handed to the executor."""
+
+    def judge(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
+        """Return an outcome as all are to hear of it, and what runs again in place; None for nothing.
+
+        The callback has been told. Where this raises, it is called again after a pause.
+        """
+        return outcome, None
 
     def on_settled(self, message: Message, outcome: Outcome) -> Iterable[Record]:
         """Return the records that are to be published before the message is done.
@@ -62,6 +73,12 @@ class Companion:
     def on_refused(self, message: Message, record: Record, error: BaseException) -> Record | None:
         """Return what to publish in place of a record that was refused; None to try the same again after a pause."""
         return None
+
+    def prepare(self, topic: str) -> None:
+        """Have a topic that records are to go to, on a thread that may wait. Called again after a refusal.
+
+        :raises Exception: It cannot be had; the records are refused for now.
+        """
 
     def look(self, now: float) -> None:
         """Look whether there is something to begin, several times a second, on the watchdog's thread. Must not wait.
@@ -133,6 +150,8 @@ class Companions:
         #: Those that hear of starts, and those that answer to outcomes: the others cost nothing there.
         self._hearing = [one for one in self._all if type(one).on_started is not Companion.on_started]
         self._answering = [one for one in self._all if type(one).on_settled is not Companion.on_settled]
+        self._judging = [one for one in self._all if type(one).judge is not Companion.judge]
+        self.answers_success = any(one.answers_success for one in self._answering)
 
     def __bool__(self) -> bool:
         """Return whether one of them answers to outcomes."""
@@ -149,18 +168,29 @@ class Companions:
             companion.open(context)
             self._open.append(companion)
 
-    def started(self, message: Message) -> None:
-        """Tell all that a job starts. One that fails is said aloud, and holds back nothing."""
-        for companion in self._hearing:
+    def started(self, messages: Iterable[Message]) -> None:
+        """Tell all that jobs start. One that fails is said aloud, and holds back nothing."""
+        for companion, message in itertools.product(self._hearing, messages):
             try:
                 companion.on_started(message)
             except Exception:  # the door of a capability: the job matters more
                 _logger.exception("%s failed at the start of message %s", type(companion).__name__, message[:3])
 
+    def judged(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
+        """Return an outcome as all are to hear of it, and what runs again in place."""
+        again = None
+        for companion in self._judging:
+            outcome, again = companion.judge(message, outcome)
+        return outcome, again
+
     def answers(self, message: Message, outcome: Outcome) -> list[tuple[Companion, Record]]:
         """Return what all of them answer to an outcome, each record with its companion."""
+        is_success = outcome.status == SUCCESS
         return [
-            (companion, record) for companion in self._answering for record in companion.on_settled(message, outcome)
+            (companion, record)
+            for companion in self._answering
+            if companion.answers_success or not is_success
+            for record in companion.on_settled(message, outcome)
         ]
 
     def stats(self) -> dict[str, Mapping[str, float]]:

@@ -16,15 +16,13 @@ from __future__ import annotations
 import logging
 import time
 
-from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked, Tracker
-from kq.executors import Finished, Setting, describe, expired, log_interrupted, log_invalid
-from kq.job import SUCCESS, Outcome
-from kq.message import Message, by_partition, bytes_of, messages_from_records
-from kq.working.backlog import Backlog
+from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked
+from kq.executors import Finished, Setting, describe, log_interrupted, log_invalid
 from kq.working.brake import Brake
+from kq.working.messages import Messages
 from kq.working.publisher import Publisher
 from kq.working.settings import Plan, Settings
-from kq.working.settle import Settler, not_to_run
+from kq.working.settle import Settled, Settler
 from kq.working.state import FORWARD, State, Stats, Tally
 from kq.working.stop import Stop
 from kq.working.waker import Waker
@@ -40,6 +38,8 @@ _CAREFUL_PATIENCE = 5.0
 _PUMP_PATIENCE = 15.0
 #: Seconds that records may take to be acknowledged, and companions to end, at the end.
 _LAST_PATIENCE = 5.0
+#: States in which jobs start: those that run again in place, when no other may begin.
+_STARTING = (State.RUNNING, State.QUIET)
 #: Seconds between looks at what may be published while jobs come and go without a pause.
 _PUBLISH_EVERY = 0.005
 
@@ -54,21 +54,14 @@ class Loop:
         self._waker = waker
         self._pump = pump
         self._executor = settings.executor
-        self._tracker = Tracker()
-        self._backlog = Backlog(settings.ordering)
         self._publisher: Publisher | None = None
         if plan.companions:
             self._publisher = Publisher(plan.context.hosts, plan.context.config, waker.wake)
         self._brake = Brake(settings.unimportable, settings.logger)
         self._settler = Settler(settings, plan.companions, self._publisher)
-        self._assignments: dict[int, Assignment] = {}
-        #: What runs, and since when; oldest first.
-        self._running: dict[int, tuple[Message, float]] = {}
-        #: A message that may have killed a worker, taken out of the backlog: it runs alone.
-        self._suspect: Message | None = None
-        #: What is about to start, and waits for the commit that tells of it.
-        self._starting: list[Message] = []
         self._tally = Tally()
+        most_deaths = settings.max_deliveries
+        self._messages = Messages(settings.ordering, most_deaths, self._brake, self._tally, pump.poke)
         self.state = State.NEW
         #: The error that ended the pump, or the work.
         self.failure: BaseException | None = None
@@ -76,7 +69,7 @@ class Loop:
         self._is_drained = False
         self._last_publish = 0.0
         self._unpublished = False
-        self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, self._running, plan.companions.look)
+        self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, self._messages.running, plan.companions.look)
 
     def run(self) -> int:
         """Work until there is a reason to end; return how many messages were processed."""
@@ -97,9 +90,10 @@ class Loop:
 
     def stats(self) -> Stats:
         """Return the figures of this moment. From any thread."""
-        oldest = next((since for _, since in list(self._running.values())), None)
-        counts = {"in_flight": len(self._running), "backlog": len(self._backlog), "settling": len(self._settler)}
-        return self._tally.stats(self.state, oldest, list(self._assignments.values()), **counts)
+        messages = self._messages
+        oldest = next((since for _, since in list(messages.running.values())), None)
+        counts = {**messages.figures(), "settling": len(self._settler)}
+        return self._tally.stats(self.state, oldest, list(messages.assignments.values()), **counts)
 
     def _open(self) -> None:
         settings, waker = self._settings, self._waker
@@ -120,7 +114,8 @@ class Loop:
         if self._unpublished and (not has_started or time.monotonic() - self._last_publish > _PUBLISH_EVERY):
             self._publish()
         if not (has_started or has_settled or self._pump.events):
-            patience = self._settler.patience(time.monotonic())
+            now = time.monotonic()
+            patience = min(self._settler.patience(now), self._messages.reruns.patience(now))
             self._waker.wait(min(TICK, self._plan.idle_limit, self._executor.patience(), patience))
 
     def _advance_if_due(self) -> None:
@@ -130,13 +125,14 @@ class Loop:
             self._advance(State.QUIET)
 
     def _is_over(self) -> bool:
-        if self._running or self._settler:
+        if self._messages.running or self._settler:
             return self.state is State.DRAINING and self._watchdog.must_kill(time.monotonic())
+        if self._messages.reruns and self.state is not State.DRAINING and self.failure is None:
+            return False
         if self.state is not State.RUNNING or self.failure is not None:
             return True
-        is_empty = len(self._backlog) == 0 and self._suspect is None
-        idle = time.monotonic() - self._last_activity
-        return is_empty and (idle >= self._plan.idle_limit or (self._plan.is_burst and self._is_drained))
+        is_idle = time.monotonic() - self._last_activity >= self._plan.idle_limit
+        return self._messages.is_empty() and (is_idle or (self._plan.is_burst and self._is_drained))
 
     def _advance(self, state: State) -> None:
         assert state in FORWARD[self.state], (self.state, state)
@@ -161,124 +157,52 @@ class Loop:
             self._is_drained = True
         elif isinstance(event, Assigned):
             self._is_drained = False
-            assignment = event.assignment
-            self._assignments[assignment.partition] = assignment
-            self._tracker.assign(assignment.partition, assignment.epoch, assignment.topic_id, event.progress)
+            self._messages.assign(event)
         elif isinstance(event, Revoked):
-            self._revoke(event.assignment)
+            if self._is_open(event.assignment):
+                self._messages.revoke(event.assignment)
         elif isinstance(event, Moved):
-            self._tracker.skipped_to(event.assignment.partition, event.assignment.epoch, event.position)
+            self._messages.tracker.skipped_to(event.assignment.partition, event.assignment.epoch, event.position)
             self._unpublished = True
         elif isinstance(event, Failed):
             self._fail(event.error)
 
     def _take_in_messages(self, polled: Polled) -> None:
-        assignment, tracker, backlog = polled.assignment, self._tracker, self._backlog
-        if not tracker.is_open(assignment.partition, assignment.epoch):
-            return
-        self._last_activity = time.monotonic()
-        messages = tracker.polled_all(assignment.partition, messages_from_records(polled.records))
-        backlog.add_all(messages)
-        if len(messages) < len(polled.records):
-            assignment.take(len(polled.records) - len(messages), bytes_of(polled.records) - bytes_of(messages))
-            self._unpublished = True
-            self._make_room()
+        if self._is_open(polled.assignment):
+            self._last_activity = time.monotonic()
+            self._unpublished = self._messages.add(polled) or self._unpublished
 
-    def _revoke(self, assignment: Assignment) -> None:
-        partition = assignment.partition
-        if not self._tracker.is_open(partition, assignment.epoch):
-            return
-        self._withdraw([message for message in self._starting if message.partition == partition])
-        for held in self._brake.drop(partition):
-            self._tracker.given_up(held.message)
-            self._backlog.done(held.message)
-        suspect = self._suspect
-        if suspect is not None and suspect.partition == partition and id(suspect) not in self._running:
-            self._free(suspect)
-        self._tracker.revoke(partition)
-        self._backlog.drop(partition)
-        del self._assignments[partition]
-
-    def _make_room(self) -> None:
-        """Have the pump look at once where there is room enough again."""
-        if any(assignment.paused and not assignment.is_full() for assignment in self._assignments.values()):
-            self._pump.poke()
+    def _is_open(self, assignment: Assignment) -> bool:
+        return self._messages.tracker.is_open(assignment.partition, assignment.epoch)
 
     # -- starts --------------------------------------------------------------------------------------------------------
 
     def _start_jobs(self) -> bool:
         self._take_in()  # callbacks and commits took their time: partitions may have moved meanwhile
-        if self.state is not State.RUNNING or self._stop.requests or not self._pump.is_vouched(time.monotonic()):
+        if self.state not in _STARTING or self._stop.requests or not self._pump.is_vouched(time.monotonic()):
             return False
-        is_careful = self._take_jobs(self._room())
-        if not self._starting:
-            return False
-        self._announce(is_careful)
-        if is_careful:
+        is_careful, refused = self._messages.take(*self._room())
+        for one in refused:
+            self._report(one)
+        if not self._messages.starting:
+            return bool(refused)
+        self._announce(is_careful or bool(refused))
+        if is_careful or refused:  # also a callback takes its time
             self._look_again()
-        batch, self._starting = self._starting, []
-        if self._plan.companions:
-            for message in batch:
-                self._plan.companions.started(message)
+        batch, self._messages.starting = self._messages.starting, []
+        self._plan.companions.started(batch)
         self._executor.start_all(batch)
         self._executor.flush()
         return bool(batch)
 
-    def _room(self) -> float:
-        """Return how many jobs may be started now."""
+    def _room(self) -> tuple[float, float]:
+        """Return how many jobs may be started now, and how many of them with messages that have not begun."""
         if self._settler.is_full():
-            return 0
-        room = min(self._executor.room(), self._plan.max_messages - self._tally.started)
+            return 0, 0
+        room: float = self._executor.room()
         if self._plan.commits_each:  # none that waits in a child for another, whose end is to be committed first
-            room = min(room, self._settings.concurrency - len(self._running) - len(self._settler))
-        return room
-
-    def _take_jobs(self, room: float) -> bool:
-        """Take out of the backlog what starts now; return whether one of the starts is to be committed before."""
-        if room > 1 and self._suspect is None and self._tracker.is_at_ease():
-            return self._take_many(room)
-        now, is_careful = time.monotonic(), False
-        while len(self._starting) < room and (message := self._next(is_first=not self._starting)) is not None:
-            self._assignments[message.partition].take(1, len(message.value or b""))
-            deaths, needs_care = self._tracker.started(message)
-            is_careful = is_careful or needs_care
-            self._tally.started += 1
-            self._tally.retried += deaths > 0
-            self._running[id(message)] = message, now
-            if (refused := not_to_run(message, deaths, self._settings.max_deliveries)) is not None:
-                self._report(refused)
-                break  # the callback has taken its time
-            self._starting.append(message)
-        self._make_room()
-        return is_careful
-
-    def _take_many(self, room: float) -> bool:
-        """Take out of the backlog what starts now, where each start is like any other; return as ``_take_jobs``."""
-        self._starting = messages = self._backlog.take_many(int(min(room, len(self._backlog))))
-        for partition, some in by_partition(messages):
-            self._assignments[partition].take(len(some), bytes_of(some))
-            self._tracker.started_all(partition, some)
-        self._tally.started += len(messages)
-        now = time.monotonic()
-        self._running.update([(id(message), (message, now)) for message in messages])
-        refused = [one for message in messages if (one := expired(message)) is not None]
-        for one in refused:
-            self._starting.remove(one.message)
-            self._report(one)
-        self._make_room()
-        return bool(refused)  # the callback has taken its time
-
-    def _next(self, *, is_first: bool) -> Message | None:
-        """Return what may start next. What may have killed a worker runs alone: it waits for what runs, all for it.
-
-        :param is_first: Nothing else is about to start.
-        """
-        if self._suspect is None:
-            message = self._backlog.take()
-            if message is None or not self._tracker.deliveries(message):
-                return message
-            self._suspect = message
-        return self._suspect if is_first and not self._running else None
+            room = min(room, self._settings.concurrency - len(self._messages.running) - len(self._settler))
+        return room, self._plan.max_messages - self._tally.started
 
     def _announce(self, is_careful: bool) -> None:
         """Publish what starts before it starts: an inline job may take hours; a careful start is committed first."""
@@ -295,28 +219,19 @@ class Loop:
             self._waker.wait(TICK)
             self._take_in()
         if self._stop.requests:
-            self._withdraw(list(self._starting))
-
-    def _withdraw(self, messages: list[Message]) -> None:
-        """Have messages not start. Before their epoch ends: they would pass for runs that the next one can adopt."""
-        for message in messages:
-            self._starting.remove(message)
-            self._tally.started -= 1
-            self._give_up(message)
+            self._messages.withdraw(list(self._messages.starting))
 
     # -- outcomes ------------------------------------------------------------------------------------------------------
 
     def _settle(self, finished: list[Finished]) -> bool:
         """Settle runs that have ended; return whether there were any."""
-        is_plain = len(finished) > 1 and self._suspect is None and self._settler.is_silent and not self._brake.is_on
-        for one in self._settle_successes(finished) if is_plain else finished:
-            message = one.message
+        messages = self._messages
+        is_plain = len(finished) > 1 and messages.suspect is None and self._settler.is_silent and not self._brake.is_on
+        for one in messages.settle_successes(finished) if is_plain else finished:
             if one.outcome is None:  # ended by a stop: it will run again
                 self._interrupt(one)
                 continue
-            del self._running[id(message)]
-            if message is self._suspect:
-                self._suspect = None
+            messages.end(one.message)
             (self._sift if self._brake.is_on else self._settle_one)(one)
             # callbacks may be slow, and there may be hundreds: what they were told of is done
             if self._settings.callback is not None and time.monotonic() - self._last_publish > _PUBLISH_EVERY:
@@ -326,70 +241,46 @@ class Loop:
             self._unpublished = True
         return bool(finished)
 
-    def _settle_successes(self, finished: list[Finished]) -> list[Finished]:
-        """Settle successes of which nobody is told, and return the rest."""
-        done = [one.message for one in finished if one.outcome is not None and one.outcome.status == SUCCESS]
-        for partition, some in by_partition(done):
-            self._tracker.done_all(partition, some)
-        for message in done:
-            del self._running[id(message)]
-        self._backlog.done_all(done)
-        self._tally.outcomes[SUCCESS] += len(done)
-        return [one for one in finished if one.outcome is None or one.outcome.status != SUCCESS]
-
     def _sift(self, one: Finished) -> None:
         passed = self._brake.sift(one)
         for each in passed:
             self._settle_one(each)
         if not passed:
-            self._tracker.ended(one.message)
+            self._messages.tracker.ended(one.message)
         if self._brake.is_pulled():
             self._fail(self._brake.error())
 
     def _settle_one(self, one: Finished) -> None:
-        message, _, outcome, why = one
-        assert outcome is not None
-        if why is not None:
-            log_invalid(self._settings.logger, message, *why)
-        if self._settler.settle(one):
-            self._complete(message, outcome)
+        if one.unimportable is not None:
+            log_invalid(self._settings.logger, one.message, *one.unimportable)
+        self._go_on(self._settler.settle(one))
+
+    def _go_on(self, settled: Settled) -> None:
+        message, outcome, again, waits = settled
+        if waits:
+            self._messages.tracker.ended(message)
+        elif again is not None:
+            self._messages.run_again(message, again, outcome.retry_in or 0.0)
         else:
-            self._tracker.ended(message)
+            self._messages.complete(message, outcome)
 
     def _complete_acknowledged(self) -> bool:
         """Complete what waited for its records; return whether there was anything."""
         done = self._settler.done(time.monotonic())
-        for message, outcome in done:
-            self._complete(message, outcome)
+        for settled in done:
+            self._go_on(settled)
         if done:
             self._last_activity = time.monotonic()
             self._unpublished = True
         return bool(done)
 
-    def _complete(self, message: Message, outcome: Outcome) -> None:
-        self._tracker.done(message)
-        self._tally.outcomes[outcome.status] += 1
-        self._free(message)
-
     def _interrupt(self, one: Finished) -> None:
         """Give up what a stop has ended, and name it if it had begun."""
-        _, since = self._running[id(one.message)]
+        _, since = self._messages.running[id(one.message)]
         if one.job is not None:
             self._tally.interrupted += 1
             log_interrupted(self._settings.logger, one.message, one.job, time.monotonic() - since)
-        self._give_up(one.message)
-
-    def _give_up(self, message: Message) -> None:
-        """Note that a message has no outcome: it is incomplete, and runs again."""
-        del self._running[id(message)]
-        self._tracker.given_up(message)
-        self._free(message)
-
-    def _free(self, message: Message) -> None:
-        """Let start what waited for a message."""
-        self._backlog.done(message)
-        if message is self._suspect:  # it was given up
-            self._suspect = None
+        self._messages.give_up(one.message)
 
     def _report(self, refused: Finished) -> None:
         self._settle([refused])
@@ -399,11 +290,10 @@ class Loop:
     # -- commits -------------------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
-        for partition, view in self._tracker.changes().items():
-            self._assignments[partition].view = view
+        self._messages.publish()
         self._last_publish = time.monotonic()
         self._unpublished = False
-        if not (self._running or len(self._backlog)):
+        if not (self._messages.running or len(self._messages.backlog)):
             self._pump.poke()  # at rest: it is committed at once
 
     def _commit_each(self) -> None:
@@ -432,9 +322,9 @@ class Loop:
             _own_logger.warning("Records of %d messages were not acknowledged: their jobs run again", count)
 
     def _let_go(self) -> None:
-        for message, since in list(self._running.values()):
+        for message, since in list(self._messages.running.values()):
             _own_logger.warning("A job could not be ended: %s goes on", describe(message, time.monotonic() - since))
-            self._tracker.given_up(message)
+            self._messages.tracker.given_up(message)
             self._tally.interrupted += 1
         self._take_in()
         self._publish()

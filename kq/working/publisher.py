@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
 
 from kq.clients import settings_for
 from kq.job import Job
@@ -40,6 +40,8 @@ RETRY_WAIT = (0.25, 5.0)
 COMPLAIN_EVERY = 60.0
 #: Seconds between looks for records that were never answered.
 LOOK_EVERY = 1.0
+#: Seconds between two tries to have a topic.
+PREPARE_EVERY = 1.0
 #: Stands where a delivery wants a job to name in its errors: a record of a companion is none.
 _NO_JOB = Job()
 
@@ -170,6 +172,9 @@ class _Topic:
         self._sent: deque[tuple[Any, float]] = deque()
         self._refusing_since: float | None = None
         self._complain_at = 0.0
+        #: For the thread: whether the topic is there, as far as is known; when it is tried again, and what failed.
+        self._is_prepared, self._prepare_at = False, 0.0
+        self._unprepared: Exception | None = None
         #: Seconds that the producer has to close; None until the end.
         self._last_patience: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"kq-publish-{name}", daemon=True)
@@ -215,15 +220,34 @@ class _Topic:
 
     def _hand_over(self, entry: _Entry) -> None:
         try:
+            self._prepare(entry)
             future = self._delivery.send(_NO_JOB, entry.record).future
         except Exception as error:  # noqa: BLE001 - the door of the thread: whatever it is, the record is not there
+            self._is_prepared = False
             self._answer(entry, error.__cause__ or error)
             return
         self._sent.append((future, time.monotonic()))
         future.add_both(partial(self._hear, entry, future))
 
+    def _prepare(self, entry: _Entry) -> None:
+        """Have the topic, before the first record and after a refusal, which may be for want of it."""
+        now = time.monotonic()
+        if self._is_prepared:
+            return
+        if self._unprepared is not None and now < self._prepare_at:
+            raise self._unprepared
+        self._prepare_at, self._unprepared = now + PREPARE_EVERY, None
+        try:
+            entry.companion.prepare(self._name)
+        except Exception as error:
+            self._unprepared, self._prepare_at = error, time.monotonic() + PREPARE_EVERY
+            raise
+        self._is_prepared = True
+
     def _hear(self, entry: _Entry, future: Any, _: object) -> None:
         """Note an answer, in the producer's thread."""
+        if isinstance(future.exception, UnknownTopicOrPartitionError):
+            self._is_prepared = False
         self._answer(entry, future.exception)
 
     def _give_up_on_silent(self) -> None:

@@ -11,6 +11,7 @@ from kafka import KafkaConsumer
 from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, check_topic, hosts_of
 from kq.errors import ArgumentError
 from kq.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
+from kq.retry import Retry, check_retry
 from kq.serializers import loads
 from kq.working.backlog import Ordering
 from kq.working.brake import Unimportable
@@ -55,8 +56,12 @@ class Settings(NamedTuple):
     shutdown_timeout: float
     max_deliveries: int
     unimportable: Unimportable
+    #: The policy of jobs that say nothing themselves.
+    retry: Retry | None = None
+    #: Whether, or to which topic, what failed for good goes.
+    dead_letters: bool | str = False
     #: Whether the callback is KQ 2.x's, with six arguments.
-    takes_message: bool
+    takes_message: bool = True
     #: Whether the worker takes part in firing delayed jobs; at which brokers, if not its own.
     later: bool | str = True
 
@@ -76,6 +81,8 @@ class Settings(NamedTuple):
             "takes_message": given["callback"] is None or takes_message(given["callback"]),
             "deserializer": given["deserializer"] or loads,
             "logger": given["logger"] or _logger,
+            "retry": check_retry(given["retry"]),
+            "dead_letters": _dead_letters(given["dead_letters"], topic),
             "executor": _executor(given["executor"], given["concurrency"]),
         }
         return cls(**{**given, **made})
@@ -124,6 +131,14 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
     for name in ("commit_interval", "shutdown_timeout"):
         value = given[name]
         _require(isinstance(value, (int, float)) and value >= 0, f"{name} must be an int or float of 0 or greater")
+
+
+def _dead_letters(given: Any, topic: str) -> bool | str:
+    if isinstance(given, bool):
+        return given
+    _require(isinstance(given, str), "dead_letters must be True, False or the name of a topic")
+    _require(check_topic(given) != topic, f"dead_letters must not be the topic of the jobs: {topic}")
+    return str(given)
 
 
 def _executor(executor: Any, concurrency: int) -> Executor:

@@ -3,6 +3,7 @@
 1. The callback is told. What it raises is logged, and changes nothing.
 2. The companions answer to the outcome with records.
 3. The records are published. Many are on their way at once, and those of one message wait for no other's.
+   Where the message is to run again in place, nothing waits for them.
 4. When all of a message's records are acknowledged it is done: only now may the watermark pass it.
 
 Without companions a message is done as soon as the callback has returned.
@@ -14,23 +15,34 @@ import contextlib
 import logging
 import time
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, NamedTuple
 
 from kq.errors import PoisonMessage
 from kq.executors import Caller, Finished, expired
-from kq.job import FAILURE, INVALID, Outcome
+from kq.job import FAILURE, INVALID, SUCCESS, Outcome
 from kq.message import Message, job_from_headers
 from kq.utils import safe_str
 from kq.working.companions import RESTART_WAIT, Companions
 from kq.working.publisher import Publisher
 from kq.working.settings import Settings
 
-__all__ = ["Settler", "not_to_run"]
+__all__ = ["Settled", "Settler", "not_to_run"]
 
 _logger, _loop_logger = logging.getLogger("kq.companions"), logging.getLogger("kq.loop")
 
 #: Messages that were told and are not done, beyond which no job is started: they are in memory, and would run again.
 MOST_MESSAGES = 2000
+
+
+class Settled(NamedTuple):
+    """What becomes of a message whose run ended."""
+
+    message: Message
+    outcome: Outcome
+    #: The same message as it runs again in place; None if it does not.
+    again: Message | None = None
+    #: Whether it is not done before something is published.
+    waits: bool = False
 
 
 class Settler:
@@ -57,7 +69,7 @@ class Settler:
     @property
     def is_silent(self) -> bool:
         """Whether nobody is told of a success, and nobody answers to it."""
-        return self._publisher is None and self._settings.callback is None
+        return self._settings.callback is None and not self._companions.answers_success
 
     def is_full(self) -> bool:
         """Return whether no more jobs should start before some messages are done."""
@@ -70,29 +82,26 @@ class Settler:
         asked = self._unanswered[0][0] - now if self._unanswered else float("inf")
         return max(0.0, min(asked, self._publisher.patience(now)))
 
-    def settle(self, finished: Finished) -> bool:
-        """Tell the callback of a run that ended with an outcome; return whether its message is done already."""
+    def settle(self, finished: Finished) -> Settled:
+        """Tell the callback of a run that ended with an outcome; return what becomes of its message."""
         message, job, outcome, _ = finished
         assert outcome is not None
         self._tell(outcome, message, job)
-        if self._publisher is None:
-            return True
+        if self._publisher is None or (outcome.status == SUCCESS and not self._companions.answers_success):
+            return Settled(message, outcome)
         self._outcomes[id(message)] = outcome
-        is_done = self._answer(message, RESTART_WAIT[0])
-        if is_done:
-            del self._outcomes[id(message)]
-        return is_done
+        return self._answer(message, RESTART_WAIT[0])
 
-    def done(self, now: float) -> list[tuple[Message, Outcome]]:
-        """Return the messages that are done now and were not when they were settled."""
+    def done(self, now: float) -> list[Settled]:
+        """Return what has become of messages that waited when they were settled, and wait no more."""
         if self._publisher is None:
             return []
-        done = self._publisher.acknowledged(now)
+        acknowledged = [message for message in self._publisher.acknowledged(now) if id(message) in self._outcomes]
+        settled = [Settled(message, self._outcomes.pop(id(message))) for message in acknowledged]
         while self._unanswered and self._unanswered[0][0] <= now:
             _, _, wait, message = heappop(self._unanswered)
-            if self._answer(message, min(wait * 2, RESTART_WAIT[1])):
-                done.append(message)
-        return [(message, self._outcomes.pop(id(message))) for message in done]
+            settled.append(self._answer(message, min(wait * 2, RESTART_WAIT[1])))
+        return [one for one in settled if not one.waits]
 
     def _tell(self, outcome: Outcome, message: Message, job: Any) -> None:
         callback, takes_message = self._settings.callback, self._settings.takes_message
@@ -113,19 +122,25 @@ class Settler:
         with contextlib.suppress(Exception):
             self._settings.logger.log(level, line, *args, exc_info=exc_info)
 
-    def _answer(self, message: Message, wait: float) -> bool:
-        """Publish what the companions answer to an outcome; return whether there is nothing to publish."""
+    def _answer(self, message: Message, wait: float) -> Settled:
+        """Publish what the companions answer to an outcome; return what becomes of its message."""
         assert self._publisher is not None
+        outcome = self._outcomes[id(message)]
         try:
-            records = self._companions.answers(message, self._outcomes[id(message)])
+            outcome, again = self._companions.judged(message, outcome)
+            records = self._companions.answers(message, outcome)
         except Exception:  # the door of a capability: the message stays undone, which is better than to lose its answer
             _logger.exception("Message %s of partition %s is not done: a companion failed", message[2], message[1])
             heappush(self._unanswered, (time.monotonic() + wait, id(message), wait, message))
-            return False
+            return Settled(message, outcome, waits=True)
         if records:
-            self._publisher.publish(message, records)
-            return False
-        return True
+            # of what runs again in place another object is the source, for whose end nobody asks
+            self._publisher.publish(message if again is None else message._replace(), records)
+        if records and again is None:
+            self._outcomes[id(message)] = outcome
+            return Settled(message, outcome, waits=True)
+        del self._outcomes[id(message)]
+        return Settled(message, outcome, again)
 
 
 def not_to_run(message: Message, deaths: int, most_deaths: int) -> Finished | None:

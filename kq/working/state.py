@@ -61,6 +61,8 @@ class Stats(NamedTuple):
     settling: int = 0
     #: Jobs that a stop has ended before they were done: they run again.
     interrupted: int = 0
+    #: Messages whose next attempt waits here, with their key's or partition's others behind them.
+    waiting: int = 0
 
 
 class Tally:

@@ -18,6 +18,8 @@ _logger = logging.getLogger("kq.scheduling")
 
 #: Seconds between two questions whether the topic has come into being.
 _ASK_EVERY = 4.0
+#: The same, where it is about to.
+_ASK_SOON = 0.05
 
 
 class Timekeeper(ThreadedCompanion):
@@ -31,11 +33,16 @@ class Timekeeper(ThreadedCompanion):
         self._hosts = hosts
         self._owner: Owner | None = None
         self._ask_at = 0.0
+        self._ask_every = _ASK_EVERY
         #: Whether the topic is there; set on the client's thread.
         self._is_there = False
 
     def open(self, context: Context) -> None:
         self.context = context
+
+    def expect(self) -> None:
+        """Look at every chance, from now on: the topic is about to come into being. From any thread."""
+        self._ask_every = _ASK_SOON
 
     def look(self, now: float) -> None:
         if self.has_begun:
@@ -43,7 +50,7 @@ class Timekeeper(ThreadedCompanion):
         if self._is_there:
             self.begin()
         elif now >= self._ask_at:
-            self._ask_at = now + _ASK_EVERY
+            self._ask_at = now + self._ask_every
             self.context.ask_for(f"{self.context.topic}.later", self._hear)
 
     def run(self, stopping: threading.Event) -> None:

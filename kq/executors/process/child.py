@@ -34,7 +34,7 @@ import dill
 
 from kq.errors import ChildLost, JobExpired, RemoteError
 from kq.executors import coroutine
-from kq.executors.base import LONGEST, call_of, stacktrace_of
+from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Interrupt
 from kq.executors.process.output import flush_output
@@ -172,7 +172,7 @@ class _Child:
         value, limit, expires = self._job(number)
         if expires and time.time() * 1000 >= expires:  # while it waited for the one before it
             error = JobExpired("the job had not started when it expired: it waited in its child")
-            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), _pack_error(error))
+            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), _pack_error(error), error=error)
             return
         if limit:
             self._note_start(number, begun, limit)
@@ -182,9 +182,7 @@ class _Child:
             job_id = job.id if job.id is None else safe_str(job.id)
             text = get_call_repr(func, *args, **kwargs) if settings.is_verbose else ""
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            self._send_result(
-                number, INVALID, begun, safe_str(error), stacktrace_of(error), is_unimportable=is_unimportable(error)
-            )
+            self._send_result(number, INVALID, begun, safe_str(error), stacktrace_of(error), error=error)
             return
         self.running_id = job_id
         if settings.is_verbose:
@@ -245,7 +243,7 @@ class _Child:
         if isinstance(error, SystemExit):
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
         packed = _pack_error(error) if self._settings.wants_outcome else None
-        self._send_result(number, FAILURE, begun, "", stacktrace, packed)
+        self._send_result(number, FAILURE, begun, "", stacktrace, packed, error=error)
 
     def _has_done_its_share(self) -> bool:
         settings = self._settings
@@ -297,10 +295,12 @@ class _Child:
         stacktrace: str = "",
         packed: Packed = None,
         *,
-        is_unimportable: bool = False,
+        error: BaseException | None = None,
     ) -> None:
         self._shared[Shared.IS_TELLING] = 1
-        result = Result(number, status, begun, time.monotonic(), text, stacktrace, packed, is_unimportable)
+        is_foreign = status == INVALID and error is not None and is_unimportable(error)
+        cause = None if error is None else tuple(cause_of(error))  # of a class that the worker may not know
+        result = Result(number, status, begun, time.monotonic(), text, stacktrace, packed, is_foreign, cause)
         self.send((Frame.RESULT, *result))
 
     def _read_frame(self) -> bytes:

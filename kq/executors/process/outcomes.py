@@ -16,11 +16,11 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from kq.errors import ChildLost, ChildTraceback, JobExpired, RemoteError
-from kq.executors.base import Finished, Setting
+from kq.executors.base import Finished, Setting, timed_out
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import Frame, Packed, Result
-from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Outcome
+from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome
 from kq.message import Message, job_from_headers, with_id
 from kq.serializers import safe_loads
 from kq.utils import safe_str
@@ -158,7 +158,7 @@ class Outcomes:
         assert late is not None
         limit = late.deadline - late.since
         ran = Ran(child.job_id, "", time.monotonic() - late.since, limit, is_read)
-        self._keep(0, self._finish, child.pop(), Outcome(TIMEOUT), ran)
+        self._keep(0, self._finish, child.pop(), timed_out(limit), ran)
 
     def lose(self, child: Handle, how: str, status: int | None) -> None:
         """Settle the first job of a dead child: it went with the child."""
@@ -194,11 +194,13 @@ class Outcomes:
         else:
             error = _unpack_error(result.packed, result.stacktrace)
             ran = ran._replace(is_read=not isinstance(error, JobExpired))
-            self._finish(finished, message, Outcome(FAILURE, None, error, result.stacktrace), ran)
+            outcome = Outcome(FAILURE, None, error, result.stacktrace, _cause(result))
+            self._finish(finished, message, outcome, ran)
 
     def _finish_invalid(self, finished: list[Finished], message: Message, result: Result) -> None:
         why = (result.text, result.stacktrace)
-        finished.append(Finished(message, None, Outcome(INVALID), why if result.is_unimportable else None))
+        invalid = Outcome(INVALID, cause=_cause(result))
+        finished.append(Finished(message, None, invalid, why if result.is_unimportable else None))
         log_processing(self._setting.logger, message)
         if not result.is_unimportable:
             log_invalid(self._setting.logger, message, *why)
@@ -228,6 +230,12 @@ def _log(finished: list[Finished], fields: dict[str, Any]) -> None:
     target = logging.getLogger(record.name)
     if target.isEnabledFor(record.levelno):
         target.handle(record)
+
+
+def _cause(result: Result) -> Cause | None:
+    if result.cause is None:
+        return None
+    return Cause(*result.cause)._replace(trace=result.stacktrace if result.status == INVALID else "")
 
 
 def _unpack(packed: Packed) -> Any:

@@ -74,6 +74,8 @@ class Result(NamedTuple):
     packed: Packed
     #: Of an invalid message: whether its job could not be imported.
     is_unimportable: bool
+    #: The fields of a ``Cause``, without a trace; None of a success.
+    cause: tuple[Any, ...] | None
 
 
 class ChildSettings(NamedTuple):
