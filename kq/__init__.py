@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kq.deadletters import DeadLetters as DeadLetters
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
     from kq.errors import ChildLost as ChildLost
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from kq.job import EnqueueItem as EnqueueItem
     from kq.job import Job as Job
     from kq.job import Status as Status
+    from kq.letter import DeadLetter as DeadLetter
     from kq.local import LocalKafka as LocalKafka
     from kq.message import Message as Message
     from kq.producing import JobFunction as JobFunction
@@ -55,6 +57,8 @@ _HOMES = {
     "Callback": "worker",
     "ChildLost": "errors",
     "Cron": "scheduling",
+    "DeadLetter": "letter",
+    "DeadLetters": "deadletters",
     "EnqueueError": "queue",
     "EnqueueItem": "job",
     "EnqueueSpec": "queue",

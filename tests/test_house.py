@@ -23,11 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
     "words": "errors utils job message retry letter",
-    "clients": "kafka_python making assignor config connect topics reader",
+    "clients": "kafka_python making assignor config connect topics reader scan",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
     "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what enqueues": "queue",
+    "what looks after letters": "deadletters",
     "executors": "coroutine calling interrupt lines base expiry inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",

@@ -15,6 +15,7 @@ from kq.clients.connect import (
 )
 from kq.clients.kafka_python import Fault
 from kq.clients.reader import TableReader
+from kq.clients.scan import ends_of, scan
 
 __all__ = [
     "CLIENT_DEFAULTS",
@@ -27,8 +28,10 @@ __all__ = [
     "check_hosts",
     "check_topic",
     "connect",
+    "ends_of",
     "hosts_of",
     "kafka_python",
+    "scan",
     "settings_for",
     "topics",
 ]
