@@ -32,15 +32,17 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kq.clients import connect
 from kq.errors import ArgumentError, KQError
 from kq.executors import Executor, Setting, best_interrupter, expired, log_invalid, run_message
-from kq.job import INVALID, Job, Status
+from kq.job import INVALID, Job, Outcome, Status
+from kq.letter import DeadLetter, parsed
 from kq.local import LocalKafka
 from kq.message import HEADER_AT, Headers, Message, Record
 from kq.producing import Delivery, EnqueueError, Later, Sent, moment_in
 from kq.queue import Queue
+from kq.retry import Retry, check_retry
 from kq.scheduling import Owner, due_of, waiting
 from kq.serializers import loads
 from kq.worker import CONSUMER_DEFAULTS, Worker
-from kq.working import takes_message
+from kq.working import Context, Letters, Retrier, next_run, takes_message
 
 __all__ = ["Eager", "Ran", "drain", "eager", "redirected"]
 
@@ -74,6 +76,8 @@ class Eager(list[Ran]):
 
     def __init__(self, run: Callable[[Message], None]) -> None:
         super().__init__()
+        #: What a worker with ``dead_letters`` would have kept.
+        self.letters: list[DeadLetter] = []
         self._run = run
         self._ahead = 0
         #: Jobs that wait: when each is due, a number that keeps those of one time in order, the job and its message.
@@ -145,22 +149,25 @@ def eager(
     deserializer: Callable[[bytes], Any] | None = None,
     *,
     timeout: float | int | None = None,
+    retry: Retry | int | None = None,
 ) -> Iterator[Eager]:
     """Run each job where and when it is enqueued, on any queue of this process, without Kafka.
 
     A job that fails does not make ``enqueue`` raise: it has an outcome, as in a worker. One that is delayed waits until
-    the clock, which the list that is returned has, is moved by its ``advance``.
+    the clock, which the list that is returned has, is moved by its ``advance``; so does the next attempt of one that
+    failed and has a retry policy. What failed for good is in its ``letters``.
 
     :param callback: Called for each job, as by a worker.
     :param deserializer: Turns bytes into a job; :func:`kq.loads` if left out.
     :param timeout: Overrides the time that each job may take, in seconds.
+    :param retry: As for :class:`kq.Worker`.
     :returns: A list to which each job's outcome is added.
     """
     setting = Setting(
         deserializer or loads, timeout, _logger, wants_outcome=True, wake=_nothing, watch=_nothing, unwatch=_nothing
     )
-    ran = Eager(lambda message: note(*_run(message, setting, ran.now)))
-    note = _noting(ran, callback)
+    ran = Eager(lambda message: settle(message, *_run(message, setting, ran.now)))
+    settle = _settling(ran, _noting(ran, callback), check_retry(retry))
     offsets = itertools.count()
 
     def send(delivery: Delivery, job: Job, record: Record, _deadline: float | None = None) -> Sent:
@@ -239,19 +246,36 @@ def _noting(ran: list[Ran], callback: Callback | None) -> Callback:
     return note
 
 
-def _run(message: Message, setting: Setting, now: float) -> tuple[Any, ...]:
+def _settling(ran: Eager, note: Callback, retry: Retry | None) -> Callable[[Message, Any, Outcome], None]:
+    """Return what is done with an outcome: as a worker does, it is told, and the job runs again or is a dead letter."""
+    retrier, letters = Retrier(retry, "key", _nothing), Letters("letters")
+    letters.open(Context("", "", "", {}))
+
+    def settle(message: Message, job: Any, outcome: Outcome) -> None:
+        note(outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace)
+        outcome, _ = retrier.judge(message, outcome)
+        if outcome.retry_in is not None:
+            again = next_run(message)
+            due = (HEADER_AT, b"%d" % (ran._millis() + outcome.retry_in * 1000))
+            ran._take(job, again._replace(headers=(due, *again.headers)))
+        found = [parsed(record) for record in letters.on_settled(message, outcome)]
+        ran.letters += [letter for letter in found if letter is not None]
+
+    return settle
+
+
+def _run(message: Message, setting: Setting, now: float) -> tuple[Any, Outcome]:
     """Run a message here; in another thread if this one runs an event loop, as coroutine jobs need one of their own."""
     if (end := expired(message, now)) is not None:
-        _, job, outcome, _ = end
-        assert outcome is not None
-        return outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace
+        assert end.outcome is not None
+        return end.job, end.outcome
     if asyncio._get_running_loop() is None:
         return _run_here(message, setting)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(_run_here, message, setting).result()
 
 
-def _run_here(message: Message, setting: Setting) -> tuple[Any, ...]:
+def _run_here(message: Message, setting: Setting) -> tuple[Any, Outcome]:
     interrupter = best_interrupter()
     try:
         _, job, outcome, why = run_message(message, setting, interrupter)
@@ -260,7 +284,7 @@ def _run_here(message: Message, setting: Setting) -> tuple[Any, ...]:
     assert outcome is not None  # nobody stops it
     if why is not None:
         log_invalid(setting.logger, message, *why)
-    return outcome.status, message, job, outcome.result, outcome.exception, outcome.stacktrace
+    return job, outcome
 
 
 def drain(
@@ -273,6 +297,8 @@ def drain(
     executor: str | Executor = "inline",
     concurrency: int = 1,
     ahead: float | int | timedelta = 0,
+    retry: Retry | int | None = None,
+    dead_letters: bool | str = False,
 ) -> list[Ran]:
     """Run the jobs of a queue's topic until none is left, also those that jobs enqueue, and return their outcomes.
 
@@ -283,8 +309,10 @@ def drain(
     :param deserializer: As for :class:`kq.Worker`.
     :param executor: As for :class:`kq.Worker`.
     :param concurrency: As for :class:`kq.Worker`.
-    :param ahead: Delayed jobs and runs of schedules that are due within so much time, in seconds or as a
-        ``timedelta``, run now; the others wait on.
+    :param ahead: Delayed jobs, runs of schedules and next attempts that are due within so much time, in seconds or as
+        a ``timedelta``, run now; the others wait on.
+    :param retry: As for :class:`kq.Worker`.
+    :param dead_letters: As for :class:`kq.Worker`.
     :returns: The outcomes, in the order in which they came.
     :raises kq.KQError: There were jobs left after that time.
     """
@@ -294,6 +322,7 @@ def drain(
     settings |= {"group_id": group or queue.topic, "enable_auto_commit": False, "fetch_max_wait_ms": _FETCH}
     consumer = connect(KafkaConsumer, queue.hosts, settings, queue.topic)
     options: dict[str, Any] = {"deserializer": deserializer, "executor": executor, "concurrency": concurrency}
+    options |= {"retry": retry, "dead_letters": dead_letters, "later": False}
     worker = Worker(queue.topic, consumer, _noting(ran, callback), **options)
     alarm = threading.Timer(timeout, worker.stop)
     alarm.daemon = True

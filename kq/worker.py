@@ -272,13 +272,21 @@ class Worker:
         settings, later = self._settings, self._settings.later
         fires = later is not False and (self._is_owner or isinstance(later, str))
         timekeeper = Timekeeper(later if isinstance(later, str) else None)
-        retrier = Retrier(settings.retry, settings.ordering, timekeeper.expect if fires else _warn_of_nobody)
+        retrier = Retrier(settings.retry, settings.ordering, timekeeper.expect if fires else self._warn_of_nobody)
         letters = settings.dead_letters
         return [
             *([timekeeper] if fires else []),
             retrier,
             *([Letters(None if letters is True else letters)] if letters else []),
         ]
+
+    def _warn_of_nobody(self) -> None:
+        if self._settings.later is not False:  # otherwise somebody knows
+            _pump_logger.warning(
+                "Failed jobs wait for their next attempt in topic %s.later, and this worker, with a consumer of its "
+                "own, does not fire them: pass later=hosts, or run kq scheduler %s",
+                *(self.topic, self.topic),
+            )
 
     def _context(self, consumer: KafkaConsumer) -> Context:
         config = self._settings.config if self._is_owner else access_of(consumer)
@@ -340,13 +348,6 @@ class Worker:
         if not kafka_python.switch_off_auto_commit(consumer):
             raise KQError("the consumer's auto-commit cannot be switched off; make it with enable_auto_commit=False")
         return min(self._settings.commit_interval, float(consumer.config["auto_commit_interval_ms"]) / 1000)
-
-
-def _warn_of_nobody() -> None:
-    _pump_logger.warning(
-        "Jobs wait for their next attempt in a topic of their own, and this worker takes no part in firing them: "
-        "run kq scheduler, or a worker with hosts"
-    )
 
 
 def _refuse_gevent() -> None:

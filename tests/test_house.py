@@ -38,7 +38,7 @@ HOUSE = {
     "local": "install supervisor broker",
     "what tests": "testing",
     "the top": "kq",
-    "cli": "logs reload together targets options output check survey topics broker demo enqueue schedule skip groups "
+    "cli": "logs reload together targets options output check survey topics broker dead demo enqueue schedule skip groups "
     "info worker main",
     "the command": "__main__",
 }

@@ -18,6 +18,7 @@ from kafka.errors import KafkaError
 
 import kq
 from kq.cli.broker import broker
+from kq.cli.dead import dead
 from kq.cli.demo import demo
 from kq.cli.enqueue import enqueue
 from kq.cli.groups import group
@@ -83,5 +84,5 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (broker, demo, enqueue, group, info, schedule, scheduler, skip, topic, worker):
+for command in (broker, dead, demo, enqueue, group, info, schedule, scheduler, skip, topic, worker):
     cli.add_command(command)

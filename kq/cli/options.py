@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ if sys.version_info >= (3, 11):
 
 __all__ = [
     "DEFAULT_PORT",
+    "Ago",
     "Config",
     "Duration",
     "Size",
@@ -98,12 +100,24 @@ class Time(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         except ValueError:
             pass
         try:
-            time = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
+            moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
         except ValueError:
             self.fail(f"{text!r} is no time such as 2030-01-31T12:00+01:00, or Unix seconds", param, ctx)
-        if time.utcoffset() is None:
+        if moment.utcoffset() is None:
             self.fail(f"{text!r} does not say in which time zone: write {text}Z or {text}+01:00", param, ctx)
-        return time
+        return moment
+
+
+class Ago(Time):
+    """A moment: so long ago, such as 2h, or a time; plain seconds are too."""
+
+    name = "ago"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return time.time() - Duration().convert(value, param, ctx)
+        except click.BadParameter:
+            return super().convert(value, param, ctx)
 
 
 hosts_option = click.option(

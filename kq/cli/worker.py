@@ -28,7 +28,7 @@ __all__ = ["worker"]
 _logger = logging.getLogger("kq.cli")
 
 #: Options that are arguments of the library, which has their defaults.
-_OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout")
+_OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "retry")
 
 
 @click.command()
@@ -62,6 +62,11 @@ _OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout")
 )
 @click.option("--ordering", type=click.Choice(["key", "partition", "none"]), help="What runs one at a time, in order.")
 @click.option("--shutdown-timeout", type=click.FloatRange(min=0), help="Seconds that running jobs have at a stop.")
+@click.option(
+    "--retry", type=click.IntRange(min=0), metavar="N", help="Run what fails up to N times more, with delays."
+)
+@click.option("--dead-letters", is_flag=True, help="Keep what failed for good on TOPIC.dead.")
+@click.option("--dead-letters-to", metavar="NAME", help="The same, on another topic.")
 @click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
 @click.option(
     "--log-level",
@@ -143,7 +148,7 @@ def _workers(options: Mapping[str, Any]) -> tuple[dict[str, kq.Worker], str]:
         executor, concurrency, words = _executor(options)
         made[topic] = kq.Worker(
             topic, hosts=hosts, group=options["group"], config=config, callback=callback, executor=executor,
-            concurrency=concurrency, **chosen,
+            concurrency=concurrency, dead_letters=options["dead_letters_to"] or options["dead_letters"], **chosen,
         )  # fmt: skip
     with open_admin(hosts, config) as admin:
         for topic in topics:

@@ -7,7 +7,7 @@ from kq.working.companions import Companion, Companions, Context, ThreadedCompan
 from kq.working.garbage import rare_collections
 from kq.working.letters import Letters
 from kq.working.loop import Loop
-from kq.working.retrier import Retrier
+from kq.working.retrier import Retrier, next_run
 from kq.working.settings import Plan, Settings
 from kq.working.state import State, Stats
 from kq.working.stop import Stop, signals_handled
@@ -31,6 +31,7 @@ __all__ = [
     "Timekeeper",
     "Unimportable",
     "Waker",
+    "next_run",
     "rare_collections",
     "signals_handled",
     "takes_message",

@@ -40,7 +40,7 @@ from kq.utils import type_name
 from kq.working.backlog import Ordering
 from kq.working.companions import Companion, Context
 
-__all__ = ["Retrier"]
+__all__ = ["Retrier", "next_run"]
 
 _logger = logging.getLogger("kq.retries")
 
@@ -77,7 +77,7 @@ class Retrier(Companion):
         policy = self._policy(message, outcome)
         if policy is None or (seconds := _seconds_until_next(policy, attempt_of(message), outcome)) is None:
             return outcome, None
-        again = message._replace(headers=tuple(_next_headers(message))) if self._is_in_place(message, policy) else None
+        again = next_run(message) if self._is_in_place(message, policy) else None
         return outcome._replace(retry_in=seconds), again
 
     def on_settled(self, message: Message, outcome: Outcome) -> Iterable[Record]:
@@ -161,6 +161,11 @@ def _covers(policy: Retry, outcome: Outcome) -> bool:
     if _LOST in kinds:
         return policy.lost
     return _ASKED in kinds or policy.covers(kinds)
+
+
+def next_run(message: Message) -> Message:
+    """Return a message as its next attempt has it."""
+    return message._replace(headers=tuple(_next_headers(message)))
 
 
 def _next_headers(message: Message) -> Headers:
