@@ -302,15 +302,15 @@ def test_messages_are_done_while_jobs_come_without_a_pause(
 KILLED = """
 import os, signal, sys
 import kq, test_companions
-from kq.working import Loop
+from kq.working.messages import Messages
 topic, hosts, answers = sys.argv[1:]
-complete, count = Loop._complete, [0]
+complete, count = Messages.complete, [0]
 def die(self, message, outcome):
     count[0] += 1
     if count[0] == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     complete(self, message, outcome)
-Loop._complete = die
+Messages.complete = die
 worker = test_companions.With(topic, hosts=hosts, config={"session_timeout_ms": 6000, "heartbeat_interval_ms": 500})
 worker.companions = test_companions.Answering(lambda _: answers),
 worker.start()

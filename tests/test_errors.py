@@ -8,7 +8,7 @@ import re
 import pytest
 
 from kq import errors
-from kq.errors import ArgumentError, BrokerUnreachable, KQError, MissingExtra
+from kq.errors import ArgumentError, BrokerUnreachable, KQError, MissingExtra, RetryLater
 
 ALL = [getattr(errors, name) for name in errors.__all__]
 
@@ -45,6 +45,7 @@ def test_errors_are_also_the_builtin_ones() -> None:
 @pytest.mark.parametrize("error", ALL, ids=lambda error: error.__name__)
 def test_errors_keep_their_words_through_pickle(error: type[Exception]) -> None:
     """They come back from another process with the same message."""
-    again = pickle.loads(pickle.dumps(error("what to do about it")))
+    words = "what to do about it"
+    again = pickle.loads(pickle.dumps(error(1.5, words) if error is RetryLater else error(words)))
     assert type(again) is error
     assert str(again) == "what to do about it"
