@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -170,8 +170,12 @@ class DeadLetters:
                     replay.add(letter, record, total)
                     if replay.is_over:
                         break
-            finally:  # what is acknowledged is marked, also where this is interrupted
                 replay.finish()
+            except BaseException:  # also Ctrl-C: what is acknowledged must be marked
+                replay.marks.on_progress = None  # it may be what has raised
+                with suppress(KQError):
+                    replay.finish()
+                raise
         return replay.done
 
     def purge(
@@ -294,7 +298,7 @@ class _Window:
     """Records that are on their way, and how many of them have arrived."""
 
     def __init__(self, on_progress: Progress | None) -> None:
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         self._sent: deque[tuple[Any, int]] = deque()
         self.done = 0
 
@@ -321,8 +325,8 @@ class _Window:
                 f"{self.done} of {total} letters are done; the next was refused: {describe(error)}"
             ) from error
         self.done += 1
-        if self._on_progress is not None and (self.done % _TELL_EVERY == 0 or self.done == total):
-            self._on_progress(self.done, total)
+        if self.on_progress is not None and (self.done % _TELL_EVERY == 0 or self.done == total):
+            self.on_progress(self.done, total)
 
 
 class _Replay:
@@ -334,7 +338,7 @@ class _Replay:
         self._letters = letters
         self._producer = producer
         self._partitions = partitions
-        self._marks = _Window(on_progress)
+        self.marks = _Window(on_progress)
         #: The record of a letter, what became of its original, how many letters there are, and its bytes.
         self._sent: deque[tuple[Any, Any, int, int]] = deque()
         self._bytes = 0
@@ -345,7 +349,7 @@ class _Replay:
     @property
     def done(self) -> int:
         """How many letters are marked."""
-        return self._marks.done
+        return self.marks.done
 
     def add(self, letter: DeadLetter, record: Any, total: int) -> None:
         """Send the original of a letter, one of so many."""
@@ -369,22 +373,25 @@ class _Replay:
         """
         while self._sent:
             self._mark_one()
-        self._marks.finish()
+        self.marks.finish()
         if self._refused:
             count, reasons = len(self._refused), "; ".join(self._refused[:_SHOWN])
             raise KQError(f"{self.done} letters were replayed and marked, {count} were not: {reasons}")
 
     def _mark_one(self) -> None:
-        record, future, total, size = self._sent.popleft()
-        self._bytes -= size
+        mark = None
+        record, future, total, size = self._sent[0]  # it goes when it is marked: Ctrl-C may come at any line
         try:
             future.get(_PATIENCE)
         except KafkaError as error:
             self._refuse(record, error)
-            return
-        headers = marked(record.headers, int(time.time() * 1000))
-        mark = self._producer.send(self._letters.letters, record.value, record.key, headers, record.partition)
-        self._marks.add(mark, total)
+        else:
+            headers = marked(record.headers, int(time.time() * 1000))
+            mark = self._producer.send(self._letters.letters, record.value, record.key, headers, record.partition)
+        self._sent.popleft()
+        self._bytes -= size
+        if mark is not None:
+            self.marks.add(mark, total)
 
     def _refuse(self, record: Any, error: Exception) -> None:
         """Note that an original is not on its topic. Without a broker, or where nothing goes, the others are spared."""

@@ -21,6 +21,7 @@ from kq.working import Companion, Companions, Context, Loop, Plan, Settings, Sto
 __all__ = ["FakeExecutor", "FakePump", "loop_between"]
 
 FOREVER = float("inf")
+WELL = Outcome(SUCCESS)
 
 
 class FakePump:
@@ -85,9 +86,9 @@ class FakeExecutor(Executor):
         self.running: list[Message] = []
         self._finished: list[Finished] = []
 
-    def end(self, message: Message) -> None:
+    def end(self, message: Message, outcome: Outcome = WELL) -> None:
         self.running.remove(message)
-        self._finished.append(Finished(message, None, Outcome(SUCCESS)))
+        self._finished.append(Finished(message, None, outcome))
 
     def end_all(self) -> None:
         for message in list(self.running):
