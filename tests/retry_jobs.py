@@ -20,6 +20,11 @@ def flaky() -> None:
     raise Flaky("the other side was away")
 
 
+def fail_slowly(seconds: float) -> None:
+    time.sleep(seconds)
+    raise Flaky("slowly")
+
+
 def wrong() -> None:
     raise ValueError("wrong for ever")
 

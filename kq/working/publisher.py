@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -20,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError, UnknownTopicOrPartitionError
+from kafka.errors import KafkaTimeoutError
 
 from kq.clients import settings_for
 from kq.job import Job
@@ -42,6 +43,8 @@ COMPLAIN_EVERY = 60.0
 LOOK_EVERY = 1.0
 #: Seconds between two tries to have a topic.
 PREPARE_EVERY = 1.0
+#: Seconds without an answer after which the producer is asked whether it still knows the topic.
+MISS_AFTER = 2.0
 #: Stands where a delivery wants a job to name in its errors: a record of a companion is none.
 _NO_JOB = Job()
 
@@ -169,7 +172,7 @@ class _Topic:
         self._answer = answer
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
         #: For the thread: records that the producer has, by their futures, and since when; oldest first.
-        self._sent: deque[tuple[Any, float]] = deque()
+        self._sent: deque[tuple[Any, float, _Entry]] = deque()
         self._refusing_since: float | None = None
         self._complain_at = 0.0
         #: For the thread: whether the topic is there, as far as is known; when it is tried again, and what failed.
@@ -226,38 +229,46 @@ class _Topic:
             self._is_prepared = False
             self._answer(entry, error.__cause__ or error)
             return
-        self._sent.append((future, time.monotonic()))
+        self._sent.append((future, time.monotonic(), entry))
         future.add_both(partial(self._hear, entry, future))
 
     def _prepare(self, entry: _Entry) -> None:
-        """Have the topic, before the first record and after a refusal, which may be for want of it."""
-        now = time.monotonic()
+        """Have the topic, before the first record, after a refusal, which may be for want of it, and when it is missed.
+
+        :raises Exception: It cannot be had.
+        """
         if self._is_prepared:
             return
-        if self._unprepared is not None and now < self._prepare_at:
+        if time.monotonic() >= self._prepare_at:
+            self._unprepared = None
+            try:
+                entry.companion.prepare(self._name)
+            except Exception as error:  # noqa: BLE001 - the door of a capability: the records are refused for it
+                self._unprepared = error
+            self._prepare_at = time.monotonic() + PREPARE_EVERY
+        if self._unprepared is not None:
             raise self._unprepared
-        self._prepare_at, self._unprepared = now + PREPARE_EVERY, None
-        try:
-            entry.companion.prepare(self._name)
-        except Exception as error:
-            self._unprepared, self._prepare_at = error, time.monotonic() + PREPARE_EVERY
-            raise
         self._is_prepared = True
 
     def _hear(self, entry: _Entry, future: Any, _: object) -> None:
         """Note an answer, in the producer's thread."""
-        if isinstance(future.exception, UnknownTopicOrPartitionError):
-            self._is_prepared = False
         self._answer(entry, future.exception)
 
     def _give_up_on_silent(self) -> None:
         """Have a producer that does not answer in time fail what it has; another is made."""
         while self._sent and self._sent[0][0].is_done:
             self._sent.popleft()
-        if not self._sent or time.monotonic() < self._sent[0][1] + self._delivery.patience:
+        if not self._sent:
+            return
+        _, since, entry = self._sent[0]
+        if time.monotonic() >= since + MISS_AFTER and not self._delivery.knows(self._name):
+            self._is_prepared = False  # it was deleted, and the producer waits for it
+            with contextlib.suppress(Exception):  # the records that come next are refused for that
+                self._prepare(entry)
+        if time.monotonic() < since + self._delivery.patience:
             return
         self._delivery.abandon()
         while self._sent:
-            future, _ = self._sent.popleft()
+            future, _, _ = self._sent.popleft()
             if not future.is_done:
                 future.failure(KafkaTimeoutError("the producer does not answer"))
