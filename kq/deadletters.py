@@ -31,7 +31,7 @@ from kq.clients import (
     settings_for,
 )
 from kq.errors import ArgumentError, KQError
-from kq.letter import REASONS, SUFFIX, DeadLetter, Reason, marked, original, parsed
+from kq.letter import REASONS, SUFFIX, DeadLetter, Glance, Reason, glance, marked, original, parsed
 from kq.producing import describe, moment_of
 
 __all__ = ["DeadLetters"]
@@ -74,6 +74,7 @@ class _Wanted(NamedTuple):
 
     ids: frozenset[str] | None = None
     reason: str | None = None
+    #: Unix milliseconds.
     since: float = float("-inf")
     until: float = float("inf")
     #: Whether those that were replayed are meant, too.
@@ -81,12 +82,12 @@ class _Wanted(NamedTuple):
     #: Whether each of the IDs must be there.
     is_strict: bool = False
 
-    def has(self, letter: DeadLetter) -> bool:
+    def has(self, letter: Glance) -> bool:
         if self.ids is not None and letter.id not in self.ids:
             return False
-        if self.reason not in (None, letter.reason) or not self.since <= letter.at.timestamp() < self.until:
+        if self.reason not in (None, letter.reason) or not self.since <= letter.at < self.until:
             return False
-        return self.replayed or letter.replayed_at is None
+        return self.replayed or letter.replayed is None
 
 
 class DeadLetters:
@@ -234,7 +235,7 @@ class DeadLetters:
         found: dict[int, dict[int, int]] = {number: {} for number in spans}
         names: dict[int, str] = {}
         for record in scan(consumer, self.letters, spans):
-            letter, name = parsed(record), hash(record.key)
+            letter, name = glance(record), hash(record.key)
             found[record.partition].pop(name, None)  # a newer record of a key is in the place of the older one
             if letter is not None and letter.topic == self.topic and wanted.has(letter):
                 found[record.partition][name] = record.offset
@@ -403,8 +404,8 @@ class _Replay:
 def _filter(reason: Any, since: Any, until: Any) -> _Wanted:
     if reason is not None and reason not in REASONS:
         raise ArgumentError(f"reason must be one of {', '.join(REASONS)}, not {reason!r}")
-    begin = float("-inf") if since is None else moment_of(since, "since").value / 1000
-    end = float("inf") if until is None else moment_of(until, "until").value / 1000
+    begin = float("-inf") if since is None else moment_of(since, "since").value
+    end = float("inf") if until is None else moment_of(until, "until").value
     return _Wanted(None, reason, begin, end)
 
 
