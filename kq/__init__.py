@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kq.context import JobContext as JobContext
+    from kq.context import current_job as current_job
     from kq.deadletters import DeadLetters as DeadLetters
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
@@ -68,6 +70,7 @@ _HOMES = {
     "GiveUp": "errors",
     "InlineExecutor": "executors",
     "Job": "job",
+    "JobContext": "context",
     "JobExpired": "errors",
     "JobFunction": "producing",
     "JobSpec": "producing",
@@ -88,6 +91,7 @@ _HOMES = {
     "ThreadExecutor": "executors",
     "Worker": "worker",
     "WorkerError": "errors",
+    "current_job": "context",
     "dumps": "serializers",
     "loads": "serializers",
 }

@@ -37,9 +37,11 @@ __all__ = [
     "job_from_headers",
     "job_headers",
     "messages_from_records",
+    "millis_in",
     "millis_of",
     "name_of",
     "python_hint",
+    "timeout_in",
     "timeout_of",
     "with_id",
 ]
@@ -170,7 +172,7 @@ def timeout_of(message: Message) -> float | None:
     """Return the job's time limit as the headers tell it, in seconds; None if they do not."""
     for name, text in message.headers:
         if name == HEADER_TIMEOUT:
-            return _timeout(text)
+            return timeout_in(text)
     return None
 
 
@@ -178,9 +180,13 @@ def millis_of(headers: Iterable[tuple[str, bytes]], name: str) -> int | None:
     """Return the Unix milliseconds that a header holds; None where there are none, or what another program wrote."""
     for header, text in headers:
         if header == name:
-            is_number = text is not None and len(text) <= _LONGEST_NUMBER and text.isdigit()
-            return int(text) if is_number else None
+            return millis_in(text)
     return None
+
+
+def millis_in(text: bytes | None) -> int | None:
+    """Return the number that a header holds; None where it holds none, or there is no header."""
+    return int(text) if text is not None and len(text) <= _LONGEST_NUMBER and text.isdigit() else None
 
 
 def attempt_of(message: Message) -> int:
@@ -205,7 +211,8 @@ def by_partition(messages: Iterable[Message]) -> Iterator[tuple[int, list[Messag
         yield partition, list(some)
 
 
-def _timeout(text: bytes | None) -> float | None:
+def timeout_in(text: bytes | None) -> float | None:
+    """Return the seconds that a header holds; None where it holds none, or there is no header."""
     try:
         seconds = -1.0 if text is None else float(text)
     except ValueError:  # another program's header is no reason to fail

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Packages from the lowest up, and in each its modules. A module imports only what stands before it, and of another
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
-    "words": "errors utils job message retry letter",
+    "words": "errors utils job message context retry letter",
     "clients": "kafka_python making assignor config connect topics reader scan",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
@@ -205,7 +205,7 @@ def foreign_privates(path: Path) -> Iterator[str]:
 
 
 #: What is no client's: of a queue, for ``kq.testing``, of every namedtuple, and asyncio's mark of a future.
-NO_CLIENTS = {"_access", "_deliver_by", "_later", "_replace", "_asyncio_future_blocking"}
+NO_CLIENTS = {"_access", "_asdict", "_deliver_by", "_later", "_replace", "_asyncio_future_blocking"}
 
 
 @pytest.mark.parametrize(

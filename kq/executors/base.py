@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from selectors import BaseSelector
 from typing import Any, NamedTuple, Protocol
 
+from kq.context import enter, leave
 from kq.errors import ArgumentError, JobTimeout, RetryLater
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Called, Interrupter
@@ -151,9 +152,12 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
     try:
         if log.isEnabledFor(logging.INFO):
             log_executing(log, message, job_id, get_call_repr(func, *args, **kwargs))
+        enter(job_id, timeout, message)
         outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout), timeout)
     except BaseException as error:  # not the job's, but without an outcome its message is stuck  # noqa: BLE001
         return failed(message, error, setting, job)
+    finally:
+        leave()
     if outcome is not None:
         _log_end(log, message, job, outcome, time.monotonic() - begun, timeout)
     return Finished(message, job, outcome)

@@ -32,6 +32,7 @@ from typing import Any
 
 import dill
 
+from kq.context import Where, enter, leave
 from kq.errors import ChildLost, JobExpired, RemoteError
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
@@ -70,7 +71,7 @@ class _Child:
         self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
         #: Number, value, limit and expiry of jobs that came, ascending.
-        self._jobs: deque[tuple[int, bytes, float, int]] = deque()
+        self._jobs: deque[tuple[int, tuple[bytes, float, int, Where]]] = deque()
         #: A job's own threads may log while the job's outcome is sent.
         self._sending = threading.Lock()
         #: The thread that runs jobs, where signals arrive.
@@ -154,22 +155,22 @@ class _Child:
             self._sent_at = time.monotonic()
         return TOKEN.unpack(token)[0] if len(token) == TOKEN.size else None
 
-    def _job(self, number: int) -> tuple[bytes, float, int]:
+    def _job(self, number: int) -> tuple[bytes, float, int, Where]:
         jobs = self._jobs
         while True:
             while jobs:
-                first, value, limit, expires = jobs.popleft()
+                first, job = jobs.popleft()
                 if first == number:  # those before it were withdrawn
-                    return value, limit, expires
-            first, *rest = pickle.loads(self._read_frame())
-            jobs.extend(zip(range(first, first + len(rest[0])), *rest, strict=True))
+                    return job
+            first, told = pickle.loads(self._read_frame())
+            jobs.extend(enumerate(told, first))
 
     def _run(self, number: int) -> None:
         settings = self._settings
         self._shared[Shared.IS_READ] = self._shared[Shared.IS_TELLING] = 0
         begun = time.monotonic()
         self._note_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
-        value, limit, expires = self._job(number)
+        value, limit, expires, where = self._job(number)
         if expires and time.time() * 1000 >= expires:  # while it waited for the one before it
             error = JobExpired("the job had not started when it expired: it waited in its child")
             self._send_result(number, FAILURE, begun, "", stacktrace_of(error), _pack_error(error), error=error)
@@ -190,6 +191,7 @@ class _Child:
         self._forked = False
         self._shared[Shared.IS_READ] = 1
         self._note_start(number, time.monotonic(), timeout)
+        enter(job_id, timeout, where)
         try:
             result = self._caller.call(job_id, func, args, kwargs)
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
@@ -199,6 +201,7 @@ class _Child:
             self._come_back()
             self._succeed(number, begun, result)
         self.running_id = None
+        leave()
 
     def _note_start(self, number: int, now: float, limit: float) -> None:
         deadline = now + min(limit, LONGEST) if limit else NEVER

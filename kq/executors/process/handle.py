@@ -22,8 +22,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+from kq.context import Where
 from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared
-from kq.message import HEADER_EXPIRES, Message, millis_of, timeout_of
+from kq.message import (
+    HEADER_ATTEMPT,
+    HEADER_EXPIRES,
+    HEADER_TIMEOUT,
+    HEADER_TIMESTAMP,
+    Message,
+    millis_in,
+    timeout_in,
+)
 
 __all__ = ["Handle", "Running"]
 
@@ -192,22 +201,20 @@ class Handle:
         numbers = range(self._next, self._next + len(batch))
         self._next += len(batch)
         self.queue.extend(zip(numbers, batch, strict=True))
-        limits = [timeout_of(message) or 0 for message in batch] if limit is None else [limit] * len(batch)
         begin = size = 0
         for end, message in enumerate(batch):
             size += len(message.value or b"")
             if size > _FRAME and begin < end:  # a large value travels alone: what it costs is nobody else's doing
-                self._write_values(batch[begin:end], numbers[begin], limits[begin:end])
+                self._write_values(batch[begin:end], numbers[begin], limit)
                 begin, size = end, len(message.value or b"")
-        self._write_values(batch[begin:], numbers[begin], limits[begin:])
+        self._write_values(batch[begin:], numbers[begin], limit)
         try:
             self._tokens.sendall(array("Q", numbers))  # as TOKEN packs them
         except OSError:  # the child is dead; its exit arrives from the fork server
             return
 
-    def _write_values(self, batch: list[Message], first: int, limits: list[float]) -> None:
-        expiries = [millis_of(message.headers, HEADER_EXPIRES) or 0 for message in batch]
-        self.write(pickle.dumps((first, [message.value for message in batch], limits, expiries)))
+    def _write_values(self, batch: list[Message], first: int, limit: float | None) -> None:
+        self.write(pickle.dumps((first, [_told(message, limit) for message in batch])))
 
     def write(self, frame: bytes) -> None:
         """Write a frame, as much of it as the stream takes now; the rest goes with ``write_on``."""
@@ -304,3 +311,18 @@ class Handle:
         """Let everything go."""
         for thing in (self.stream, self._tokens, self._tokens_back, self._shared):
             thing.close()
+
+
+def _told(message: Message, limit: float | None) -> tuple[bytes | None, float, int, Where]:
+    """Return what a child is told of a message: its value, its limit, when it expires, and where it is from.
+
+    The headers are looked through once: this happens to every message.
+    """
+    topic, partition, offset, key, value, timestamp, headers = message
+    told = dict(headers)
+    if limit is None:
+        limit = timeout_in(told.get(HEADER_TIMEOUT)) or 0
+    attempt = millis_in(told.get(HEADER_ATTEMPT)) or 1
+    enqueued = millis_in(told.get(HEADER_TIMESTAMP))
+    where = topic, partition, offset, key, timestamp if enqueued is None else enqueued, attempt
+    return value, limit, millis_in(told.get(HEADER_EXPIRES)) or 0, where

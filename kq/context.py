@@ -1,0 +1,76 @@
+"""What a job can ask of itself while it runs."""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from kq.message import HEADER_TIMESTAMP, Message, attempt_of, millis_of
+
+__all__ = ["JobContext", "Where", "current_job", "enter", "leave"]
+
+
+class JobContext(NamedTuple):
+    """The run of a job, as :func:`kq.current_job` returns it inside of it.
+
+    :param id: Job ID.
+    :param attempt: The number of this run, from 1.
+    :param topic: Name of the Kafka topic.
+    :param partition: Kafka partition.
+    :param offset: Offset in the partition.
+    :param key: Kafka message key, raw bytes, or None.
+    :param timestamp: When the job was enqueued, in Unix milliseconds.
+    :param timeout: How long the run may take, in seconds; 0 means no limit.
+    :param deadline: When it must have ended, in Unix seconds; None if there is no limit.
+    """
+
+    id: str | None
+    attempt: int
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    timestamp: int | None
+    timeout: float
+    deadline: float | None
+
+
+#: What crosses to a child of a job's message: topic, partition, offset, key, when it was enqueued, and the attempt.
+Where = tuple[str, int, int, bytes | None, int | None, int]
+
+
+#: The run of this context: its job's ID, its limit, when it began, and its message or what crossed of that. It is made
+#: a ``JobContext`` when somebody asks: few jobs do.
+_current: ContextVar[tuple[Any, float, float, Message | Where] | None] = ContextVar("kq_current_job", default=None)
+
+
+def current_job() -> JobContext | None:
+    """Return the run of the job that calls this; None outside of one.
+
+    It is known in every executor, in coroutines, and in threads that a job starts with a copy of its context
+    (``contextvars.copy_context().run``, ``asyncio.to_thread``).
+    """
+    run = _current.get()
+    if run is None:
+        return None
+    job_id, timeout, begun, source = run
+    topic, partition, offset, key, timestamp, attempt = _where(source) if isinstance(source, Message) else source
+    deadline = begun + timeout if timeout else None
+    return JobContext(job_id, attempt, topic, partition, offset, key, timestamp, timeout, deadline)
+
+
+def enter(job_id: Any, timeout: float, source: Message | Where) -> None:
+    """Note that a job begins in this context."""
+    _current.set((job_id, timeout, time.time(), source))
+
+
+def leave() -> None:
+    """Note that the job of this context has ended."""
+    _current.set(None)
+
+
+def _where(message: Message) -> Where:
+    topic, partition, offset, key, _, timestamp, headers = message
+    enqueued = millis_of(headers, HEADER_TIMESTAMP)
+    return topic, partition, offset, key, timestamp if enqueued is None else enqueued, attempt_of(message)
