@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from kq.message import HEADER_TIMESTAMP, Message, attempt_of, millis_of
 
-__all__ = ["JobContext", "Where", "current_job", "enter", "leave"]
+__all__ = ["NO_TIME", "JobContext", "Where", "current_job", "enter", "leave"]
 
 
 class JobContext(NamedTuple):
@@ -36,6 +36,8 @@ class JobContext(NamedTuple):
     deadline: float | None
 
 
+#: Stands for no timestamp where all are numbers.
+NO_TIME = -1
 #: What crosses to a child of a job's message: topic, partition, offset, key, when it was enqueued, and the attempt.
 Where = tuple[str, int, int, bytes | None, int | None, int]
 
@@ -56,13 +58,18 @@ def current_job() -> JobContext | None:
         return None
     job_id, timeout, begun, source = run
     topic, partition, offset, key, timestamp, attempt = _where(source) if isinstance(source, Message) else source
-    deadline = begun + timeout if timeout else None
+    timestamp = None if timestamp == NO_TIME else timestamp
+    deadline = time.time() + begun + timeout - time.monotonic() if timeout else None
     return JobContext(job_id, attempt, topic, partition, offset, key, timestamp, timeout, deadline)
 
 
-def enter(job_id: Any, timeout: float, source: Message | Where) -> None:
-    """Note that a job begins in this context."""
-    _current.set((job_id, timeout, time.time(), source))
+def enter(job_id: Any, timeout: float, begun: float, source: Message | Where) -> None:
+    """Note that a job begins in this context.
+
+    :param timeout: Seconds that it may run, 0 for no limit.
+    :param begun: When it began, by the monotonic clock.
+    """
+    _current.set((job_id, timeout, begun, source))
 
 
 def leave() -> None:

@@ -152,7 +152,7 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
     try:
         if log.isEnabledFor(logging.INFO):
             log_executing(log, message, job_id, get_call_repr(func, *args, **kwargs))
-        enter(job_id, timeout, message)
+        enter(job_id, timeout, begun, message)
         outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout), timeout)
     except BaseException as error:  # not the job's, but without an outcome its message is stuck  # noqa: BLE001
         return failed(message, error, setting, job)

@@ -151,6 +151,7 @@ class Companions:
         self._hearing = [one for one in self._all if type(one).on_started is not Companion.on_started]
         self._answering = [one for one in self._all if type(one).on_settled is not Companion.on_settled]
         self._judging = [one for one in self._all if type(one).judge is not Companion.judge]
+        self.hear_starts = bool(self._hearing)
         self.answers_success = any(one.answers_success for one in self._answering)
 
     def __bool__(self) -> bool:

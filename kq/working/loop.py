@@ -190,7 +190,8 @@ class Loop:
         if is_careful or refused:  # also a callback takes its time
             self._look_again()
         batch, self._messages.starting = self._messages.starting, []
-        self._plan.companions.started(batch)
+        if self._plan.companions.hear_starts:
+            self._plan.companions.started(batch)
         self._executor.start_all(batch)
         self._executor.flush()
         return bool(batch)
@@ -253,7 +254,11 @@ class Loop:
     def _settle_one(self, one: Finished) -> None:
         if one.unimportable is not None:
             log_invalid(self._settings.logger, one.message, *one.unimportable)
-        self._go_on(self._settler.settle(one))
+        settled = self._settler.settle(one)
+        if settled is not None:
+            self._go_on(settled)
+        elif one.outcome is not None:
+            self._messages.complete(one.message, one.outcome)
 
     def _go_on(self, settled: Settled) -> None:
         message, outcome, again, waits = settled

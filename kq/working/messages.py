@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from kq.consuming import Assigned, Assignment, Polled, Tracker
@@ -105,7 +105,12 @@ class Messages:
         if most > 1 and self.suspect is None and self.tracker.is_at_ease() and not self.reruns.is_due(now):
             return False, self._take_many(most, now)
         is_careful, refused = False, list[Finished]()
-        while not refused and (message := self._next(room, most, now)) is not None:
+        while len(self.starting) < room and not refused:
+            message = self.reruns.take(now) if self.suspect is None else None
+            if message is None and len(self.starting) < most:
+                message = self._next(is_first=not self.starting)
+            if message is None:
+                break
             deaths, needs_care = self.tracker.started(message)
             is_careful = is_careful or needs_care
             self._tally.retried += deaths > 0
@@ -131,27 +136,21 @@ class Messages:
         self._make_room()
         return refused
 
-    def _next(self, room: float, most: float, now: float) -> Message | None:
-        """Return what may start next; first what runs again in place, which is no new message."""
-        if len(self.starting) < room and self.suspect is None and (again := self.reruns.take(now)) is not None:
-            return again
-        if len(self.starting) >= most or (message := self._next_waiting(is_first=not self.starting)) is None:
-            return None
-        self.assignments[message.partition].take(1, len(message.value or b""))
-        self._tally.started += 1
-        return message
-
-    def _next_waiting(self, *, is_first: bool) -> Message | None:
-        """Return what may start next. What may have killed a worker runs alone: it waits for what runs, all for it.
+    def _next(self, *, is_first: bool) -> Message | None:
+        """Return what may begin next. What may have killed a worker runs alone: it waits for what runs, all for it.
 
         :param is_first: Nothing else is about to start.
         """
-        if self.suspect is None:
-            message = self.backlog.take()
-            if message is None or not self.tracker.deliveries(message):
-                return message
+        message = self.backlog.take() if self.suspect is None else self.suspect
+        if message is None:
+            return None
+        if message is self.suspect or self.tracker.deliveries(message):
             self.suspect = message
-        return self.suspect if is_first and not self.running else None
+            if self.running or not is_first:
+                return None
+        self.assignments[message.partition].take(1, len(message.value or b""))
+        self._tally.started += 1
+        return message
 
     def withdraw(self, messages: list[Message]) -> None:
         """Have messages not start. Before their epoch ends: they would pass for runs that the next one can adopt."""
@@ -168,9 +167,8 @@ class Messages:
         if message is self.suspect:
             self.suspect = None
 
-    def settle_successes(self, finished: Iterable[Finished]) -> list[Finished]:
+    def settle_successes(self, finished: list[Finished]) -> list[Finished]:
         """Complete successes of which nobody is told, and return the rest."""
-        finished = list(finished)
         done = [one.message for one in finished if one.outcome is not None and one.outcome.status == SUCCESS]
         for partition, some in by_partition(done):
             self.tracker.done_all(partition, some)

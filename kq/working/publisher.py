@@ -87,6 +87,10 @@ class Publisher:
         self._refused: list[tuple[float, int, _Entry]] = []
         self._count = 0
 
+    def __len__(self) -> int:
+        """Return how many messages have records that are not acknowledged."""
+        return len(self._left)
+
     def is_full(self) -> bool:
         """Return whether no more jobs should be started before some messages are through."""
         return self._bytes >= MOST_BYTES

@@ -31,7 +31,7 @@ class Reruns:
 
     def take(self, now: float) -> Message | None:
         """Return the message that was due first, or None if none is due."""
-        return heappop(self._waiting)[2] if self.is_due(now) else None
+        return heappop(self._waiting)[2] if self._waiting and self._waiting[0][0] <= now else None
 
     def patience(self, now: float) -> float:
         """Return the seconds until the next one is due."""

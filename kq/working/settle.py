@@ -82,19 +82,19 @@ class Settler:
         asked = self._unanswered[0][0] - now if self._unanswered else float("inf")
         return max(0.0, min(asked, self._publisher.patience(now)))
 
-    def settle(self, finished: Finished) -> Settled:
-        """Tell the callback of a run that ended with an outcome; return what becomes of its message."""
+    def settle(self, finished: Finished) -> Settled | None:
+        """Tell the callback of a run that ended with an outcome; return what becomes of its message, None for done."""
         message, job, outcome, _ = finished
         assert outcome is not None
         self._tell(outcome, message, job)
         if self._publisher is None or (outcome.status == SUCCESS and not self._companions.answers_success):
-            return Settled(message, outcome)
+            return None
         self._outcomes[id(message)] = outcome
         return self._answer(message, RESTART_WAIT[0])
 
     def done(self, now: float) -> list[Settled]:
         """Return what has become of messages that waited when they were settled, and wait no more."""
-        if self._publisher is None:
+        if self._publisher is None or not (self._outcomes or self._publisher):
             return []
         acknowledged = [message for message in self._publisher.acknowledged(now) if id(message) in self._outcomes]
         settled = [Settled(message, self._outcomes.pop(id(message))) for message in acknowledged]

@@ -32,14 +32,26 @@ from typing import Any
 
 import dill
 
-from kq.context import Where, enter, leave
+from kq.context import enter, leave
 from kq.errors import ChildLost, JobExpired, RemoteError
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Interrupt
 from kq.executors.process.output import flush_output
-from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, ChildSettings, Frame, Packed, Result, Shared, blocking
+from kq.executors.process.protocol import (
+    LENGTH,
+    NEVER,
+    TOKEN,
+    ChildSettings,
+    Frame,
+    Given,
+    Packed,
+    Result,
+    Shared,
+    blocking,
+    unpack_jobs,
+)
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.serializers import is_unimportable, safe_loads
 from kq.utils import get_call_repr, safe_str
@@ -71,7 +83,7 @@ class _Child:
         self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
         #: Number, value, limit and expiry of jobs that came, ascending.
-        self._jobs: deque[tuple[int, tuple[bytes, float, int, Where]]] = deque()
+        self._jobs: deque[tuple[int, Given]] = deque()
         #: A job's own threads may log while the job's outcome is sent.
         self._sending = threading.Lock()
         #: The thread that runs jobs, where signals arrive.
@@ -155,15 +167,14 @@ class _Child:
             self._sent_at = time.monotonic()
         return TOKEN.unpack(token)[0] if len(token) == TOKEN.size else None
 
-    def _job(self, number: int) -> tuple[bytes, float, int, Where]:
+    def _job(self, number: int) -> Given:
         jobs = self._jobs
         while True:
             while jobs:
                 first, job = jobs.popleft()
                 if first == number:  # those before it were withdrawn
                     return job
-            first, told = pickle.loads(self._read_frame())
-            jobs.extend(enumerate(told, first))
+            jobs.extend(unpack_jobs(self._read_frame()))
 
     def _run(self, number: int) -> None:
         settings = self._settings
@@ -190,8 +201,8 @@ class _Child:
             self.send((Frame.STARTED, number, job_id, text))
         self._forked = False
         self._shared[Shared.IS_READ] = 1
-        self._note_start(number, time.monotonic(), timeout)
-        enter(job_id, timeout, where)
+        self._note_start(number, started := time.monotonic(), timeout)
+        enter(job_id, timeout, started, where)
         try:
             result = self._caller.call(job_id, func, args, kwargs)
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001

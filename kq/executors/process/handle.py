@@ -22,17 +22,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from kq.context import Where
-from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared
-from kq.message import (
-    HEADER_ATTEMPT,
-    HEADER_EXPIRES,
-    HEADER_TIMEOUT,
-    HEADER_TIMESTAMP,
-    Message,
-    millis_in,
-    timeout_in,
-)
+from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared, pack_jobs
+from kq.message import Message
 
 __all__ = ["Handle", "Running"]
 
@@ -205,16 +196,13 @@ class Handle:
         for end, message in enumerate(batch):
             size += len(message.value or b"")
             if size > _FRAME and begin < end:  # a large value travels alone: what it costs is nobody else's doing
-                self._write_values(batch[begin:end], numbers[begin], limit)
+                self.write(pack_jobs(numbers[begin], batch[begin:end], limit))
                 begin, size = end, len(message.value or b"")
-        self._write_values(batch[begin:], numbers[begin], limit)
+        self.write(pack_jobs(numbers[begin], batch[begin:], limit))
         try:
             self._tokens.sendall(array("Q", numbers))  # as TOKEN packs them
         except OSError:  # the child is dead; its exit arrives from the fork server
             return
-
-    def _write_values(self, batch: list[Message], first: int, limit: float | None) -> None:
-        self.write(pickle.dumps((first, [_told(message, limit) for message in batch])))
 
     def write(self, frame: bytes) -> None:
         """Write a frame, as much of it as the stream takes now; the rest goes with ``write_on``."""
@@ -311,18 +299,3 @@ class Handle:
         """Let everything go."""
         for thing in (self.stream, self._tokens, self._tokens_back, self._shared):
             thing.close()
-
-
-def _told(message: Message, limit: float | None) -> tuple[bytes | None, float, int, Where]:
-    """Return what a child is told of a message: its value, its limit, when it expires, and where it is from.
-
-    The headers are looked through once: this happens to every message.
-    """
-    topic, partition, offset, key, value, timestamp, headers = message
-    told = dict(headers)
-    if limit is None:
-        limit = timeout_in(told.get(HEADER_TIMEOUT)) or 0
-    attempt = millis_in(told.get(HEADER_ATTEMPT)) or 1
-    enqueued = millis_in(told.get(HEADER_TIMESTAMP))
-    where = topic, partition, offset, key, timestamp if enqueued is None else enqueued, attempt
-    return value, limit, millis_in(told.get(HEADER_EXPIRES)) or 0, where

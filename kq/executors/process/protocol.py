@@ -10,17 +10,30 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import struct
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
+from kq.context import NO_TIME, Where
 from kq.executors.calling import Around
 from kq.job import Status
+from kq.message import (
+    HEADER_ATTEMPT,
+    HEADER_EXPIRES,
+    HEADER_TIMEOUT,
+    HEADER_TIMESTAMP,
+    Message,
+    millis_in,
+    timeout_in,
+)
 
 __all__ = [
     *("LENGTH", "MESSAGE", "NEVER", "TOKEN"),
-    *("ChildSettings", "Frame", "Packed", "Result", "Shared", "Verb", "blocking"),
+    *("ChildSettings", "Frame", "Given", "Packed", "Result", "Shared", "Verb", "blocking", "pack_jobs", "unpack_jobs"),
 ]
 
 #: Number of a job that may be started.
@@ -93,6 +106,56 @@ class ChildSettings(NamedTuple):
     log_levels: dict[str, int]
     max_jobs: int | None
     max_memory: int | None
+
+
+#: What a child is told of a job: its value, its limit in seconds, when it expires in Unix milliseconds (0 for never),
+#: and where it is from.
+Given = tuple[bytes, float, int, Where]
+#: Headers that a child is told of.
+_READ = frozenset((HEADER_ATTEMPT, HEADER_EXPIRES, HEADER_TIMEOUT, HEADER_TIMESTAMP))
+
+
+def pack_jobs(first: int, batch: Sequence[Message], limit: float | None) -> bytes:
+    """Return the frame of some messages of one topic.
+
+    Column by column, which costs half of what tuples do; few messages have headers that a child must know.
+
+    :param first: The number of the first one.
+    :param limit: Seconds for each of them; None to take that from its headers.
+    """
+    topics, partitions, offsets, keys, values, timestamps, headers = zip(*batch, strict=True)
+    told = {number: dict(pairs) for number, pairs in enumerate(headers) for name, _ in pairs if name in _READ}
+    times = [NO_TIME if timestamp is None else timestamp for timestamp in timestamps]
+    columns = [column.tobytes() for column in (array("i", partitions), array("q", offsets), array("q", times))]
+    read = {number: _read(pairs) for number, pairs in told.items()}
+    return pickle.dumps((first, topics[0], values, keys, columns, limit, read))
+
+
+def _read(told: Mapping[str, bytes]) -> tuple[float, int, int, int | None]:
+    limit, expires = timeout_in(told.get(HEADER_TIMEOUT)), millis_in(told.get(HEADER_EXPIRES))
+    return limit or 0, expires or 0, millis_in(told.get(HEADER_ATTEMPT)) or 1, millis_in(told.get(HEADER_TIMESTAMP))
+
+
+def unpack_jobs(frame: bytes) -> Iterator[tuple[int, Given]]:
+    """Yield the jobs of a frame, each with its number: as a rule without a step in Python for each."""
+    first, topic, values, keys, columns, limit, read = pickle.loads(frame)
+    numbers = array("i"), array("q"), array("q")
+    for column, data in zip(numbers, columns, strict=True):
+        column.frombytes(data)
+    partitions, offsets, times = numbers
+    places = zip(repeat(topic), partitions, offsets, keys, times, repeat(1))
+    given = zip(values, repeat(limit or 0), repeat(0), places)
+    return enumerate(
+        (_with(*one, read.get(number), limit) for number, one in enumerate(given)) if read else given, first
+    )
+
+
+def _with(value: bytes, limit: float, _: int, where: Where, read: Any, override: float | None) -> Given:
+    """Return a job with what its headers say, if they say anything."""
+    if read is None:
+        return value, limit, 0, where
+    own, expires, attempt, enqueued = read
+    return value, own if override is None else limit, expires, (*where[:4], enqueued or where[4], attempt)
 
 
 def blocking(descriptor: int) -> socket.socket:
