@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import sys
 import threading
 import time
 import uuid
@@ -23,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from heapq import heappop, heappush
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 from unittest import mock
@@ -32,14 +32,15 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kq.clients import connect
 from kq.errors import ArgumentError, KQError
 from kq.executors import Executor, Setting, best_interrupter, expired, log_invalid, run_message
+from kq.frozen import keep_clocks_going
 from kq.job import INVALID, Job, Outcome, Status
 from kq.letter import DeadLetter, parsed
 from kq.local import LocalKafka
-from kq.message import HEADER_AT, Headers, Message, Record
+from kq.message import HEADER_AT, HEADER_KEY, Headers, Message, Record
 from kq.producing import Delivery, EnqueueError, Later, Sent, moment_in
 from kq.queue import Queue
 from kq.retry import Retry, check_retry
-from kq.scheduling import Owner, due_of, waiting
+from kq.scheduling import Cron, Every, Owner, Plan, Schedule, Schedules, due_of, plan_of, waiting
 from kq.serializers import loads
 from kq.worker import CONSUMER_DEFAULTS, Worker
 from kq.working import Context, Letters, Retrier, next_run, takes_message
@@ -80,6 +81,9 @@ class Eager(list[Ran]):
         self.letters: list[DeadLetter] = []
         self._run = run
         self._ahead = 0
+        #: Schedules, by topic and name.
+        self._plans: dict[tuple[str, str], Plan] = {}
+        self._offsets = itertools.count()
         #: Jobs that wait: when each is due, a number that keeps those of one time in order, the job and its message.
         self._waiting: list[tuple[int, int, Job, Message]] = []
 
@@ -94,20 +98,52 @@ class Eager(list[Ran]):
         return [waiting[2] for waiting in sorted(self._waiting)]
 
     def advance(self, duration: float | int | timedelta) -> None:
-        """Move the clock on, and run what is due by then, each job at its time.
+        """Move the clock on, and run what is due by then, each job and each run of a schedule at its time.
 
         :param duration: Seconds, or a ``timedelta``.
         :raises kq.ArgumentError: It is negative, or of the wrong type.
         """
         end = self._millis() + moment_in(duration, "duration").value
-        while self._waiting and self._waiting[0][0] <= end:
-            due, _, _, message = heappop(self._waiting)
+        while True:
+            due, (topic, _), plan = min(
+                ((plan.next, key, plan) for key, plan in self._plans.items()),
+                key=itemgetter(0), default=(end + 1, ("", ""), None),
+            )  # fmt: skip
+            is_job = bool(self._waiting) and self._waiting[0][0] <= due
+            due = self._waiting[0][0] if is_job else due
+            if due > end:
+                break
             self._ahead += max(0, due - self._millis())
-            self._run(message)
+            if is_job:
+                self._run(heappop(self._waiting)[3])
+            elif plan is not None:
+                plan.note_fired(due)
+                self._run(_message(plan.run(topic, due, self._millis()), next(self._offsets)))
         self._ahead += max(0, end - self._millis())
 
     def _millis(self) -> int:
         return int(time.time() * 1000) + self._ahead
+
+    def _put(
+        self, schedules: Schedules, name: str, when: Every | Cron, job: Job, value: bytes, headers: Headers,
+        expires: int | None,
+    ) -> Schedule:  # fmt: skip
+        """Make a schedule, as ``Schedules.put`` does."""
+        old = self._plans.get((schedules.topic, name))
+        is_same = old is not None and old.when.spec() == when.spec()
+        since = old.since if old is not None and is_same else self._millis()
+        record = schedules.record(name, when, job, value, headers, expires, since)
+        plan = self._plans[schedules.topic, name] = cast("Plan", plan_of(SimpleNamespace(**record._asdict())))
+        if old is not None and is_same:
+            plan.note_fired(old.last)
+        return plan.as_schedule()
+
+    def _remove(self, schedules: Schedules, name: str) -> bool:
+        return self._plans.pop((schedules.topic, name), None) is not None
+
+    def _list(self, schedules: Schedules) -> list[Schedule]:
+        plans = sorted(self._plans.items(), key=itemgetter(0))
+        return [plan.as_schedule() for (topic, _), plan in plans if topic == schedules.topic]
 
     def _take(self, job: Job, message: Message) -> None:
         due = due_of(message.headers)
@@ -117,30 +153,7 @@ class Eager(list[Ran]):
             heappush(self._waiting, (due, message.offset, job, message))
 
 
-class _Clocks:
-    """The module ``time``, with clocks that go on where freezegun has stopped the time: KQ waits by them."""
-
-    def __init__(self, monotonic: Callable[[], float], perf_counter: Callable[[], float]) -> None:
-        self.monotonic = monotonic
-        self.perf_counter = perf_counter
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.modules["time"], name)
-
-
-def _keep_clocks_going() -> None:
-    try:
-        import freezegun
-    except ImportError:
-        return
-    freezegun.configure(extend_ignore_list=["kafka."])
-    clocks = _Clocks(freezegun.api.real_monotonic, freezegun.api.real_perf_counter)
-    for name, module in list(sys.modules.items()):
-        if name.startswith("kq.") and getattr(module, "time", None) is sys.modules["time"]:
-            vars(module)["time"] = clocks
-
-
-_keep_clocks_going()
+keep_clocks_going()
 
 
 @contextmanager
@@ -155,7 +168,7 @@ def eager(
 
     A job that fails does not make ``enqueue`` raise: it has an outcome, as in a worker. One that is delayed waits until
     the clock, which the list that is returned has, is moved by its ``advance``; so does the next attempt of one that
-    failed and has a retry policy. What failed for good is in its ``letters``.
+    failed and has a retry policy, and so does each run of a schedule. What failed for good is in its ``letters``.
 
     :param callback: Called for each job, as by a worker.
     :param deserializer: Turns bytes into a job; :func:`kq.loads` if left out.
@@ -168,21 +181,25 @@ def eager(
     )
     ran = Eager(lambda message: settle(message, *_run(message, setting, ran.now)))
     settle = _settling(ran, _noting(ran, callback), check_retry(retry))
-    offsets = itertools.count()
 
     def send(delivery: Delivery, job: Job, record: Record, _deadline: float | None = None) -> Sent:
         if delivery.is_closed:
             raise EnqueueError(f"the queue of topic {delivery.topic} is closed", [job])
-        where = record.topic, record.partition or 0, next(offsets)
-        message = Message(*where, record.key, record.value, record.timestamp_ms, tuple(record.headers))
-        ran._take(job, message)
+        ran._take(job, _message(record, next(ran._offsets)))
         return Sent(job, len(record.value), None, _ACKNOWLEDGED, None)
 
     patches: dict[str, Any] = {"send": send, "wait": _nothing, "is_ready": lambda *_: True}
-    later: dict[str, Any] = {"prepare": _nothing, "is_ready": True, "record": _waiting_record}
+    later: dict[str, Any] = {"prepare": _nothing, "is_ready": True, "record": _waiting_record, "place": _place}
+    # functions of this class's, not methods, so that they get the schedules of the queue that is asked
+    schedules: dict[str, Any] = {
+        "put": lambda *given: ran._put(*given),
+        "remove": lambda *given: ran._remove(*given),
+        "all": lambda *given: ran._list(*given),
+    }
     with (
         mock.patch.multiple(Delivery, **patches),
         mock.patch.multiple(Later, **later),
+        mock.patch.multiple(Schedules, **schedules),
         mock.patch("kq.producing.spec.now_millis", ran._millis),
     ):
         yield ran
@@ -222,6 +239,17 @@ def _waiting_record(later: Later, job: Job, value: bytes, headers: Headers, due:
     """Return the record of a delayed job as it will stand on its topic."""
     headers = [(HEADER_AT, b"%d" % due), *headers]
     return Record(str(job.topic), value, job.key or None, headers, job.partition, job.timestamp or 0)
+
+
+def _place(_later: Later, job: Job, _name: bytes) -> tuple[int, Headers]:
+    """Return where a schedule stands, and the header that has its key."""
+    return job.partition or 0, [(HEADER_KEY, job.key)] if job.key else []
+
+
+def _message(record: Record, offset: int) -> Message:
+    """Return a record as a worker gets it."""
+    where = record.topic, record.partition or 0, offset
+    return Message(*where, record.key, record.value, record.timestamp_ms, tuple(record.headers))
 
 
 def _nothing(*_args: object) -> None:

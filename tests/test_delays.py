@@ -276,3 +276,32 @@ def test_drain_runs_schedules_ahead(queue: kq.Queue) -> None:
     """As far as the test goes, and no further."""
     queue.schedule("s", kq.Every(60, catch_up="all"), jobs.add)
     assert len(drain(queue, ahead=190)) == 3
+
+
+def test_eager_knows_schedules() -> None:
+    """Each run comes at its time as the clock is moved, with its ID; the same name stays one schedule."""
+    with (
+        kq.Queue("topic", hosts="127.0.0.1:1") as queue,
+        kq.Queue("other", hosts="127.0.0.1:1") as other,
+        eager() as ran,
+    ):
+        made = queue.using(key=b"k").schedule("tick", kq.Every(60), jobs.add, 1, 2)
+        other.schedule("tick", kq.Cron("0 3 * * *"), jobs.add)
+        assert [one.name for one in queue.schedules()] == ["tick"]
+        assert (made.last_fired, len(ran)) == (None, 0)
+        ran.advance(59)
+        assert len(ran) == 0
+        ran.advance(62)
+        assert [(one.result, one.message.key) for one in ran] == [(3, b"k")] * 2
+        first = made.next_due
+        assert first is not None
+        due = [first, first + timedelta(seconds=60)]
+        assert [datetime.fromisoformat(one.job.id.removeprefix("tick@").replace("Z", "+00:00")) for one in ran] == due
+        assert queue.schedule("tick", kq.Every(60), jobs.add, 3, 4).next_due == first + timedelta(seconds=120)
+        ran.advance(60)
+        assert ran[-1].result == 7
+        assert (queue.unschedule("tick"), queue.unschedule("tick"), queue.schedules()) == (True, False, [])
+        count = len(ran)
+        ran.advance(timedelta(days=1))
+        assert len(ran) == count + 1
+        assert ran[-1].message.topic == "other"

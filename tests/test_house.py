@@ -36,7 +36,7 @@ HOUSE = {
     "messages retrier letters watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
-    "what tests": "testing",
+    "what tests": "frozen testing",
     "the top": "kq",
     "cli": "logs reload together targets options output check survey topics broker dead demo enqueue schedule skip "
     "groups info worker main",

@@ -3,8 +3,20 @@
 from kq.scheduling.entries import due_of
 from kq.scheduling.owner import Owner
 from kq.scheduling.reading import Waiting, waiting
-from kq.scheduling.schedule import Schedule
+from kq.scheduling.schedule import Plan, Schedule, plan_of
 from kq.scheduling.schedules import Schedules, check_schedule
 from kq.scheduling.when import Cron, Every
 
-__all__ = ["Cron", "Every", "Owner", "Schedule", "Schedules", "Waiting", "check_schedule", "due_of", "waiting"]
+__all__ = [
+    "Cron",
+    "Every",
+    "Owner",
+    "Plan",
+    "Schedule",
+    "Schedules",
+    "Waiting",
+    "check_schedule",
+    "due_of",
+    "plan_of",
+    "waiting",
+]

@@ -48,6 +48,11 @@ class Schedules:
         self._later = later
         self._access = access
 
+    @property
+    def topic(self) -> str:
+        """The topic of the jobs."""
+        return self._delivery.topic
+
     def put(
         self, name: str, when: Cron | Every, job: Job, value: bytes, headers: Headers, expires: int | None
     ) -> Schedule:
@@ -61,15 +66,23 @@ class Schedules:
         self._later.prepare(job)
         old = self._plans().get(name)
         since = int(time.time() * 1000) if old is None or old.when.spec() != when.spec() else old.since
-        call = get_call_repr(job.func, *(job.args or ()), **(job.kwargs or {}))[:_LONGEST_CALL]  # type: ignore[arg-type]
-        partition, own = self._later.place(job, name.encode())
-        made = [definition(when, call, since, expires), *own, *headers]
-        record = Record(self._later.topic, value, SCHEDULE + name.encode(), made, partition, int(time.time() * 1000))
-        if old is not None and old.record.partition != partition:  # another key: it is another partition's from now on
+        record = self.record(name, when, job, value, headers, expires, since)
+        if (
+            old is not None and old.record.partition != record.partition
+        ):  # another key: it is another partition's from now on
             self._end(old)
         self._send(job, record)
         plan = self._plans()[name]
         return plan.as_schedule()
+
+    def record(
+        self, name: str, when: Cron | Every, job: Job, value: bytes, headers: Headers, expires: int | None, since: int
+    ) -> Record:
+        """Return the record of a schedule that was first made at a time, in Unix milliseconds."""
+        call = get_call_repr(job.func, *(job.args or ()), **(job.kwargs or {}))[:_LONGEST_CALL]  # type: ignore[arg-type]
+        partition, own = self._later.place(job, name.encode())
+        made = [definition(when, call, since, expires), *own, *headers]
+        return Record(self._later.topic, value, SCHEDULE + name.encode(), made, partition, int(time.time() * 1000))
 
     def remove(self, name: str) -> bool:
         """End a schedule; return whether there was one."""
