@@ -35,9 +35,11 @@ def running(topic: str, hosts: str, **options: Any) -> Iterator[Calls]:
 
 
 @contextmanager
-def owning(topic: str, hosts: str, **config: Any) -> Iterator[Owner]:
+def owning(
+    topic: str, hosts: str, clock: Callable[[], float] = time.time, **config: Any
+) -> Iterator[Owner]:  # fmt: skip
     """Run an owner in a thread."""
-    owner, stopping = Owner(topic, hosts, config), threading.Event()
+    owner, stopping = Owner(topic, hosts, config, clock=clock), threading.Event()
     thread = threading.Thread(target=owner.run, args=(stopping,))
     thread.start()
     try:

@@ -87,6 +87,35 @@ def test_the_next_owner_takes_over_from_a_dead_one(make_topic: Callable[..., str
 
 
 @pytest.mark.long
+def test_workers_that_come_and_go_lose_nothing(make_topic: Callable[..., str], hosts: str) -> None:
+    """Three join and two leave, one of them by kill -9, while a thousand jobs are due: each comes, at its time."""
+    topic = make_topic(partitions=8)  # each of four has some
+    with kq.Queue(topic, hosts=hosts) as queue, Log(topic, hosts) as log, ExitStack() as stack:
+        queue.using(delay=3600).enqueue(jobs.add)  # there is something to own
+        first = stack.enter_context(process(topic, hosts))
+        begun = time.time()
+        ids = [queue.using(at=begun + 5 + number / 40).enqueue(jobs.add).id for number in range(1000)]
+        changes: list[tuple[float, float]] = []
+        for moment, act, seconds in (
+            (6, lambda: stack.enter_context(process(topic, hosts)), 1),
+            (10, lambda: stack.enter_context(process(topic, hosts)), 1),
+            (14, first.terminate, 2),
+            (18, stack.enter_context(process(topic, hosts)).kill, 6 + 5),  # session timeout, rebalance and loading
+        ):
+            time.sleep(max(0.0, begun + moment - time.time()))
+            change = time.time() - 0.5
+            act()
+            changes.append((change * 1000, (time.time() + seconds) * 1000))
+        wait_until(lambda: log.read() and len(log.ids()) == 1000, timeout=60)
+    assert set(log.ids()) == set(ids)
+    assert log.ids().total() <= 1000 + 50
+    assert late(log.records)[0] >= 0
+    calm = [record for record in log.records if not any(from_ <= record.timestamp <= to for from_, to in changes)]
+    assert len(calm) > 200
+    assert late(calm)[int(len(calm) * 0.99)] <= 0.25
+
+
+@pytest.mark.long
 def test_a_restart_of_the_broker_loses_nothing(kafka: kq.LocalKafka, make_topic: Callable[..., str]) -> None:
     """While jobs are due."""
     topic, hosts = make_topic(partitions=3), kafka.hosts

@@ -5,18 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from datetime import time as clock
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import jobs
 import pytest
-from helpers import wait_until
+from helpers import at_work, wait_until
+from jobs import Calls
 from kafka import KafkaProducer
 from test_owner import Log, owning, running
 
 import kq
 from kq.scheduling.schedule import run_id
+
+BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def ids(log: Log) -> list[str]:
@@ -135,6 +140,76 @@ def test_a_restart_of_all_owners_misses_one_run_once(topic: str, hosts: str) -> 
     assert sorted(gaps["latest"])[-1] >= 3
     assert sorted(set(gaps["latest"]))[0] == 1
     assert len(set(ids(log))) == len(log.records)
+
+
+def nights(begin: datetime, end: datetime) -> list[str]:
+    """Return the IDs of runs at 2:30 in Berlin, each night once: where there is no 2:30, right after the gap."""
+    found = []
+    for number in range((end - begin).days + 2):
+        night = datetime.combine(begin + timedelta(days=number), clock(2, 30), BERLIN)
+        utc = night.astimezone(timezone.utc)
+        if utc.astimezone(BERLIN) != night or utc.astimezone(BERLIN).hour != 2:
+            utc = night.replace(hour=3, minute=0).astimezone(timezone.utc)
+        if begin < utc <= end:
+            found.append(f"night@{utc:%Y-%m-%dT%H:%M:%SZ}")
+    return found
+
+
+def test_both_changes_of_daylight_saving_time(make_topic: Callable[..., str], hosts: str) -> None:
+    """An owner whose clock is 400 days ahead makes up for every night, with the IDs of the contract."""
+    topic = make_topic(message_timestamp_type="LogAppendTime")  # brokers refuse times that are far ahead
+    begin = datetime.now(timezone.utc)
+    end = begin + timedelta(days=400)
+    expected = nights(begin, end)
+    assert {name[-9:] for name in expected} == {"01:30:00Z", "00:30:00Z", "01:00:00Z"}
+    with kq.Queue(topic, hosts=hosts) as queue, Log(topic, hosts) as log:
+        queue.schedule("night", kq.Cron("30 2 * * *", timezone="Europe/Berlin", catch_up="all"), jobs.add)
+        with owning(topic, hosts, end.timestamp):
+            log.wait(len(expected))
+    assert ids(log) == expected
+
+
+@pytest.mark.long
+def test_a_schedule_goes_on_after_an_outage_of_the_broker(kafka: kq.LocalKafka, make_topic: Callable[..., str]) -> None:
+    """Each second before and after; of the runs between, the latest or all of them; none twice."""
+    topic, hosts = make_topic(), kafka.hosts
+    with kq.Queue(topic, hosts=hosts) as queue:
+        queue.schedule("latest", kq.Every(1), jobs.add)
+        queue.schedule("all", kq.Every(1, catch_up="all"), jobs.add)
+    calls = Calls()
+    with at_work(kq.Worker(topic, hosts=hosts, callback=calls)):
+        wait_until(lambda: len(calls) >= 6, timeout=30)
+        kafka.kill()
+        time.sleep(6)  # the outage is the point
+        kafka.restart()
+        begun = len(calls)
+        wait_until(lambda: len(calls) >= begun + 20, timeout=60)
+    dues = {
+        name: sorted(
+            {int(dict(call.message.headers)["kq-at"]) // 1000 for call in calls if call.job.id.startswith(name)}
+        )
+        for name in ("latest@", "all@")
+    }
+    gaps = {name: [after - before for before, after in pairwise(times)] for name, times in dues.items()}
+    assert set(gaps["all@"]) == {1}
+    assert sorted(gaps["latest@"])[-1] >= 4
+    assert gaps["latest@"].count(1) >= 5
+    assert len({call.job.id for call in calls}) >= len(calls) - 2  # what was on its way may come again
+
+
+@pytest.mark.long
+def test_a_cron_line_runs_at_its_minute(topic: str, hosts: str) -> None:
+    """By the real clock: late by milliseconds, with the ID of the minute."""
+    calls = Calls()
+    with kq.Queue(topic, hosts=hosts) as queue:
+        queue.schedule("minute", kq.Cron("* * * * *"), jobs.add)
+    with at_work(kq.Worker(topic, hosts=hosts, callback=calls)):
+        wait_until(lambda: calls, timeout=70)
+    told = dict(calls[0].message.headers)
+    due = int(told["kq-at"]) / 1000
+    assert due % 60 == 0
+    assert calls[0].job.id == f"minute@{datetime.fromtimestamp(due, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    assert 0 <= int(told["kq-timestamp"]) / 1000 - due <= 0.25
 
 
 def ids_of(record: Any) -> str:

@@ -67,9 +67,7 @@ class Schedules:
         old = self._plans().get(name)
         since = int(time.time() * 1000) if old is None or old.when.spec() != when.spec() else old.since
         record = self.record(name, when, job, value, headers, expires, since)
-        if (
-            old is not None and old.record.partition != record.partition
-        ):  # another key: it is another partition's from now on
+        if old is not None and old.record.partition != record.partition:  # another key: it belongs elsewhere now
             self._end(old)
         self._send(job, record)
         plan = self._plans()[name]
