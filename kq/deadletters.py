@@ -56,6 +56,7 @@ _WRITING: Mapping[str, Any] = {
     "delivery_timeout_ms": 30_000,
     "request_timeout_ms": 10_000,
     "batch_size": 131_072,
+    "max_request_size": 32 << 20,
     "linger_ms": 5,
     "metrics_enabled": False,
 }
@@ -197,7 +198,10 @@ class DeadLetters:
         with self._producer() as producer:
             window = _Window(on_progress)
             for _, record, total in self._find(wanted):
-                future = producer.send(self.letters, None, key=record.key, partition=record.partition)
+                try:
+                    future = producer.send(self.letters, None, key=record.key, partition=record.partition)
+                except KafkaError as error:
+                    raise KQError(f"{window.done} of {total} letters are gone; then: {describe(error)}") from error
                 window.add(future, total)
             window.finish()
         return window.done

@@ -141,7 +141,11 @@ def test_a_topic_that_may_not_be_made_is_told_of(
         wait_until(lambda: progress(admin, topic) == (0, [1, 2, 3, 4, 5]), timeout=20)
         monkeypatch.setattr(topics, "companion_at", allowed)
         wait_until(lambda: progress(admin, topic) == (6, []), timeout=12)
-    assert len([line for line in caplog.messages if "kafka-topics.sh --create" in line]) == 1
+    told = [line for line in caplog.messages if "kafka-topics.sh --create" in line]
+    assert [line.partition(":")[0] for line in told] == [  # at the start, and once when it is needed
+        "Dead letters have no topic yet",
+        f"Topic {topic}.dead refuses a record, which is tried again; its message stays undone until then",
+    ]
     assert [letter.offset for letter in DeadLetters(topic, hosts).iterate()] == [0]
 
 
@@ -156,9 +160,24 @@ def test_a_worker_whose_retries_have_no_topic_says_so_at_its_start(
     monkeypatch.setattr(topics, "companion_at", refuse)
     worker = kq.Worker(topic, hosts=hosts, retry=3)
     with at_work(worker):
-        wait_until(lambda: "Retries have no topic to wait in yet" in caplog.text, timeout=20)
+        wait_until(lambda: "Retries have no topic yet" in caplog.text, timeout=20)
     with kq.Queue(topic, hosts=hosts, retry=3) as queue, pytest.raises(kq.EnqueueError, match=r"topics\.sh --create"):
         queue.enqueue(jobs.add)
+
+
+def test_a_topic_of_large_jobs_has_large_companions(make_topic: Callable[..., str], hosts: str) -> None:
+    """What the topic takes can wait, fail, be dead and be replayed."""
+    topic = make_topic(max_message_bytes=5_000_000)
+    config = {"max_request_size": 6_000_000}
+    with kq.Queue(topic, hosts=hosts, config=config, retry=Retry(1, delay=0.1)) as queue:
+        job = queue.enqueue(retry_jobs.fail_and_tell, "/dev/null", "x" * 4_990_000)
+        worker = kq.Worker(topic, hosts=hosts, dead_letters=True)
+        with at_work(worker):
+            wait_until(lambda: worker.stats().done == 2, timeout=30)
+    letters = DeadLetters(topic, hosts)
+    (letter,) = letters.iterate()
+    assert (letter.attempts, kq.loads(letter.value or b"").id) == (2, job.id)
+    assert letters.replay(all=True) == 1
 
 
 def test_a_broker_that_goes_takes_no_retry_and_no_letter_along(

@@ -24,6 +24,7 @@ from kafka.admin import (
 import kq
 from kq.cli.main import main
 from kq.clients import topics
+from kq.producing import LATER
 
 COMPACTED = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
 
@@ -96,6 +97,42 @@ def test_where_it_may_not_be_made_the_command_is_told(strict: str) -> None:
         "--config cleanup.policy=compact --config message.timestamp.type=LogAppendTime"
     )
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("enqueue", "--delay", "60", "operator:add", "1", "2"),
+        ("schedule", "add", "--every", "60", "name", "operator:add", "1", "2"),
+    ],
+    ids=["delay", "schedule"],
+)
+def test_the_command_line_tells_the_command(strict: str, tell: Callable[..., Any], command: tuple[str, ...]) -> None:
+    """What waits has nowhere to wait: one line, with what makes the topic as it should be."""
+    with KafkaAdminClient(bootstrap_servers=strict) as admin:
+        wait_until(lambda: _is_refused(admin), timeout=10)
+    split = 2 if command[0] == "schedule" else 1
+    code, out, err = tell(*command[:split], "--hosts", strict, "--topic", "allowed", *command[split:])
+    settings = " ".join(f"--config {name}={value}" for name, value in LATER.items())
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert (
+        f"kafka-topics.sh --bootstrap-server {strict} --create --topic allowed.later --partitions 2 {settings}" in err
+    )
+
+
+def test_a_queue_tells_the_command(strict: str) -> None:
+    """With a delay, with a retry policy that has delays, and of a schedule."""
+    with KafkaAdminClient(bootstrap_servers=strict) as admin:
+        wait_until(lambda: _is_refused(admin), timeout=10)
+    with kq.Queue("allowed", hosts=strict) as queue:
+        for act in (
+            queue.using(delay=60).enqueue,
+            queue.using(retry=3).enqueue,
+            lambda func: queue.schedule("name", kq.Every(60), func),
+        ):
+            with pytest.raises(kq.EnqueueError, match=r"kafka-topics\.sh .* --create --topic allowed\.later"):
+                act(print)
+        assert queue.using(retry=kq.Retry(3, delay=0)).enqueue(print).id
 
 
 def _is_refused(admin: KafkaAdminClient) -> bool:

@@ -38,6 +38,10 @@ JOBS: Mapping[str, str] = {"message.timestamp.type": "LogAppendTime"}
 _NOT_ALLOWED = (ClusterAuthorizationFailedError, PolicyViolationError, TopicAuthorizationFailedError)
 #: Milliseconds until the broker has told: nothing is to wait long for a warning.
 ASK_MS = 2_000
+#: Bytes that a record of a companion may need beyond the one that it comes from: a dead letter has a traceback.
+_MORE_HEADERS = 16_384
+#: Bytes that a topic takes, key and headers included, unless somebody has set it.
+_USUAL_LIMIT = 1_048_588
 #: Milliseconds that making a topic may take, where nothing else is said.
 _MAKE_MS = 10_000
 #: What was said once in this process.
@@ -96,6 +100,7 @@ def companion(
     if not described["partitions"]:
         reason = for_code(described["error_code"]).__name__
         raise KQError(f"topic {name} could not be made: of topic {topic} the broker says {reason}")
+    settings = {**settings, **_room_for(admin, topic)}
     if not ensure(admin, name, len(described["partitions"]), settings) and name not in _told:
         _told.add(name)
         wanted, found = settings.get("cleanup.policy"), _settings(admin, name, "cleanup.policy")["cleanup.policy"]
@@ -129,6 +134,15 @@ def clock_warning(admin: KafkaAdminClient, topic: str) -> str | None:
         f"producers' clocks, and by those all that partitions {partitions} hold is older: it may be deleted unread. If "
         f"a producer's clock is wrong, set message.timestamp.type=LogAppendTime"
     )
+
+
+def _room_for(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
+    """Return the setting by which whatever a topic of large records takes goes onto another one, with more headers."""
+    try:
+        limit = int(_settings(admin, topic, "max.message.bytes")["max.message.bytes"])
+    except (KafkaError, TypeError, ValueError):  # who may not ask does without
+        return {}
+    return {"max.message.bytes": str(limit + _MORE_HEADERS)} if limit != _USUAL_LIMIT else {}
 
 
 def companion_at(

@@ -184,7 +184,9 @@ def timed_out(limit: float) -> Outcome:
 
 def cause_of(error: BaseException, trace: str = "") -> Cause:
     """Return an exception in words: its classes, its text, and what it asks for."""
-    delay = error.delay if isinstance(error, RetryLater) else None
+    delay = getattr(error, "delay", None) if isinstance(error, RetryLater) else None
+    if not (isinstance(delay, (int, float)) and 0 <= delay < LONGEST):  # a subclass may have its own idea
+        delay = None
     return Cause(tuple(map(type_name, type(error).__mro__)), safe_str(error)[:_LONGEST_TEXT], trace, delay)
 
 

@@ -55,6 +55,8 @@ SETTINGS: Mapping[str, Any] = {
 }
 #: Settings of the producer: it makes no topic, and one that is not there is soon known.
 _PRODUCER = {"allow_auto_create_topics": False, "max_block_ms": 2_000}
+#: How large a record may be its topic says: a worker's settings are a consumer's.
+_LARGEST = {"max_request_size": 32 << 20}
 #: Milliseconds of a poll while nothing is due, and while answers or records are awaited.
 _IDLE_MS, _BUSY_MS = 250, 2
 #: Milliseconds of a poll in a rebalance: shorter ones may keep a join from ever finishing.
@@ -123,7 +125,7 @@ class Owner:
         own = {name: value for name, value in own.items() if name != "group_instance_id"}
         forced = {"group_id": self.later, "enable_auto_commit": False, "auto_offset_reset": "earliest"}
         self._settings = {**SETTINGS, **own, **forced}
-        producer = {**settings_for(KafkaProducer.DEFAULT_CONFIG, config), **_PRODUCER}
+        producer = {**_LARGEST, **settings_for(KafkaProducer.DEFAULT_CONFIG, config), **_PRODUCER}
         self._delivery = Delivery(f"the owner of {self.later}", topic, None, hosts, producer)
         self._rereader = Rereader(self.later, hosts, self._settings)
         self._clock = clock

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
 
-__all__ = ["Companion", "Companions", "Context", "ThreadedCompanion"]
+__all__ = ["Companion", "Companions", "Context", "ThreadedCompanion", "prepare_soon"]
 
 _logger = logging.getLogger("kq.companions")
 
@@ -92,6 +92,24 @@ class Companion:
 
     def stop(self, deadline: float) -> None:
         """End, by a time of the monotonic clock at the latest."""
+
+
+def prepare_soon(companion: Companion, topic: str, what: str, then: Callable[[], object] = lambda: None) -> None:
+    """Have a topic before it is needed, in a thread of its own: who may not make it should know at the start.
+
+    :param what: What would go there, for the warning where it cannot be had. It is tried again when it is needed.
+    :param then: Called when it is there.
+    """
+
+    def prepare() -> None:
+        try:
+            companion.prepare(topic)
+        except Exception as error:  # noqa: BLE001 - the door of a capability
+            _logger.warning("%s have no topic yet: %s", what, error)
+        else:
+            then()
+
+    threading.Thread(target=prepare, name=f"kq-prepare-{topic}", daemon=True).start()
 
 
 class ThreadedCompanion(Companion):

@@ -17,7 +17,7 @@ from kq.job import INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.letter import DEAD, SUFFIX, Reason, letter_id, letter_of, without_value
 from kq.message import Message, Record
 from kq.utils import type_name
-from kq.working.companions import Companion, Context
+from kq.working.companions import Companion, Context, prepare_soon
 
 __all__ = ["Letters"]
 
@@ -47,6 +47,8 @@ class Letters(Companion):
     def open(self, context: Context) -> None:
         self._context = context
         self._topic = self._given or f"{context.topic}.{SUFFIX}"
+        if context.hosts:  # without a broker, as in tests, there is none to be made
+            prepare_soon(self, self._topic, "Dead letters")
 
     def on_settled(self, message: Message, outcome: Outcome) -> Iterable[Record]:
         if outcome.status == SUCCESS or outcome.retry_in is not None:

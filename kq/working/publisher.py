@@ -63,6 +63,8 @@ class _Entry:
 
 #: Settings of the producers: they make no topic, and one that is not there is soon known.
 _SETTINGS = {"allow_auto_create_topics": False, "max_block_ms": 2_000}
+#: How large a record may be its topic says: a worker's settings are a consumer's.
+_LARGEST = {"max_request_size": 32 << 20}
 
 
 class Publisher:
@@ -74,7 +76,7 @@ class Publisher:
 
     def __init__(self, hosts: str, config: Mapping[str, Any], wake: Callable[[], None]) -> None:
         self._hosts = hosts
-        self._config = {**settings_for(KafkaProducer.DEFAULT_CONFIG, config), **_SETTINGS}
+        self._config = {**_LARGEST, **settings_for(KafkaProducer.DEFAULT_CONFIG, config), **_SETTINGS}
         self._wake = wake
         self._topics: dict[str, _Topic] = {}
         #: A message, by its identity, and how many of its records are not acknowledged.

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable
 
-from kafka.errors import KafkaError
-
 from kq.clients import topics
-from kq.errors import ChildLost, GiveUp, JobExpired, KQError, PoisonMessage, RetryLater
+from kq.errors import ChildLost, GiveUp, JobExpired, PoisonMessage, RetryLater
 from kq.executors import explained
 from kq.job import INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import (
@@ -32,13 +29,15 @@ from kq.message import (
     Message,
     Record,
     attempt_of,
+    job_from_headers,
     millis_of,
+    name_of,
 )
 from kq.producing import LATER, SUFFIX
 from kq.retry import Retry
 from kq.utils import type_name
 from kq.working.backlog import Ordering
-from kq.working.companions import Companion, Context
+from kq.working.companions import Companion, Context, prepare_soon
 
 __all__ = ["Retrier", "next_run"]
 
@@ -71,7 +70,7 @@ class Retrier(Companion):
         self._later = f"{context.topic}.{SUFFIX}"
         self._is_expected = False
         if self._default is not None and self._default.waits and self._ordering != "partition":
-            threading.Thread(target=self._make_ready, name="kq-retries", daemon=True).start()
+            prepare_soon(self, self._later, "Retries", self._expect)
 
     def judge(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
         policy = self._policy(message, outcome)
@@ -84,6 +83,7 @@ class Retrier(Companion):
         if outcome.retry_in is None:
             return ()
         self._count += 1
+        self._tell(message, outcome.retry_in)
         policy = self._policy(message, outcome)
         if policy is not None and self._is_in_place(message, policy):
             return ()
@@ -99,17 +99,14 @@ class Retrier(Companion):
         if topic == self._later:
             topics.companion_at(self._context.hosts, self._context.config, self._context.topic, SUFFIX, LATER)
 
-    def _make_ready(self) -> None:
-        """Have the topic before the first job fails: who may not make it should know now."""
-        try:
-            self.prepare(self._later)
-        except (KafkaError, KQError) as error:  # it is tried again when it is needed
-            _logger.warning("Retries have no topic to wait in yet: %s", error)
-        else:
-            self._expect()
-
     def stats(self) -> dict[str, float]:
         return {"retried": self._count}
+
+    def _tell(self, message: Message, seconds: float) -> None:
+        job_id, attempt = job_from_headers(message).id, attempt_of(message) + 1
+        where = f"{name_of(message) or 'a function'}, topic {message.topic}, partition {message.partition}"
+        line = "Job %s runs again in %.1f s, in attempt %d (%s, offset %d)"
+        _logger.info(line, job_id, seconds, attempt, where, message.offset, extra={"job_id": job_id})
 
     def _policy(self, message: Message, outcome: Outcome) -> Retry | None:
         """Return what holds for a message that failed; None for nothing."""
