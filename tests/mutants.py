@@ -258,6 +258,37 @@ MUTANTS = [
         "            return Settled(message, outcome)\n",
         "test_a_companion_that_fails_loses_no_message",
     ),
+    # -- retries and letters
+    Mutant(
+        "an attempt is not counted",
+        "kq/working/retrier.py",
+        'b"%d" % (attempt_of(message) + 1)',
+        'b"%d" % attempt_of(message)',
+        "test_attempts_in_place_end",
+        is_short=True,
+    ),
+    Mutant(
+        "the lane of a job that waits is open",
+        "kq/working/messages.py",
+        "        if self.tracker.again(message, again):\n",
+        "        self.free(message)\n        if self.tracker.again(message, again):\n",
+        "test_the_lane_of_a_failed_job_stays_closed",
+        is_short=True,
+    ),
+    Mutant(
+        "a letter for each attempt",
+        "kq/working/letters.py",
+        " or outcome.retry_in is not None:",
+        ":",
+        "test_each_reason",
+    ),
+    Mutant(
+        "a replay marks nothing",
+        "kq/deadletters.py",
+        "headers = marked(record.headers, int(time.time() * 1000))",
+        "headers = record.headers",
+        "test_replay_runs_a_letter_once",
+    ),
     # -- every message that was started ends in exactly one outcome
     Mutant(
         "successes forgotten when their child dies",
