@@ -28,6 +28,7 @@ __all__ = [
     "HEADER_RETRY",
     "HEADER_TIMEOUT",
     "HEADER_TIMESTAMP",
+    "PYTHON",
     "Headers",
     "Message",
     "Record",
@@ -40,7 +41,6 @@ __all__ = [
     "millis_in",
     "millis_of",
     "name_of",
-    "python_hint",
     "timeout_in",
     "timeout_of",
     "with_id",
@@ -95,7 +95,8 @@ class Message(NamedTuple):
 _LONGEST_NAME = 200
 #: In a value that holds the code of a function: what makes it anew.
 _CODE = b"_create_code"
-_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+#: The version of this Python, as it travels.
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 #: Digits of a header with a number: up to the year 9999, in milliseconds.
 _LONGEST_NUMBER = 15
 _new = tuple.__new__
@@ -135,16 +136,8 @@ def job_headers(job: Job, value: bytes = b"") -> Headers:
     if job.func is not None:
         headers.append((HEADER_FUNC, get_call_repr(job.func)[:-2].encode("utf-8", "replace")[:_LONGEST_NAME]))
     if _CODE in value:
-        headers.append((HEADER_PYTHON, _PYTHON.encode()))
+        headers.append((HEADER_PYTHON, PYTHON.encode()))
     return headers
-
-
-def python_hint(message: Message) -> str:
-    """Return what to say of a value that cannot be read, where it holds byte code of another version of Python."""
-    theirs = dict(message.headers).get(HEADER_PYTHON, b"").decode("ascii", "replace")
-    if theirs in ("", _PYTHON):
-        return ""
-    return f"; it holds byte code of Python {theirs[:20]}, and this is Python {_PYTHON}"
 
 
 def job_from_headers(message: Message) -> Job:

@@ -31,7 +31,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from kq.clients import connect
 from kq.errors import ArgumentError, KQError
-from kq.executors import Executor, Setting, best_interrupter, expired, log_invalid, run_message
+from kq.executors import Executor, Setting, best_interrupter, log_invalid, run_message, unfit
 from kq.frozen import keep_clocks_going
 from kq.job import INVALID, Job, Outcome, Status
 from kq.letter import DeadLetter, parsed
@@ -294,7 +294,7 @@ def _settling(ran: Eager, note: Callback, retry: Retry | None) -> Callable[[Mess
 
 def _run(message: Message, setting: Setting, now: float) -> tuple[Any, Outcome]:
     """Run a message here; in another thread if this one runs an event loop, as coroutine jobs need one of their own."""
-    if (end := expired(message, now)) is not None:
+    if (end := unfit(message, now)) is not None:
         assert end.outcome is not None
         return end.job, end.outcome
     if asyncio._get_running_loop() is None:

@@ -29,7 +29,7 @@ HOUSE = {
     "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what enqueues": "queue",
     "what looks after letters": "deadletters",
-    "executors": "coroutine calling interrupt lines base expiry inline thread process",
+    "executors": "coroutine calling interrupt lines base fitness inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "garbage callback waker stop state backlog brake reruns companions timekeeper publisher settings settle "

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from journal import Journal, work
 from kafka import KafkaProducer
 
 import kq
@@ -97,13 +98,30 @@ def test_byte_code_names_its_python(topic: str, hosts: str, by_value: bool) -> N
     assert dict(seen[0].headers).get("kq-python") == (version if by_value else None)
 
 
-def test_byte_code_of_another_python_is_told(
-    topic: str, hosts: str, caplog: pytest.LogCaptureFixture, client: KafkaProducer
+@pytest.mark.parametrize("executor", ["inline", "thread", "process"])
+def test_byte_code_of_another_python_is_not_run(
+    topic: str, hosts: str, caplog: pytest.LogCaptureFixture, client: KafkaProducer, executor: Any, journal: Journal
 ) -> None:
-    """In the line about the message, where its value cannot be read."""
-    for version in (b"2.7", ".".join(map(str, sys.version_info[:2])).encode()):
-        client.send(topic, b"damaged", headers=[("kq-python", version)]).get(10)
-    kq.Worker(topic, hosts=hosts).start(max_messages=2)
-    first, second = [record.getMessage() for record in caplog.records if "Job was invalid" in record.msg]
-    assert f"; it holds byte code of Python 2.7, and this is Python {version.decode()} (" in first
-    assert "byte code" not in second
+    """It might end the process that runs it: it is not even unpickled, and the line says which Python it needs."""
+    with kq.Queue(topic, hosts=hosts) as queue:
+        value = kq.dumps(kq.Job(id="x", timestamp=1, topic=topic, func=work, args=(journal.path, "x"), kwargs={}))
+        own = ".".join(map(str, sys.version_info[:2])).encode()
+        for version in (b"3.999", b"nonsense", own):
+            client.send(topic, value, headers=[("kq-python", version)]).get(10)
+        queue.enqueue(max, 1, 2)
+    told: list[str] = []
+    kq.Worker(
+        topic, hosts=hosts, unimportable="invalid", executor=executor, callback=lambda status, *_: told.append(status)
+    ).start(max_messages=4)
+    assert sorted(told) == ["invalid", "success", "success", "success"]
+    assert journal.count("start") == {"x": 2}
+    (line,) = [record.getMessage() for record in caplog.records if "Job was invalid" in record.msg]
+    assert f"it holds byte code of Python 3.999, and this is Python {own.decode()} (" in line
+
+
+def test_a_worker_with_another_python_stops_and_commits_nothing(topic: str, hosts: str, client: KafkaProducer) -> None:
+    """As one that can import nothing: the right one has these jobs."""
+    for _ in range(10):
+        client.send(topic, b"byte code", headers=[("kq-python", b"3.999")]).get(10)
+    with pytest.raises(kq.WorkerError, match=r"it holds byte code of Python 3\.999"):
+        kq.Worker(topic, hosts=hosts).start()

@@ -2,7 +2,7 @@
 
 from kq.executors.base import Executor, Finished, Setting, explained, run_message
 from kq.executors.calling import Caller
-from kq.executors.expiry import expired
+from kq.executors.fitness import unfit
 from kq.executors.inline import InlineExecutor
 from kq.executors.interrupt import best_interrupter
 from kq.executors.lines import describe, log_interrupted, log_invalid
@@ -19,9 +19,9 @@ __all__ = [
     "ThreadExecutor",
     "best_interrupter",
     "describe",
-    "expired",
     "explained",
     "log_interrupted",
     "log_invalid",
     "run_message",
+    "unfit",
 ]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec
 
 from kq.job import SUCCESS, TIMEOUT, Outcome
-from kq.message import Message, job_from_headers, name_of, python_hint
+from kq.message import Message, job_from_headers, name_of
 from kq.utils import safe_str
 
 __all__ = [
@@ -71,7 +71,7 @@ def log_invalid(log: logging.Logger, message: Message, text: str, error: BaseExc
     job_id, place = job_from_headers(message).id, _place(message, name_of(message))
     where = place if job_id is None else f"job {job_id}, {place}"
     exception, trace = (error, "") if isinstance(error, BaseException) else (None, error)
-    args = text + python_hint(message), where
+    args = text, where
     _log_error(log, "Job was invalid: %s (%s)", args, _where(message, job_id), exception, trace)
 
 

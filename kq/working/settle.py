@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from kq.errors import PoisonMessage
-from kq.executors import Caller, Finished, expired
+from kq.executors import Caller, Finished, unfit
 from kq.job import FAILURE, INVALID, SUCCESS, Outcome
 from kq.message import Message, job_from_headers
 from kq.utils import safe_str
@@ -144,8 +144,8 @@ class Settler:
 
 
 def not_to_run(message: Message, deaths: int, most_deaths: int) -> Finished | None:
-    """Return the end of a message that is not run: its runs kept killing the worker, or it has expired. Else None."""
-    return _poisoned(message, deaths) if deaths >= most_deaths else expired(message)
+    """Return the end of a message that is not run: its runs kept killing the worker, or it is unfit. Else None."""
+    return _poisoned(message, deaths) if deaths >= most_deaths else unfit(message)
 
 
 def _poisoned(message: Message, deaths: int) -> Finished:
