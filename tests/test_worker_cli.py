@@ -205,6 +205,17 @@ def test_check_begins_where_the_group_stands(hosts, topic, here):
     assert "the next message can run here" in done.stdout
 
 
+def test_check_preloads_and_knows_byte_code(hosts, topic, here, client):
+    """What the worker's children would have is there; what this Python cannot run is told, and not read."""
+    at = ("--hosts", hosts, "--topic", topic)
+    (here / "early.py").write_text("import builtins\nbuiltins.early = max\n")
+    client.send(topic, b"cbuiltins\nearly\n.", headers=[("kq-func", b"early")]).get(10)
+    assert "attribute 'early'" in run("worker", *at, "--check", cwd=here).stdout
+    assert "attribute 'early'" not in run("worker", *at, "--check", "--preload", "early", cwd=here).stdout
+    client.send(topic, b"any", headers=[("kq-python", b"3.999")]).get(10)
+    assert "it holds byte code of Python 3.999" in run("worker", *at, "--check", cwd=here).stdout
+
+
 def test_several_topics_are_worked_on_by_one_command(hosts, make_topic, here):
     """Each has its own group; a stop ends them all; max-messages would mean nothing."""
     topics = [make_topic(), make_topic()]

@@ -11,6 +11,7 @@ import kq
 from kq import clients
 from kq.cli.output import make_console, print_table
 from kq.consuming import peek
+from kq.executors import unfit
 from kq.message import Message, job_from_headers, name_of
 from kq.producing import check_binding
 from kq.utils import safe_str
@@ -48,6 +49,9 @@ def check_next(topic: str, hosts: str, group: str, config: Mapping[str, Any]) ->
 
 def _fault(message: Message) -> str | None:
     """Return why a message's job cannot run here, None if it can. The job is read, which imports, and not called."""
+    end = unfit(message)
+    if end is not None and end.unimportable is not None:
+        return end.unimportable[0]
     try:
         job = kq.loads(message.value)  # type: ignore[arg-type]  # None, a tombstone, is no job either
         check_binding(job.func, job.args or (), job.kwargs or {})

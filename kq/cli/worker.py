@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 import click
@@ -97,7 +98,10 @@ def worker(reload: bool, verbose: bool, check: bool, log_level: str | None, log_
 
 def _check(options: Mapping[str, Any]) -> None:
     """Say of each topic whether the next jobs could run here."""
-    for topic, made in _workers(options)[0].items():
+    workers = _workers(options)[0]
+    for module in options["preload"]:  # as the children would have them
+        import_module(module)
+    for topic, made in workers.items():
         check_next(topic, options["hosts"], made.group, options["config"])
 
 
