@@ -15,6 +15,7 @@ from helpers import at_work, wait_until
 from jobs import Calls
 from journal import Journal
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import NewPartitions
 
 import kq
 from kq import Retry
@@ -171,6 +172,21 @@ def test_a_retry_waits_in_the_companion_topic(queue: kq.Queue, hosts: str) -> No
     assert record.key == f"job:{job.id}:0-0".encode()
     assert (told["kq-attempt"], told["kq-key"]) == (b"2", b"k")
     assert before + 3600 <= int(told["kq-at"]) / 1000 <= time.time() + 3600
+
+
+def test_partitions_that_were_added_have_retries_too(
+    make_topic: Callable[..., str], hosts: str, admin: KafkaAdminClient
+) -> None:
+    """``T.later`` has fewer: the job waits in another partition, and runs again in its own."""
+    topic, calls = make_topic(), Calls()
+    with kq.Queue(topic, hosts=hosts, retry=Retry(1, delay=0.2)) as queue:
+        queue.enqueue(jobs.add)  # makes the companion
+    admin.create_partitions({topic: NewPartitions(3)})
+    with kq.Queue(topic, hosts=hosts, retry=Retry(1, delay=0.2)) as queue:
+        job = queue.using(partition=2).enqueue(retry_jobs.wrong)
+        with at_work(kq.Worker(topic, hosts=hosts, callback=calls)):
+            wait_until(lambda: runs(calls, job) == [1, 2], timeout=40)
+    assert {call.message.partition for call in calls if call.job.id == job.id} == {2}
 
 
 def test_the_topic_is_there_before_the_first_failure(
