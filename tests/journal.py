@@ -66,7 +66,8 @@ class Journal:
         path.touch()
 
     def entries(self) -> Iterator[Entry]:
-        for line in Path(self.path).read_text().splitlines():
+        whole, _, _ = Path(self.path).read_text().rpartition("\n")  # of the last line there may be only a part yet
+        for line in whole.splitlines():
             moment, pid, word, name = line.split(" ", 3)
             yield Entry(float(moment), int(pid), word, name)
 

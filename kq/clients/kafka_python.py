@@ -273,7 +273,10 @@ def ask_for(consumer: KafkaConsumer, topic: str, answer: Callable[[bool], None])
         include_cluster_authorized_operations=False,
         include_topic_authorized_operations=False,
     )
-    asked = manager.call_soon(manager.send, request)
+    try:
+        asked = manager.call_soon(manager.send, request)
+    except Exception:  # noqa: BLE001 - its client is closed, or its loop has ended of something: nobody answers
+        return
     asked.add_callback(lambda response: answer(response.topics[0].error_code == 0))
 
 

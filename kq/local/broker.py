@@ -28,7 +28,7 @@ from typing import Any
 
 from kq.errors import ArgumentError, LocalKafkaError
 from kq.local.install import JVM_FLAGS, VERSION, as_properties, cached, find_java
-from kq.local.supervisor import Supervisor
+from kq.local.supervisor import Supervisor, await_frozen
 
 __all__ = ["LocalKafka", "is_free"]
 
@@ -202,6 +202,7 @@ class LocalKafka:
     def pause(self, node: int = 0) -> None:
         """Freeze a node: its connections stay open, and nothing answers. Not on Windows."""
         self._signal(node, "SIGSTOP")
+        await_frozen(self._pids[node])
 
     def resume(self, node: int = 0) -> None:
         """Resume a paused node."""

@@ -28,7 +28,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["Supervisor"]
+__all__ = ["Supervisor", "await_frozen"]
 
 #: Seconds between two checks whether the owner is alive.
 WATCH = 0.5
@@ -36,6 +36,21 @@ WATCH = 0.5
 GRACE = 1.5
 #: Seconds between two tries to lock.
 POLL = 0.02
+#: Seconds that a process may take to stop after SIGSTOP; on a busy machine it may answer something until then.
+FREEZE = 5.0
+
+
+def await_frozen(pid: int) -> None:
+    """Return when all threads of a process are stopped; at once where the system does not tell."""
+    deadline = time.monotonic() + FREEZE
+    while time.monotonic() < deadline:
+        try:
+            stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+        except OSError:  # a thread has just ended
+            continue
+        if all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats):
+            return
+        time.sleep(POLL)
 
 
 class Supervisor:
