@@ -13,6 +13,11 @@
   - ``JobTimeout``, also a ``TimeoutError``: a job ran longer than it may
   - ``RetryLater``: raised by a job, to run again later
   - ``GiveUp``: raised by a job, to end without another attempt
+  - ``JobInvalid``: a message held no job that could be run
+  - ``Cancelled``: a job was cancelled
+  - ``ResultTimeout``, also a ``TimeoutError``: what became of a job was not known in time
+  - ``ResultTooLarge``: a job succeeded, and its result is too large for the topic
+  - ``ResultUnreadable``: a job succeeded, and its result cannot be pickled, or not be read here
   - ``PoisonMessage``: a message whose runs kept killing the worker
   - ``ChildLost``: a child of the process executor ended while it ran a job
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
@@ -184,9 +189,9 @@ class RemoteError(KQError):
     :ivar traceback: Its traceback where the job ran, as text; empty where it is not known.
     """
 
-    def __init__(self, type: str = "", text: str = "", traceback: str = "") -> None:
-        super().__init__(*([type, text] if text else [type]))
-        self.type, self.text, self.traceback = type, text, traceback
+    def __init__(self, type: str = "", text: str | None = None, traceback: str = "") -> None:
+        super().__init__(*([type] if text is None else [type, text]))
+        self.type, self.text, self.traceback = type, text or "", traceback
 
     def __str__(self) -> str:
         return ": ".join(map(str, self.args))

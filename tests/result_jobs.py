@@ -71,6 +71,11 @@ def unpicklable() -> Any:
     return threading.Lock()
 
 
+def run_of() -> tuple[int, float]:
+    """Return what tells one run of a job from another."""
+    return os.getpid(), time.monotonic()
+
+
 def end_at(seconds: float = 0.0) -> float:
     time.sleep(seconds)
     return time.time()
@@ -97,6 +102,11 @@ def report_often(count: int) -> float:
     for number in range(count):
         kq.progress(number + 1, count)
     return time.perf_counter() - begun
+
+
+def hang() -> None:
+    while True:  # in other threads than the main one a job is interrupted between two steps
+        time.sleep(0.05)
 
 
 def talk(name: str, count: int = 5) -> None:
@@ -127,8 +137,7 @@ def talk_and_fail(name: str, count: int = 2) -> None:
 def talk_and_hang(name: str) -> None:
     talk(name, 2)
     kq.progress(0.5, text="hanging")
-    while True:  # in other threads than the main one a job is interrupted between two steps
-        time.sleep(0.05)
+    hang()
 
 
 def talk_and_die(name: str) -> None:

@@ -40,8 +40,8 @@ HOUSE = {
     "local": "install supervisor broker",
     "what tests": "frozen testing",
     "the top": "kq",
-    "cli": "logs reload together targets options output check survey topics broker dead demo enqueue schedule skip "
-    "groups info worker main",
+    "cli": "logs reload together targets options output result check survey topics broker dead demo enqueue schedule "
+    "skip groups info worker main",
     "the command": "__main__",
 }
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

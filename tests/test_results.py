@@ -47,7 +47,7 @@ def test_each_end_is_told_as_it_was(topic: str, hosts: str, executor: str) -> No
         good = queue.enqueue(jobs.echo, 1, two=[2])
         known = queue.enqueue(result_jobs.known, 7)
         awkward = queue.enqueue(result_jobs.awkward)
-        slow = queue.using(timeout=0.2).enqueue(time.sleep, 30)
+        slow = queue.using(timeout=0.2).enqueue(result_jobs.hang)
         late = queue.using(expires=0.001).enqueue(jobs.add)
         unpicklable = queue.enqueue(result_jobs.unpicklable)
         waiting = results.future(good)

@@ -14,6 +14,7 @@ import click
 import kq
 from kq.cli.options import Duration, Time, client_options
 from kq.cli.output import counted, make_console, show_progress, to_stderr
+from kq.cli.result import tell, wait_option
 from kq.cli.targets import at_line, import_from_here, jobs_of, load_function, parse_arguments
 
 __all__ = ["enqueue"]
@@ -43,15 +44,20 @@ class _Command(click.Command):
 @click.option("--expires", type=Duration(), help="It never runs if it has not started by then.")
 @click.option("--from-file", type=click.File(encoding="utf-8"), metavar="FILE", help="Many jobs, one a line, as JSON.")
 @click.option("--skip", type=click.IntRange(min=0), default=0, help="Leave out so many lines of the file, the first.")
+@click.option("--wait", is_flag=True, help="Wait for the job to end, and print what it returned.")
+@wait_option
 @click.argument("function", metavar="MODULE:FUNCTION", required=False)
 @click.argument("words", metavar="[VALUE | NAME=VALUE]...", nargs=-1)
 @click.pass_context
 def enqueue(
     context: click.Context, hosts: str, topic: str, config: dict[str, Any], timeout: float, key: str | None,
     partition: int | None, delay: float | None, at: Any, expires: float | None, from_file: TextIO | None, skip: int,
-    function: str | None, words: tuple[str, ...],
+    wait: bool, wait_timeout: float | None, function: str | None, words: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Enqueue a call and print the job's ID. Values are JSON; what is not, is a string. After -- nothing is an option.
+
+    With --wait, print instead what the job returned, and until then how far it is and what it logs, where workers tell
+    (kq worker --results --capture-logs). The exit code is that of kq result.
 
     With --from-file, enqueue the calls of a file, each a line such as {"func": "tasks:add", "args": [1, 2]}; "kwargs",
     "id", "timeout", "key" and "partition" may be there as well. The file - is standard input.
@@ -60,14 +66,24 @@ def enqueue(
         raise click.UsageError("give either MODULE:FUNCTION or --from-file")
     if skip and from_file is None:
         raise click.UsageError("--skip is for --from-file")
+    if wait and from_file is not None:
+        raise click.UsageError("--wait is for one job")
+    if wait_timeout is not None and not wait:
+        raise click.UsageError("--wait-timeout is for --wait")
     import_from_here()
-    with kq.Queue(topic, hosts=hosts, config=config) as queue:
+    with kq.Queue(topic, hosts=hosts, config=config, results=wait) as queue:
         times = {"delay": delay, "at": at, "expires": expires}
         spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition, **times)
         if function is not None:
             called = load_function(function)
             args, kwargs = parse_arguments(called, words, context.meta[LITERAL])
-            click.echo(spec.enqueue(called, *args, **kwargs).id)
+            job = spec.enqueue(called, *args, **kwargs)
+            if not wait:
+                click.echo(job.id)
+                return
+            to_stderr(f"Job {job.id} is on topic {topic}")
+            with queue.collect() as results:
+                tell(results, job, wait_timeout)
         elif from_file is not None:
             count = _enqueue_file(spec, from_file, skip)
             click.echo(f"{counted(count, 'job')} {'is' if count == 1 else 'are'} on topic {topic}")
