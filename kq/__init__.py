@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kq.errors import JobTimeout as JobTimeout
     from kq.errors import KQError as KQError
     from kq.errors import LocalKafkaError as LocalKafkaError
+    from kq.errors import MessageRefused as MessageRefused
     from kq.errors import MissingExtra as MissingExtra
     from kq.errors import PoisonMessage as PoisonMessage
     from kq.errors import RemoteError as RemoteError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from kq.executors import InlineExecutor as InlineExecutor
     from kq.executors import ProcessExecutor as ProcessExecutor
     from kq.executors import ThreadExecutor as ThreadExecutor
+    from kq.fleet import Consumer as Consumer
+    from kq.fleet import ConsumerSet as ConsumerSet
+    from kq.fleet import VirtualHost as VirtualHost
     from kq.job import EnqueuedJob as EnqueuedJob
     from kq.job import EnqueueItem as EnqueueItem
     from kq.job import Job as Job
@@ -58,6 +62,8 @@ _HOMES = {
     "BrokerUnreachable": "errors",
     "Callback": "worker",
     "ChildLost": "errors",
+    "Consumer": "fleet",
+    "ConsumerSet": "fleet",
     "Cron": "scheduling",
     "DeadLetter": "letter",
     "DeadLetters": "deadletters",
@@ -79,6 +85,7 @@ _HOMES = {
     "LocalKafka": "local",
     "LocalKafkaError": "errors",
     "Message": "message",
+    "MessageRefused": "errors",
     "MissingExtra": "errors",
     "PoisonMessage": "errors",
     "ProcessExecutor": "executors",
@@ -89,6 +96,7 @@ _HOMES = {
     "Schedule": "scheduling",
     "Status": "job",
     "ThreadExecutor": "executors",
+    "VirtualHost": "fleet",
     "Worker": "worker",
     "WorkerError": "errors",
     "current_job": "context",

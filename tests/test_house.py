@@ -35,6 +35,7 @@ HOUSE = {
     "working": "garbage callback waker stop state backlog brake reruns companions timekeeper publisher settings settle "
     "messages retrier letters watchdog loop",
     "what works": "worker",
+    "fleet": "virtual_host entry task_logging pauses hooks attendant consumer consumer_set",
     "local": "install supervisor broker",
     "what tests": "frozen testing",
     "the top": "kq",

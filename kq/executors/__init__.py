@@ -1,6 +1,6 @@
 """Executors: where jobs run. Alternatives behind one protocol, ``kq.executors.base.Executor``."""
 
-from kq.executors.base import Executor, Finished, Setting, explained, run_message
+from kq.executors.base import Executor, Finished, Setting, cause_of, explained, run_message, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.fitness import unfit
 from kq.executors.inline import InlineExecutor
@@ -18,10 +18,12 @@ __all__ = [
     "Setting",
     "ThreadExecutor",
     "best_interrupter",
+    "cause_of",
     "describe",
     "explained",
     "log_interrupted",
     "log_invalid",
     "run_message",
+    "stacktrace_of",
     "unfit",
 ]

@@ -23,7 +23,7 @@ from kq.executors.interrupt import Called, Interrupter
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Cause, Outcome
 from kq.message import Message, job_from_headers, with_id
-from kq.serializers import is_unimportable
+from kq.serializers import is_unimportable, loads
 from kq.utils import get_call_repr, safe_str, type_name
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "check_hooks",
     "explained",
     "failed",
+    "job_of",
     "run_message",
     "stacktrace_of",
     "timed_out",
@@ -63,6 +64,11 @@ class Setting(NamedTuple):
     #: Has the worker wake when one of a selector's files is ready, and no more.
     watch: Callable[[BaseSelector], None]
     unwatch: Callable[[BaseSelector], None]
+    #: Whether exceptions are asked for, though nobody asks for jobs and results.
+    wants_errors: bool = False
+    #: Returns the job of a message whose value is not a serialized one, as it is or as ``kq.dumps`` writes it, to cross
+    #: to a child; None where the value is one. From any thread.
+    given: Callable[[Message], Any] | None = None
 
 
 class Finished(NamedTuple):
@@ -138,8 +144,7 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
     log_processing(log, message)
     try:
         with caller:
-            # None, a tombstone, is invalid too
-            job = with_id(setting.deserialize(message.value), message)  # type: ignore[arg-type]
+            job = job_of(message, setting)
             func, args, kwargs, timeout = call_of(job, setting.timeout)
             job_id = job.id
     except BaseException as error:  # the door of user code: unpickling imports, and a script may exit  # noqa: BLE001
@@ -161,6 +166,16 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
     if outcome is not None:
         _log_end(log, message, job, outcome, time.monotonic() - begun, timeout)
     return Finished(message, job, outcome)
+
+
+def job_of(message: Message, setting: Setting) -> Any:
+    """Return the job of a message: what was given for it, or what its value holds."""
+    job = None if setting.given is None else setting.given(message)
+    if job is None:
+        job = setting.deserialize(message.value)  # type: ignore[arg-type]  # None, a tombstone, is invalid too
+    elif isinstance(job, bytes):
+        job = loads(job)
+    return with_id(job, message)
 
 
 def _log_end(log: logging.Logger, message: Message, job: Any, outcome: Outcome, seconds: float, timeout: float) -> None:

@@ -53,7 +53,7 @@ from kq.executors.process.protocol import (
     unpack_jobs,
 )
 from kq.job import FAILURE, INVALID, SUCCESS, Status
-from kq.serializers import is_unimportable, safe_loads
+from kq.serializers import is_unimportable, loads, safe_loads
 from kq.utils import get_call_repr, safe_str
 
 __all__ = ["run_child"]
@@ -189,7 +189,7 @@ class _Child:
         if limit:
             self._note_start(number, begun, limit)
         try:
-            job = settings.deserialize(value)
+            job = loads(value[0]) if isinstance(value, tuple) else settings.deserialize(value)
             func, args, kwargs, timeout = call_of(job, settings.timeout)
             job_id = job.id if job.id is None else safe_str(job.id)
             text = get_call_repr(func, *args, **kwargs) if settings.is_verbose else ""
@@ -256,7 +256,8 @@ class _Child:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
-        packed = _pack_error(error) if self._settings.wants_outcome else None
+        wants_error = self._settings.wants_outcome or self._settings.wants_errors
+        packed = _pack_error(error) if wants_error else None
         self._send_result(number, FAILURE, begun, "", stacktrace, packed, error=error)
 
     def _has_done_its_share(self) -> bool:

@@ -16,12 +16,12 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from kq.errors import ChildLost, ChildTraceback, JobExpired, RemoteError
-from kq.executors.base import Finished, Setting, timed_out
+from kq.executors.base import Finished, Setting, job_of, timed_out
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import Frame, Packed, Result
 from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome
-from kq.message import Message, job_from_headers, with_id
+from kq.message import Message, job_from_headers
 from kq.serializers import safe_loads
 from kq.utils import safe_str
 
@@ -219,7 +219,7 @@ class Outcomes:
         if not is_read:  # the attempt may have been what ended the child
             return job_from_headers(message)
         try:
-            return with_id(self._setting.deserialize(message.value), message)  # type: ignore[arg-type]
+            return job_of(message, self._setting)
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
             warn_own("A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error))
             return job_from_headers(message)
