@@ -25,6 +25,7 @@ from kq.fleet.hooks import FailureCallback, Hooks, call_hook, log_error, tell_fa
 from kq.fleet.pauses import Pauses
 from kq.fleet.virtual_host import VirtualHost, access_to
 from kq.worker import Worker
+from kq.working import State, Stats
 
 __all__ = ["Consumer"]
 
@@ -83,6 +84,8 @@ class Consumer(Hooks):
         self._failure_callbacks: list[FailureCallback] = []
         #: The worker that has the connection; None while there is none.
         self.connection: Worker | None = None
+        #: The one that had it last.
+        self._last: Worker | None = None
         #: What ended the thread, if that was no stop.
         self.failure: BaseException | None = None
         self._attendant: Attendant | None = None
@@ -117,7 +120,7 @@ class Consumer(Hooks):
         if self.is_alive():
             raise KQError(f"{self!r} is started already")
         self._stopping.clear()
-        self.failure = None
+        self.failure = self._last = None
         self._thread = threading.Thread(target=self._run_in_thread, name=self.name, daemon=True)
         self._thread.start()
 
@@ -150,6 +153,11 @@ class Consumer(Hooks):
     def is_alive(self) -> bool:
         """Return whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
+
+    def stats(self) -> Stats:
+        """Return the figures of the worker that has the connection, or had the last one. From any thread."""
+        worker = self.connection or self._last
+        return Stats(State.NEW) if worker is None else worker.stats()
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
@@ -214,7 +222,7 @@ class Consumer(Hooks):
             error = caught
             raise
         finally:
-            self.connection = None
+            self.connection, self._last = None, connection
             self._tell_end(error)
 
     def _tell_end(self, error: BaseException | None) -> None:
