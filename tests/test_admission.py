@@ -13,7 +13,7 @@ import kq
 from kq.consuming import Revoked
 from kq.consuming.metadata import Progress
 from kq.executors import Finished
-from kq.fleet.attendant import Attendant
+from kq.fleet.attendant import Asking, Attendant, attendant_of
 from kq.fleet.hooks import Hooks
 from kq.job import INVALID, Cause, Outcome
 from kq.message import Message
@@ -159,7 +159,7 @@ def message(offset: int, name: bytes = b"neg") -> Message:
 def test_an_attendant_gives_a_job_while_its_message_runs() -> None:
     """As it is, or as bytes that cross; not before, not afterwards, and of no other message."""
     for crosses in (False, True):
-        attendant, one = Attendant(Told(), crosses=crosses), message(0)
+        attendant, one = Asking(Told(), crosses=crosses), message(0)
         assert attendant.given(one) is None
         assert attendant.admit(one) is None
         job = kq.loads(attendant.given(one)) if crosses else attendant.given(one)
@@ -171,7 +171,7 @@ def test_an_attendant_gives_a_job_while_its_message_runs() -> None:
 
 def test_an_attendant_keeps_nothing_of_what_has_ended() -> None:
     """Neither of what was done, nor of what was given up, nor of a worker that has stopped."""
-    attendant, messages = Attendant(Told(), crosses=False), [message(offset) for offset in range(4)]
+    attendant, messages = Asking(Told(), crosses=False), [message(offset) for offset in range(4)]
     for one in messages:
         attendant.admit(one)
     attendant.on_settled(messages[0], WELL)
@@ -185,7 +185,7 @@ def test_an_attendant_keeps_nothing_of_what_has_ended() -> None:
 def test_an_attendant_tells_of_each_end() -> None:
     """Of what was refused by its own reason; of what never came so far with a log that is found then."""
     hooks = Told()
-    attendant, other = Attendant(hooks, crosses=False), message(1, b"other")
+    attendant, other = Asking(hooks, crosses=False), message(1, b"other")
     end = attendant.admit(other)
     assert end is not None
     assert end.outcome is not None
@@ -199,10 +199,29 @@ def test_an_attendant_tells_of_each_end() -> None:
 def test_an_attendant_gives_back_what_it_has_at_the_end() -> None:
     """And no more than that."""
     hooks = Told()
-    attendant = Attendant(hooks, crosses=False)
+    attendant = Attendant(hooks)
     attendant.on_moved("assigned", [0, 1, 2, 3])
     attendant.on_moved("lost", [1])
     attendant.on_moved("revoked", [2])
     attendant.stop(0)
     attendant.stop(0)
     assert hooks.partitions == [("lost", [1]), ("revoked", [2]), ("revoked", [0, 3])]
+
+
+def test_a_consumer_that_asks_for_nothing_costs_nothing() -> None:
+    """Nothing is called before a message starts, nor of a success; one that asks is asked."""
+
+    class Plain(Told):
+        task_types = {}
+
+    class Hearing(Plain):
+        def on_message(self, message: Message) -> None: ...
+
+    assert type(attendant_of(Plain(), crosses=False)) is Attendant
+    assert not Attendant(Plain()).answers_success
+    assert Attendant.admit is Companion.admit
+    assert type(attendant_of(Hearing(), crosses=False)) is Asking
+    assert type(attendant_of(Told(), crosses=False)) is Asking
+    patched = Plain()
+    patched.on_message = print  # type: ignore[method-assign]
+    assert type(attendant_of(patched, crosses=False)) is Asking

@@ -20,7 +20,7 @@ from kafka import KafkaAdminClient
 from kq.clients import check_topic, connect, settings_for, topics
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import ProcessExecutor
-from kq.fleet.attendant import Attendant, Attended
+from kq.fleet.attendant import Attendant, Attended, attendant_of
 from kq.fleet.hooks import FailureCallback, Hooks, call_hook, log_error, tell_failure
 from kq.fleet.pauses import Pauses
 from kq.fleet.virtual_host import VirtualHost, access_to
@@ -258,7 +258,8 @@ class Consumer(Hooks):
         executor = options.get("executor")
         if callable(executor):
             executor = options["executor"] = executor()
-        self._attendant = Attendant(self, crosses=executor == "process" or isinstance(executor, ProcessExecutor))
+        crosses = executor == "process" or isinstance(executor, ProcessExecutor)
+        self._attendant = attendant_of(self, crosses=crosses)
         where = {"hosts": self.hosts, "config": self._config, "logger": self.logger}
         return Attended(self._attendant, self.queue, **where, **options)
 
