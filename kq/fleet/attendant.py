@@ -167,10 +167,12 @@ def attendant_of(hooks: Hooks, *, crosses: bool) -> Attendant:
 
 def _overridden(hooks: Hooks) -> frozenset[str]:
     """Return the names of those that are called before a message starts, and do something."""
-    # also of the object alone, whose attribute may be any callable
-    return frozenset(
-        name for name in _BEFORE if getattr(getattr(hooks, name), "__func__", None) is not vars(Hooks)[name]
-    )
+
+    def is_overridden(name: str) -> bool:
+        # by an attribute of the object, too, which may be any callable
+        return getattr(getattr(hooks, name), "__func__", None) is not vars(Hooks)[name]
+
+    return frozenset(filter(is_overridden, _BEFORE))
 
 
 def _error_of(outcome: Outcome) -> BaseException:
