@@ -161,7 +161,7 @@ def test_a_busy_set_ends_within_its_longest_job(executor, begin, make_topic, cli
     took = time.monotonic() - called
     starts = [entry.time - called for entry in journal.entries() if entry.word == "start"]
     # what was on its way to its thread or child when the call was made
-    assert [late for late in starts if late > 0.05] == []
+    assert [late for late in starts if late > 0.2] == []
     assert took < 0.3 + 2.5  # the longest job; and on a busy machine five farewells to the broker
     assert journal.count("start") == journal.count("end")
     assert done(made) == len(journal.names("end"))
