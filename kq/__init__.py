@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kq.context import JobContext as JobContext
     from kq.context import current_job as current_job
+    from kq.context import progress as progress
     from kq.deadletters import DeadLetters as DeadLetters
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
+    from kq.errors import Cancelled as Cancelled
     from kq.errors import ChildLost as ChildLost
     from kq.errors import GiveUp as GiveUp
     from kq.errors import JobExpired as JobExpired
+    from kq.errors import JobInvalid as JobInvalid
     from kq.errors import JobTimeout as JobTimeout
     from kq.errors import KQError as KQError
     from kq.errors import LocalKafkaError as LocalKafkaError
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from kq.errors import MissingExtra as MissingExtra
     from kq.errors import PoisonMessage as PoisonMessage
     from kq.errors import RemoteError as RemoteError
+    from kq.errors import ResultTimeout as ResultTimeout
+    from kq.errors import ResultTooLarge as ResultTooLarge
+    from kq.errors import ResultUnreadable as ResultUnreadable
     from kq.errors import RetryLater as RetryLater
     from kq.errors import WorkerError as WorkerError
     from kq.executors import InlineExecutor as InlineExecutor
@@ -46,6 +52,9 @@ if TYPE_CHECKING:
     from kq.queue import EnqueueSpec as EnqueueSpec
     from kq.queue import EnqueueUnknown as EnqueueUnknown
     from kq.queue import Queue as Queue
+    from kq.resulting import JobEvent as JobEvent
+    from kq.resulting import ResultConsumer as ResultConsumer
+    from kq.results import Results as Results
     from kq.retry import Retry as Retry
     from kq.scheduling import Cron as Cron
     from kq.scheduling import Every as Every
@@ -61,6 +70,7 @@ _HOMES = {
     "ArgumentError": "errors",
     "BrokerUnreachable": "errors",
     "Callback": "worker",
+    "Cancelled": "errors",
     "ChildLost": "errors",
     "Consumer": "fleet",
     "ConsumerSet": "fleet",
@@ -77,8 +87,10 @@ _HOMES = {
     "InlineExecutor": "executors",
     "Job": "job",
     "JobContext": "context",
+    "JobEvent": "resulting",
     "JobExpired": "errors",
     "JobFunction": "producing",
+    "JobInvalid": "errors",
     "JobSpec": "producing",
     "JobTimeout": "errors",
     "KQError": "errors",
@@ -91,6 +103,11 @@ _HOMES = {
     "ProcessExecutor": "executors",
     "Queue": "queue",
     "RemoteError": "errors",
+    "ResultConsumer": "resulting",
+    "ResultTimeout": "errors",
+    "ResultTooLarge": "errors",
+    "ResultUnreadable": "errors",
+    "Results": "results",
     "Retry": "retry",
     "RetryLater": "errors",
     "Schedule": "scheduling",
@@ -102,6 +119,7 @@ _HOMES = {
     "current_job": "context",
     "dumps": "serializers",
     "loads": "serializers",
+    "progress": "context",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

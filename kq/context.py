@@ -1,4 +1,4 @@
-"""What a job can ask of itself while it runs."""
+"""What a job can ask of itself, and tell of itself, while it runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import time
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from kq.errors import ArgumentError
 from kq.message import HEADER_TIMESTAMP, Message, attempt_of, millis_of
 
-__all__ = ["NO_TIME", "JobContext", "Where", "current_job", "enter", "leave"]
+__all__ = ["NO_TIME", "JobContext", "Report", "Said", "Where", "current_job", "enter", "leave", "progress"]
 
 
 class JobContext(NamedTuple):
@@ -41,10 +42,26 @@ NO_TIME = -1
 #: What crosses to a child of a job's message: topic, partition, offset, key, when it was enqueued, and the attempt.
 Where = tuple[str, int, int, bytes | None, int | None, int]
 
+#: How far a job is: a fraction of 1, or None, and a text.
+Said = tuple[float | None, str]
 
-#: The run of this context: its job's ID, its limit, when it began, and its message or what crossed of that. It is made
-#: a ``JobContext`` when somebody asks: few jobs do.
-_current: ContextVar[tuple[Any, float, float, Message | Where] | None] = ContextVar("kq_current_job", default=None)
+
+class Report:
+    """What a run tells of itself: the job writes, the worker looks now and then, from another thread."""
+
+    __slots__ = ("said",)
+
+    def __init__(self) -> None:
+        self.said: Said | None = None
+
+    def tell(self, said: Said) -> None:
+        self.said = said
+
+
+#: The run of this context: its job's ID, its limit, when it began, its message or what crossed of that, and where it
+#: reports to, if anybody listens. It is made a ``JobContext`` when somebody asks: few jobs do.
+_current: ContextVar[tuple[Any, float, float, Message | Where, Report | None] | None]
+_current = ContextVar("kq_current_job", default=None)
 
 
 def current_job() -> JobContext | None:
@@ -56,20 +73,45 @@ def current_job() -> JobContext | None:
     run = _current.get()
     if run is None:
         return None
-    job_id, timeout, begun, source = run
+    job_id, timeout, begun, source, _ = run
     topic, partition, offset, key, timestamp, attempt = _where(source) if isinstance(source, Message) else source
     timestamp = None if timestamp == NO_TIME else timestamp
     deadline = time.time() + begun + timeout - time.monotonic() if timeout else None
     return JobContext(job_id, attempt, topic, partition, offset, key, timestamp, timeout, deadline)
 
 
-def enter(job_id: Any, timeout: float, begun: float, source: Message | Where) -> None:
+def progress(fraction_or_done: float | None, total: float | None = None, text: str = "") -> None:
+    """Tell how far the job that calls this is. Cheap enough for the innermost loop.
+
+    It is published several times a second at most, the last one always. Outside of a job, and where the worker
+    publishes no results, nothing happens.
+
+    :param fraction_or_done: A fraction of 1; with ``total``, how much is done; None where that is not known.
+    :param total: How much there is.
+    :param text: What is being done, for people; the first 1,000 bytes count.
+    :raises kq.ArgumentError: These are no numbers.
+    """
+    run = _current.get()
+    if run is None or run[4] is None:
+        return
+    if not isinstance(text, str):
+        raise ArgumentError("kq.progress takes a str as its text")
+    try:
+        fraction = fraction_or_done if total is None or fraction_or_done is None else fraction_or_done / (total or 1)
+        fraction = None if fraction is None else 0.0 if not fraction > 0 else 1.0 if fraction > 1 else float(fraction)
+    except TypeError:
+        raise ArgumentError("kq.progress takes numbers: a fraction of 1, or how much is done and the total") from None
+    run[4].tell((fraction, text))
+
+
+def enter(job_id: Any, timeout: float, begun: float, source: Message | Where, report: Report | None = None) -> None:
     """Note that a job begins in this context.
 
     :param timeout: Seconds that it may run, 0 for no limit.
     :param begun: When it began, by the monotonic clock.
+    :param report: Where it tells how far it is; None if nobody listens.
     """
-    _current.set((job_id, timeout, begun, source))
+    _current.set((job_id, timeout, begun, source, report))
 
 
 def leave() -> None:

@@ -30,10 +30,12 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "BrokerUnreachable",
+    "Cancelled",
     "ChildLost",
     "ChildTraceback",
     "GiveUp",
     "JobExpired",
+    "JobInvalid",
     "JobTimeout",
     "KQError",
     "LocalKafkaError",
@@ -41,6 +43,9 @@ __all__ = [
     "MissingExtra",
     "PoisonMessage",
     "RemoteError",
+    "ResultTimeout",
+    "ResultTooLarge",
+    "ResultUnreadable",
     "RetryLater",
     "WorkerError",
 ]
@@ -84,6 +89,37 @@ class JobExpired(KQError):
 
 class JobTimeout(KQError, TimeoutError):
     """A job ran longer than it may; the message names the limit."""
+
+
+class JobInvalid(KQError):
+    """A message held no job that could be run; the message says why."""
+
+
+class Cancelled(KQError):
+    """A job was cancelled before it ended."""
+
+
+class ResultTimeout(KQError, TimeoutError):
+    """What became of a job was not known within the time allowed; the message says what is known of it."""
+
+
+class ResultTooLarge(KQError):
+    """A job succeeded, and its result is larger than the topic of results takes; the message has both sizes.
+
+    :ivar size: Bytes of the record that would have been.
+    :ivar limit: Bytes that the topic takes; None where that is not known.
+    """
+
+    def __init__(self, message: str, size: int | None = None, limit: int | None = None) -> None:
+        super().__init__(message, size, limit)
+        self.size, self.limit = size, limit
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ResultUnreadable(KQError):
+    """A job succeeded, and its result cannot be had: it could not be pickled, or cannot be unpickled here."""
 
 
 class RetryLater(KQError):
@@ -147,7 +183,16 @@ class ChildTraceback(KQError):
 
 
 class RemoteError(KQError):
-    """An exception of a job that could not be pickled: the name of its type, and its text."""
+    """An exception of a job that could not be pickled, or not be built again here.
+
+    :ivar type: The name of its type.
+    :ivar text: Its text.
+    :ivar traceback: Its traceback where the job ran, as text; empty where it is not known.
+    """
+
+    def __init__(self, type: str = "", text: str = "", traceback: str = "") -> None:
+        super().__init__(*([type, text] if text else [type]))
+        self.type, self.text, self.traceback = type, text, traceback
 
     def __str__(self) -> str:
         return ": ".join(map(str, self.args))

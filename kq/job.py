@@ -93,3 +93,11 @@ class Outcome(NamedTuple):
     cause: Cause | None = None
     #: The job runs again after so many seconds: this attempt is not its end.
     retry_in: float | None = None
+    #: The result or the exception, pickled where the job ran; None where nobody asked for that, or it cannot be.
+    packed: bytes | None = None
+    #: Why a result could not be pickled; "" where it could, or nobody asked.
+    unpacked: str = ""
+    #: The last lines that the job has logged, where they are captured.
+    logs: tuple[str, ...] = ()
+    #: What the job said last of how far it is: a fraction of 1, or None, and a text; None if it said nothing.
+    progress: tuple[float | None, str] | None = None

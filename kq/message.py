@@ -25,6 +25,7 @@ __all__ = [
     "HEADER_PARTITION",
     "HEADER_PREFIX",
     "HEADER_PYTHON",
+    "HEADER_REPLY",
     "HEADER_RETRY",
     "HEADER_TIMEOUT",
     "HEADER_TIMESTAMP",
@@ -68,6 +69,8 @@ HEADER_KEY, HEADER_PARTITION = "kq-key", "kq-partition"
 HEADER_RETRY = "kq-retry"
 #: The number of this run, as decimal text; absent in the first one.
 HEADER_ATTEMPT = "kq-attempt"
+#: Whether somebody asks for the job's result: ``1``; absent where nobody does.
+HEADER_REPLY = "kq-reply"
 
 
 class Message(NamedTuple):

@@ -15,7 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 from kq import producing
 from kq.clients import (
@@ -47,6 +47,7 @@ from kq.producing import (
     now_millis,
     told_retry,
 )
+from kq.results import Results
 from kq.retry import Retry
 from kq.scheduling import Cron, Every, Schedule, Schedules, check_schedule
 from kq.serializers import dumps
@@ -109,6 +110,7 @@ class Queue:
         request say; of ``enqueue_many`` each record. If left out, the producer's own settings bound it.
     :param retry: Which failed attempts run again where nothing else is said: a :class:`kq.Retry`, or how many attempts
         may follow the first one.
+    :param results: Whether the jobs are marked, so that workers with ``results="asked"`` publish their results.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -124,6 +126,7 @@ class Queue:
         config: Mapping[str, Any] | None = None,
         enqueue_timeout: float | None = None,
         retry: Retry | int | None = None,
+        results: bool = False,
     ) -> None:
         if topic is None and hosts is not None:
             topic = DEFAULT_TOPIC
@@ -146,7 +149,11 @@ class Queue:
         )
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config, enqueue_timeout)
         self._later = Later(self._delivery, self._access)
-        self._sender = Sender(self._delivery, self._later, serializer or dumps, logger or _logger)
+        if not isinstance(results, bool):
+            raise ArgumentError("results must be True or False")
+        self._sender = Sender(
+            self._delivery, self._later, serializer or dumps, logger or _logger, wants_results=results
+        )
         self._schedules = Schedules(self._delivery, self._later, self._access)
         self._spec = EnqueueSpec(self._sender, self._terms, self._schedules)
         if (producer.config if producer is not None else self._config).get("acks") == 0:
@@ -353,6 +360,10 @@ class Queue:
     def schedules(self) -> list[Schedule]:
         """Return the schedules of the topic, by their names."""
         return self._schedules.all()
+
+    def collect(self) -> Results:
+        """Return the results of this queue's jobs, for a ``with`` block; workers must publish them."""
+        return Results(self._topic, self._hosts, self._access(KafkaConsumer.DEFAULT_CONFIG))
 
     def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
         """Make the topic, unless there is one of its name, which is left as it is.

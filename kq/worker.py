@@ -31,6 +31,7 @@ from kq.working import (
     Loop,
     Ordering,
     Plan,
+    Replies,
     Retrier,
     Settings,
     State,
@@ -100,6 +101,10 @@ class Worker:
     :param retry: Which failed attempts run again, for jobs that say nothing themselves: a :class:`kq.Retry`, or how
         many attempts may follow the first one.
     :param dead_letters: Whether messages that failed for good go to the topic ``<topic>.dead``; or the name of another.
+    :param results: Whether what became of each job goes to the topic ``<topic>.results``, where :class:`kq.Results`
+        finds it. ``"asked"``: only of jobs of a ``Queue(results=True)``.
+    :param capture_logs: Whether what each job logs goes with its outcome, and to the topic of results.
+    :param capture_lines: How many lines of each job: the last ones.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -125,6 +130,9 @@ class Worker:
         later: bool | str = True,
         retry: Retry | int | None = None,
         dead_letters: bool | str = False,
+        results: bool | Literal["asked"] = False,
+        capture_logs: bool = False,
+        capture_lines: int = 1000,
     ) -> None:
         arguments = dict(locals())
         del arguments["self"]
@@ -273,11 +281,12 @@ class Worker:
         fires = later is not False and (self._is_owner or isinstance(later, str))
         timekeeper = Timekeeper(later if isinstance(later, str) else None)
         retrier = Retrier(settings.retry, settings.ordering, timekeeper.expect if fires else self._warn_of_nobody)
-        letters = settings.dead_letters
+        letters, results = settings.dead_letters, settings.results
         return [
             *([timekeeper] if fires else []),
             retrier,
             *([Letters(None if letters is True else letters)] if letters else []),
+            *([Replies(only_asked=results == "asked")] if results else []),
         ]
 
     def _warn_of_nobody(self) -> None:

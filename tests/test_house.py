@@ -22,18 +22,20 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Packages from the lowest up, and in each its modules. A module imports only what stands before it, and of another
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
-    "words": "errors utils job message context retry letter",
-    "clients": "kafka_python making assignor config connect topics reader scan",
+    "words": "errors utils job message context logs retry letter",
+    "clients": "kafka_python making doorbell assignor config connect topics reader scan",
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
+    "resulting": "event feed consumer watcher",
     "scheduling": "table entries when schedule part rereader owner reading schedules",
+    "what waits for results": "results",
     "what enqueues": "queue",
     "what looks after letters": "deadletters",
-    "executors": "coroutine calling interrupt lines base fitness inline thread process",
+    "executors": "coroutine calling interrupt lines packing running base fitness inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
-    "working": "garbage callback waker stop state backlog brake reruns companions timekeeper publisher settings settle "
-    "messages retrier letters watchdog loop",
+    "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper publisher "
+    "settings settle messages retrier letters replies watchdog loop",
     "what works": "worker",
     "fleet": "virtual_host entry task_logging pauses hooks attendant consumer consumer_set",
     "local": "install supervisor broker",

@@ -13,6 +13,7 @@ from kq.clients.connect import (
     hosts_of,
     settings_for,
 )
+from kq.clients.doorbell import Doorbell
 from kq.clients.kafka_python import Fault
 from kq.clients.reader import TableReader
 from kq.clients.scan import ends_of, scan
@@ -21,6 +22,7 @@ __all__ = [
     "CLIENT_DEFAULTS",
     "DEFAULT_TOPIC",
     "BusyFirstAssignor",
+    "Doorbell",
     "Fault",
     "TableReader",
     "access_of",

@@ -27,7 +27,7 @@ from kafka.errors import (
 from kq.clients.connect import connect, hosts_of, settings_for
 from kq.errors import KQError
 
-__all__ = ["ASK_MS", "JOBS", "clock_warning", "companion", "companion_at", "ensure"]
+__all__ = ["ASK_MS", "JOBS", "clock_warning", "companion", "companion_at", "ensure", "limit_at", "setting_at"]
 
 _logger = logging.getLogger("kq.topics")
 
@@ -163,6 +163,25 @@ def companion_at(
     own = {"request_timeout_ms": _MAKE_MS, "bootstrap_timeout_ms": _MAKE_MS}
     with connect(KafkaAdminClient, hosts, {**own, **settings_for(KafkaAdminClient.DEFAULT_CONFIG, config)}) as admin:
         return companion(admin, topic, suffix, settings, name=name)
+
+
+def setting_at(hosts: str, config: Mapping[str, Any], topic: str, name: str) -> str | None:
+    """Return a setting of a topic, by a client that is made for it; None where the broker does not tell. May block.
+
+    :raises KafkaError: The broker did not answer.
+    """
+    access = settings_for(KafkaAdminClient.DEFAULT_CONFIG, config)
+    with connect(KafkaAdminClient, hosts, {"request_timeout_ms": ASK_MS, **access}) as admin:
+        found: str | None = _settings(admin, topic, name)[name]
+        return found
+
+
+def limit_at(hosts: str, config: Mapping[str, Any], topic: str) -> int | None:
+    """Return how many bytes a record of a topic may have; None where the broker does not tell. May block."""
+    try:
+        return int(setting_at(hosts, config, topic, "max.message.bytes") or "")
+    except (KafkaError, KQError, ValueError):
+        return None
 
 
 def _settings(admin: KafkaAdminClient, topic: str, *names: str) -> dict[str, Any]:

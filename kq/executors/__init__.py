@@ -6,7 +6,9 @@ from kq.executors.fitness import unfit
 from kq.executors.inline import InlineExecutor
 from kq.executors.interrupt import best_interrupter
 from kq.executors.lines import describe, log_interrupted, log_invalid
+from kq.executors.packing import pack_error
 from kq.executors.process import ProcessExecutor
+from kq.executors.running import Run, is_asked
 from kq.executors.thread import ThreadExecutor
 
 __all__ = [
@@ -15,14 +17,17 @@ __all__ = [
     "Finished",
     "InlineExecutor",
     "ProcessExecutor",
+    "Run",
     "Setting",
     "ThreadExecutor",
     "best_interrupter",
     "cause_of",
     "describe",
     "explained",
+    "is_asked",
     "log_interrupted",
     "log_invalid",
+    "pack_error",
     "run_message",
     "stacktrace_of",
     "unfit",

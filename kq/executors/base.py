@@ -14,14 +14,17 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from selectors import BaseSelector
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from kq.context import enter, leave
+from kq.context import Report, enter, leave
 from kq.errors import ArgumentError, JobTimeout, RetryLater
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Called, Interrupter
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing
+from kq.executors.packing import pack, pack_error, why_not
+from kq.executors.running import Run, is_asked, with_report
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Cause, Outcome
+from kq.logs import Capture, Router, capturing
 from kq.message import Message, job_from_headers, with_id
 from kq.serializers import is_unimportable, loads
 from kq.utils import get_call_repr, safe_str, type_name
@@ -64,11 +67,22 @@ class Setting(NamedTuple):
     #: Has the worker wake when one of a selector's files is ready, and no more.
     watch: Callable[[BaseSelector], None]
     unwatch: Callable[[BaseSelector], None]
+    #: Of which jobs results and exceptions are wanted as bytes.
+    packs: Literal["none", "asked", "all"] = "none"
+    #: Where runs of this process stand while they go on, by the identity of their messages; None where nobody looks.
+    runs: dict[int, Run] | None = None
+    #: What captures the lines of runs, and how many of each; None where nobody wants them.
+    router: Router | None = None
+    most_lines: int = 0
     #: Whether exceptions are asked for, though nobody asks for jobs and results.
     wants_errors: bool = False
     #: Returns the job of a message whose value is not a serialized one, as it is or as ``kq.dumps`` writes it, to cross
     #: to a child; None where the value is one. From any thread.
     given: Callable[[Message], Any] | None = None
+
+    def wants_bytes(self, message: Message) -> bool:
+        """Return whether the result of a message's job is wanted as bytes."""
+        return self.packs == "all" or (self.packs == "asked" and is_asked(message))
 
 
 class Finished(NamedTuple):
@@ -116,6 +130,10 @@ class Executor(Protocol):
         """Return the seconds after which ``finished`` should be asked again, though nothing woke the worker."""
         return float("inf")
 
+    def running(self) -> list[Run]:
+        """Return what runs at this moment, as far as is known. From any thread."""
+        return []
+
     def kill(self) -> None:
         """End what runs, because of a stop. From any thread, any number of times."""
 
@@ -154,17 +172,24 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
         log_invalid(log, message, safe_str(error), error)
         return Finished(message, None, invalid)
     begun = time.monotonic()
+    run = None if setting.runs is None else _begin(message, begun, setting)
     try:
         if log.isEnabledFor(logging.INFO):
             log_executing(log, message, job_id, get_call_repr(func, *args, **kwargs))
-        enter(job_id, timeout, begun, message)
+        enter(job_id, timeout, begun, message, run and run.report)
+        if run is not None:
+            capturing.set(run.capture)
         outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout), timeout)
     except BaseException as error:  # not the job's, but without an outcome its message is stuck  # noqa: BLE001
         return failed(message, error, setting, job)
     finally:
         leave()
+        if run is not None:
+            _end(run, setting)
     if outcome is not None:
         _log_end(log, message, job, outcome, time.monotonic() - begun, timeout)
+        if run is not None:
+            outcome = _told(outcome, run, setting)
     return Finished(message, job, outcome)
 
 
@@ -176,6 +201,36 @@ def job_of(message: Message, setting: Setting) -> Any:
     elif isinstance(job, bytes):
         job = loads(job)
     return with_id(job, message)
+
+
+def _begin(message: Message, begun: float, setting: Setting) -> Run:
+    """Note that a run begins, for those who look."""
+    capture = None
+    if setting.router is not None:
+        setting.router.attach()
+        capture = Capture(setting.most_lines)
+    run = Run(message, begun, Report(), capture)
+    assert setting.runs is not None
+    setting.runs[id(message)] = run
+    return run
+
+
+def _end(run: Run, setting: Setting) -> None:
+    capturing.set(None)
+    assert setting.runs is not None
+    setting.runs.pop(id(run.message), None)
+
+
+def _told(outcome: Outcome, run: Run, setting: Setting) -> Outcome:
+    """Return an outcome with what the run told of itself, and with bytes where these are wanted."""
+    outcome = with_report(outcome, run.said, run.capture)
+    if not setting.wants_bytes(run.message):
+        return outcome
+    errors: list[BaseException] = []
+    if outcome.status == SUCCESS:
+        packed = pack(outcome.result, errors)
+        return outcome._replace(packed=packed, unpacked="" if packed is not None else why_not(errors))
+    return outcome if outcome.exception is None else outcome._replace(packed=pack_error(outcome.exception))
 
 
 def _log_end(log: logging.Logger, message: Message, job: Any, outcome: Outcome, seconds: float, timeout: float) -> None:

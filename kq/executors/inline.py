@@ -11,6 +11,7 @@ from kq.executors.base import Executor, Finished, Setting, check_hooks, run_mess
 from kq.executors.calling import Around, Caller
 from kq.executors.interrupt import ThreadInterrupter, best_interrupter
 from kq.executors.lines import log_own, warn_own
+from kq.executors.running import Run
 from kq.message import Message
 
 __all__ = ["InlineExecutor"]
@@ -65,6 +66,9 @@ class InlineExecutor(Executor):
     def finished(self) -> list[Finished]:
         finished, self._finished = self._finished, []
         return finished
+
+    def running(self) -> list[Run]:
+        return list((self._setting.runs or {}).values())
 
     def kill(self) -> None:
         self._interrupter.interrupt_all()

@@ -22,6 +22,7 @@ from kq.executors.base import Executor, Finished, Setting, check_hooks, failed, 
 from kq.executors.calling import Around, Caller
 from kq.executors.interrupt import REPEAT, ThreadInterrupter
 from kq.executors.lines import log_own
+from kq.executors.running import Run
 from kq.message import Message
 
 __all__ = ["ThreadExecutor"]
@@ -56,6 +57,7 @@ class ThreadExecutor(Executor):
 
     def open(self, setting: Setting, concurrency: int) -> None:
         self._running = 0
+        self._setting = setting
         self._crew = _Crew(setting, self._on_start, Caller(self._around))
         self._threads = [
             threading.Thread(target=self._crew.work, name=f"kq-job-{number}", daemon=True)
@@ -79,6 +81,9 @@ class ThreadExecutor(Executor):
         ended = [crew.finished.popleft() for _ in range(len(crew.finished))]
         self._running -= len(ended)
         return ended
+
+    def running(self) -> list[Run]:
+        return list((self._setting.runs or {}).values())
 
     def kill(self) -> None:
         self._crew.interrupter.interrupt_all()

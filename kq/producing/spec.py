@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, overload
 
 from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
-from kq.message import HEADER_EXPIRES, HEADER_ID, HEADER_RETRY, Headers, Record, job_headers
+from kq.message import HEADER_EXPIRES, HEADER_ID, HEADER_REPLY, HEADER_RETRY, Headers, Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
 from kq.producing.delivery import Delivery
@@ -35,13 +35,21 @@ class Sender:
     """What all specs of a queue share: how records are made, and the ways to send them."""
 
     def __init__(
-        self, delivery: Delivery, later: Later, serializer: Callable[[Job], bytes], logger: logging.Logger
+        self,
+        delivery: Delivery,
+        later: Later,
+        serializer: Callable[[Job], bytes],
+        logger: logging.Logger,
+        *,
+        wants_results: bool = False,
     ) -> None:
         self.delivery = delivery
         self.later = later
         self.serializer = serializer
         self.bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
         self._logger = logger
+        #: Headers of all jobs.
+        self._marks: Headers = [(HEADER_REPLY, b"1")] if wants_results else []
 
     def record(self, job: Job, terms: Terms) -> Record:
         """Return what goes to Kafka of a job."""
@@ -57,7 +65,7 @@ class Sender:
         if expires is not None:
             headers.append((HEADER_EXPIRES, b"%d" % expires))
         headers += self._policy(job, terms)
-        headers += terms.headers
+        headers += self._marks + terms.headers
         if due is not None and (expires is None or expires > job.timestamp):  # what has expired is to be told of now
             return self.later.record(job, value, headers, due)
         return Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
@@ -66,7 +74,7 @@ class Sender:
         """Return value and headers that the runs of a schedule share: they have no ID yet."""
         value = self.serializer(job._replace(id=None, timestamp=None))
         headers = [header for header in job_headers(job) if header[0] != HEADER_ID]
-        return value, headers + self._policy(job, terms) + terms.headers
+        return value, headers + self._policy(job, terms) + self._marks + terms.headers
 
     def _policy(self, job: Job, terms: Terms) -> Headers:
         """Return the header of a job's retry policy, and have the topic where it may wait: now is the time to fail."""

@@ -7,6 +7,7 @@ from kq.working.companions import Companion, Companions, Context, Move, Threaded
 from kq.working.garbage import rare_collections
 from kq.working.letters import Letters
 from kq.working.loop import Loop
+from kq.working.replies import Replies
 from kq.working.retrier import Retrier, next_run
 from kq.working.settings import Plan, Settings
 from kq.working.state import State, Stats
@@ -23,6 +24,7 @@ __all__ = [
     "Move",
     "Ordering",
     "Plan",
+    "Replies",
     "Retrier",
     "Settings",
     "State",

@@ -42,6 +42,9 @@ class Context(NamedTuple):
     config: Mapping[str, Any]
     #: Asks the brokers, without waiting, whether there is a topic; the answer comes on another thread.
     ask_for: Callable[[str, Callable[[bool], None]], None] = lambda topic, answer: None
+    #: Publishes a record of a companion that nothing waits for, in its order with that companion's others. From any
+    #: thread. Where it cannot be published soon, it is dropped.
+    tell: Callable[[Companion, Record], None] = lambda companion, record: None
 
 
 class Companion:
@@ -79,6 +82,21 @@ class Companion:
 
     def on_given_up(self, message: Message) -> None:
         """Note that a message which was admitted has no outcome: it runs again, here or elsewhere."""
+
+    def on_begun(self, message: Message, since: float) -> None:
+        """Note that a job is running; not told of runs that are over in a moment. From any thread, as the next two.
+
+        :param since: The monotonic clock, when it began.
+        """
+
+    def on_progress(self, message: Message, fraction: float | None, text: str) -> None:
+        """Note what a running job says of how far it is, several times a second at most, and the last one always.
+
+        :param fraction: A fraction of 1, or None.
+        """
+
+    def on_logs(self, message: Message, lines: Sequence[str]) -> None:
+        """Note lines that a job has logged, where these are captured."""
 
     def judge(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
         """Return an outcome as all are to hear of it, and what runs again in place; None for nothing.
@@ -196,6 +214,12 @@ class Companions:
         self._admitting = [one for one in self._all if type(one).admit is not Companion.admit]
         self.hear_starts, self.admit_starts = bool(self._hearing), bool(self._admitting)
         self.wants_errors = any(one.wants_errors for one in self._all)
+        hooks = ("on_begun", "on_progress", "on_logs")
+        self._following = [
+            one for one in self._all if any(getattr(type(one), n) is not getattr(Companion, n) for n in hooks)
+        ]
+        #: Whether any of them hears of jobs while they run.
+        self.follow_runs = bool(self._following)
         self.answers_success = any(one.answers_success for one in self._answering)
 
     def __bool__(self) -> bool:
@@ -247,6 +271,25 @@ class Companions:
                 companion.on_started(message)
             except Exception:  # the door of a capability: the job matters more
                 _logger.exception("%s failed at the start of message %s", type(companion).__name__, message[:3])
+
+    def begun(self, message: Message, since: float) -> None:
+        """Tell those who follow runs that one goes on."""
+        self._tell_followers("on_begun", message, since)
+
+    def progressed(self, message: Message, fraction: float | None, text: str) -> None:
+        """Tell those who follow runs how far one is."""
+        self._tell_followers("on_progress", message, fraction, text)
+
+    def logged(self, message: Message, lines: Sequence[str]) -> None:
+        """Tell those who follow runs what one has logged."""
+        self._tell_followers("on_logs", message, lines)
+
+    def _tell_followers(self, hook: str, message: Message, *args: Any) -> None:
+        for companion in self._following:
+            try:
+                getattr(companion, hook)(message, *args)
+            except Exception:  # the door of a capability: the job matters more
+                _logger.exception("%s failed in %s of message %s", type(companion).__name__, hook, message[:3])
 
     def judged(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
         """Return an outcome as all are to hear of it, and what runs again in place."""

@@ -19,11 +19,13 @@ from itertools import groupby
 from operator import itemgetter
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked
-from kq.executors import Finished, Setting, describe, log_interrupted, log_invalid
+from kq.executors import Finished, Run, Setting, describe, log_interrupted, log_invalid
+from kq.logs import Router
 from kq.working.brake import Brake
 from kq.working.companions import Move
 from kq.working.messages import Messages
 from kq.working.publisher import Publisher
+from kq.working.reporter import Reporter
 from kq.working.settings import Plan, Settings
 from kq.working.settle import Settled, Settler
 from kq.working.state import FORWARD, State, Stats, Tally
@@ -61,12 +63,16 @@ class Loop:
         if plan.companions:
             self._publisher = Publisher(plan.context.hosts, plan.context.config, waker.wake)
         self._brake = Brake(settings.unimportable, settings.logger)
-        self._settler = Settler(settings, plan.companions, self._publisher)
         self._tally = Tally()
         #: Partitions that came or went, of which nobody was told yet.
         self._moves: list[tuple[Move, int]] = []
         limits = settings.ordering, settings.max_deliveries
         self._messages = Messages(*limits, self._brake, self._tally, pump.poke, plan.companions.given_up)
+        running = self._messages.running
+        reporter = Reporter(plan.companions, running) if plan.companions.follow_runs else None
+        self._settler = Settler(settings, plan.companions, self._publisher, reporter)
+        #: What captures the lines of jobs, where somebody wants them.
+        self._router = Router() if settings.most_lines else None
         self.state = State.NEW
         #: The error that ended the pump, or the work.
         self.failure: BaseException | None = None
@@ -74,7 +80,8 @@ class Loop:
         self._is_drained = False
         self._last_publish = 0.0
         self._unpublished = False
-        self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, self._messages.running, plan.companions.look)
+        look = plan.companions.look
+        self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, running, look, reporter)
 
     def run(self) -> int:
         """Work until there is a reason to end; return how many messages were processed."""
@@ -108,10 +115,14 @@ class Loop:
 
     def _open(self) -> None:
         settings, waker = self._settings, self._waker
-        self._plan.companions.open(self._plan.context)
+        context = self._plan.context
+        self._plan.companions.open(context if self._publisher is None else context._replace(tell=self._publisher.tell))
         asked = settings.deserializer, settings.timeout, settings.logger, settings.callback is not None
+        runs: dict[int, Run] | None = {} if self._plan.companions.follow_runs or settings.most_lines else None
+        wants = settings.packs, runs, self._router, settings.most_lines
         more = self._plan.companions.wants_errors, self._plan.companions.given
-        self._executor.open(Setting(*asked, waker.wake, waker.watch, waker.unwatch, *more), settings.concurrency)
+        setting = Setting(*asked, waker.wake, waker.watch, waker.unwatch, *wants, *more)
+        self._executor.open(setting, settings.concurrency)
         self._watchdog.executor = self._executor
 
     def _turn(self) -> None:
@@ -370,4 +381,6 @@ class Loop:
         if self._watchdog.executor is not None:
             self._watchdog.executor = None
             self._executor.release()
+        if self._router is not None:
+            self._router.detach()
         self.state = State.STOPPED

@@ -3,7 +3,8 @@
 1. ``publish`` takes the records of a message. Each topic that they go to has a thread and a producer of its own: one
    that is away, or refuses, holds up no other.
 2. A thread hands records over, many at a time. The producer's own thread notes each answer and wakes the loop.
-3. ``acknowledged`` gives the messages whose last record was acknowledged. A record that was refused is sent again after
+3. ``tell`` takes a record that nothing waits for.
+4. ``acknowledged`` gives the messages whose last record was acknowledged. A record that was refused is sent again after
    a pause; only its own message waits for it.
 """
 
@@ -41,6 +42,8 @@ RETRY_WAIT = (0.25, 5.0)
 COMPLAIN_EVERY = 60.0
 #: Seconds between looks for records that were never answered.
 LOOK_EVERY = 1.0
+#: Records that nothing waits for, and that are on their way, beyond which more of them are dropped.
+MOST_TOLD = 10_000
 #: Seconds between two tries to have a topic.
 PREPARE_EVERY = 1.0
 #: Seconds without an answer after which the producer is asked whether it still knows the topic.
@@ -50,11 +53,11 @@ _NO_JOB = Job()
 
 
 class _Entry:
-    """One record of one message, until it is acknowledged."""
+    """One record of one message, until it is acknowledged; without a message, one that nothing waits for."""
 
     __slots__ = ("companion", "record", "refusals", "source")
 
-    def __init__(self, source: Message, companion: Companion, record: Record) -> None:
+    def __init__(self, source: Message | None, companion: Companion, record: Record) -> None:
         self.source = source
         self.companion = companion
         self.record = record
@@ -68,7 +71,7 @@ _LARGEST = {"max_request_size": 32 << 20}
 
 
 class Publisher:
-    """Publishes for one worker. Belongs to the thread that called ``Worker.start``, but for ``_answer``.
+    """Publishes for one worker. Belongs to the thread that called ``Worker.start``, but for ``tell`` and ``_answer``.
 
     :param config: Settings of any client that gets to these brokers.
     :param wake: Called from any thread when an answer has come.
@@ -79,6 +82,9 @@ class Publisher:
         self._config = {**_LARGEST, **settings_for(KafkaProducer.DEFAULT_CONFIG, config), **_SETTINGS}
         self._wake = wake
         self._topics: dict[str, _Topic] = {}
+        #: Guards the making of topics, and how many records that nothing waits for are on their way.
+        self._lock = threading.Lock()
+        self._telling = 0
         #: A message, by its identity, and how many of its records are not acknowledged.
         self._left: dict[int, int] = {}
         self._bytes = 0
@@ -108,6 +114,16 @@ class Publisher:
             self._bytes += len(record.value)
             self._send(_Entry(source, companion, record))
 
+    def tell(self, companion: Companion, record: Record) -> None:
+        """Publish a record that nothing waits for, in its order with others; or drop it. From any thread."""
+        with self._lock:
+            is_dropped = self._telling >= MOST_TOLD
+            self._telling += not is_dropped
+        if is_dropped:
+            _logger.debug("A record for topic %s is dropped: too many are on their way", record.topic)
+        else:
+            self._send(_Entry(None, companion, record))
+
     def acknowledged(self, now: float) -> list[Message]:
         """Return the messages whose last record was acknowledged since the last call."""
         self._is_woken = False
@@ -119,6 +135,7 @@ class Publisher:
             if error is not None:
                 self._try_again(entry, error, now)
                 continue
+            assert entry.source is not None
             source = id(entry.source)
             self._bytes -= len(entry.record.value)
             self._left[source] -= 1
@@ -133,7 +150,7 @@ class Publisher:
         What is not acknowledged by now may be published or not; its messages are undone.
         """
         deadline = time.monotonic() + timeout
-        for topic in self._topics.values():
+        for topic in list(self._topics.values()):
             topic.end(timeout)
         for topic in self._topics.values():
             topic.join(max(0.0, deadline - time.monotonic()))
@@ -141,12 +158,18 @@ class Publisher:
     def _send(self, entry: _Entry) -> None:
         name = entry.record.topic
         if name not in self._topics:
-            delivery = Delivery(f"the publisher of topic {name}", name, None, self._hosts, self._config)
-            self._topics[name] = _Topic(name, delivery, self._answer)
+            with self._lock:
+                if name not in self._topics:
+                    delivery = Delivery(f"the publisher of topic {name}", name, None, self._hosts, self._config)
+                    self._topics[name] = _Topic(name, delivery, self._answer)
         self._topics[name].send(entry)
 
     def _answer(self, entry: _Entry, error: BaseException | None) -> None:
         """Note what became of a record, from any thread; one wake-up serves all that come before the loop looks."""
+        if entry.source is None:
+            with self._lock:
+                self._telling -= 1
+            return
         self._answers.append((entry, error))
         if not self._is_woken:  # it is reset before the loop looks: this answer is seen too
             self._is_woken = True
@@ -157,6 +180,7 @@ class Publisher:
         shortest, longest = RETRY_WAIT
         wait = min(longest, shortest * 2 ** min(entry.refusals, 10))
         entry.refusals += 1
+        assert entry.source is not None
         try:
             other = entry.companion.on_refused(entry.source, entry.record, error)
         except Exception:  # the door of a capability: the same record is tried again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from kafka import KafkaConsumer
 
@@ -32,7 +32,20 @@ _RESERVED = (
     "consumer_timeout_ms",
 )
 #: What an executor object must have.
-_PARTS = ("open", "room", "start", "start_all", "flush", "finished", "patience", "watch", "kill", "close", "release")
+_PARTS = (
+    "open",
+    "room",
+    "start",
+    "start_all",
+    "flush",
+    "finished",
+    "patience",
+    "running",
+    "watch",
+    "kill",
+    "close",
+    "release",
+)
 
 
 class Settings(NamedTuple):
@@ -60,10 +73,27 @@ class Settings(NamedTuple):
     retry: Retry | None = None
     #: Whether, or to which topic, what failed for good goes.
     dead_letters: bool | str = False
+    #: Whether results are published, or only those that are asked for.
+    results: bool | Literal["asked"] = False
+    #: Whether what jobs log is captured, and how many lines of each.
+    capture_logs: bool = False
+    capture_lines: int = 1000
     #: Whether the callback is KQ 2.x's, with six arguments.
     takes_message: bool = True
     #: Whether the worker takes part in firing delayed jobs; at which brokers, if not its own.
     later: bool | str = True
+
+    @property
+    def packs(self) -> Literal["none", "asked", "all"]:
+        """Of which jobs results are wanted as bytes."""
+        if self.results == "asked":
+            return "asked"
+        return "all" if self.results else "none"
+
+    @property
+    def most_lines(self) -> int:
+        """How many lines of a job's log are captured; 0 for none."""
+        return self.capture_lines if self.capture_logs else 0
 
     @classmethod
     def checked(cls, given: Mapping[str, Any]) -> Settings:
@@ -125,7 +155,9 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
     modes = ("brake", "invalid", "stop")
     _require(given["unimportable"] in modes, 'unimportable must be "brake", "invalid" or "stop"')
     _require(given["ordering"] in ("key", "partition", "none"), 'ordering must be "key", "partition" or "none"')
-    for name in ("concurrency", "max_deliveries"):
+    _require(given["results"] in (True, False, "asked"), 'results must be True, False or "asked"')
+    _require(isinstance(given["capture_logs"], bool), "capture_logs must be True or False")
+    for name in ("concurrency", "max_deliveries", "capture_lines"):
         value = given[name]
         _require(isinstance(value, int) and value >= 1, f"{name} must be an int of 1 or greater")
     for name in ("commit_interval", "shutdown_timeout"):

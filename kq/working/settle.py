@@ -24,6 +24,7 @@ from kq.message import Message, job_from_headers
 from kq.utils import safe_str
 from kq.working.companions import RESTART_WAIT, Companions
 from kq.working.publisher import Publisher
+from kq.working.reporter import Reporter
 from kq.working.settings import Settings
 
 __all__ = ["Settled", "Settler", "not_to_run"]
@@ -49,9 +50,17 @@ class Settler:
     """Settles the outcomes of one worker. Belongs to the thread that called ``Worker.start``.
 
     :param publisher: None where there are no companions.
+    :param reporter: None where nobody follows runs.
     """
 
-    def __init__(self, settings: Settings, companions: Companions, publisher: Publisher | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        companions: Companions,
+        publisher: Publisher | None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self._reporter = reporter
         self._settings = settings
         self._companions = companions
         self._publisher = publisher
@@ -87,6 +96,8 @@ class Settler:
         message, job, outcome, _ = finished
         assert outcome is not None
         self._tell(outcome, message, job)
+        if self._reporter is not None:
+            self._reporter.ended(message, outcome)
         if self._publisher is None or (outcome.status == SUCCESS and not self._companions.answers_success):
             return None
         self._outcomes[id(message)] = outcome

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from kq.consuming import Pump
 from kq.executors import Executor, describe
 from kq.message import Message
+from kq.working.reporter import Reporter
 from kq.working.stop import KILL, Stop
 
 __all__ = ["TICK", "Watchdog"]
@@ -35,6 +36,7 @@ class Watchdog:
 
     :param running: What runs, and since when.
     :param look: Called each time, with the monotonic clock.
+    :param reporter: Told what runs; None where nobody follows that.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Watchdog:
         pump: Pump,
         running: Mapping[int, tuple[Message, float]],
         look: Callable[[float], None] = lambda now: None,
+        reporter: Reporter | None = None,
     ) -> None:
+        self._reporter = reporter
         #: Set while there is an executor to look after.
         self.executor: Executor | None = None
         self._shutdown_timeout = shutdown_timeout
@@ -96,6 +100,8 @@ class Watchdog:
             _logger.error("The consumer has not polled for %.0f s; its partitions may be lost", _STALLED_AFTER)
             self._pump.heartbeat = now  # said again after as long
         self._look_around(now)
+        if executor is not None and self._reporter is not None:
+            self._reporter.look(executor.running, now)
 
     def _say_news(self, now: float) -> None:
         requests = self._stop.requests

@@ -25,19 +25,19 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import dill
 
-from kq.context import enter, leave
-from kq.errors import ChildLost, JobExpired, RemoteError
+from kq.context import Report, Said, enter, leave
+from kq.errors import ChildLost, JobExpired
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Interrupt
+from kq.executors.packing import PLAIN, pack, pack_error, why_not
 from kq.executors.process.output import flush_output
 from kq.executors.process.protocol import (
     LENGTH,
@@ -51,9 +51,11 @@ from kq.executors.process.protocol import (
     Shared,
     blocking,
     unpack_jobs,
+    write_said,
 )
 from kq.job import FAILURE, INVALID, SUCCESS, Status
-from kq.serializers import is_unimportable, loads, safe_loads
+from kq.logs import Router
+from kq.serializers import is_unimportable, loads
 from kq.utils import get_call_repr, safe_str
 
 __all__ = ["run_child"]
@@ -65,8 +67,6 @@ _SEND_AFTER = 0.001
 _COPY_WAIT = 0.5
 #: Modules that keep a state of random numbers, which forks would share.
 _RANDOM = ("random", "numpy.random")
-#: Types that any process can unpickle, so that it need not be tried.
-_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def run_child(stream: int, tokens: int, shared: int) -> None:
@@ -82,7 +82,7 @@ class _Child:
         words = memoryview(shared)[: Shared.COPY_RETURNED + 8]
         self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
-        #: Number, value, limit and expiry of jobs that came, ascending.
+        #: Jobs that came, each with its number, ascending.
         self._jobs: deque[tuple[int, Given]] = deque()
         #: A job's own threads may log while the job's outcome is sent.
         self._sending = threading.Lock()
@@ -101,6 +101,9 @@ class _Child:
         #: Whether a SIGTERM that was meant for this child has come.
         self._is_ending = False
         self.running_id: str | None = None
+        #: Of the job that runs: its number, 0 for none; whether its result is wanted as bytes; where it tells how far
+        #: it is; and whether it has logged something that is captured.
+        self.running_number, self._packs, self._report, self.has_logged = 0, False, _NOBODY, False
 
     def run(self) -> None:
         if not self._begin():
@@ -140,6 +143,8 @@ class _Child:
         root.handlers[:] = [_ToWorker(self)]
         for name, level in self._settings.log_levels.items():
             logging.getLogger(name).setLevel(level)
+        #: Listens to loggers that hand nothing on to the root logger.
+        self._router = Router(_ToWorker(self, is_for_capture=True), with_root=False)
 
     def _on_sigterm(self, *_: object) -> None:
         """End the job, which may clean up. A SIGTERM that others send to all of a service is for the worker alone."""
@@ -179,12 +184,14 @@ class _Child:
     def _run(self, number: int) -> None:
         settings = self._settings
         self._shared[Shared.IS_READ] = self._shared[Shared.IS_TELLING] = 0
+        self._report, self.has_logged = _NOBODY, False  # what the job before it said is not its own
         begun = time.monotonic()
         self._note_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
-        value, limit, expires, where = self._job(number)
+        value, limit, expires, where, is_asked = self._job(number)
+        self._packs = settings.packs == "all" or (settings.packs == "asked" and is_asked)
         if expires and time.time() * 1000 >= expires:  # while it waited for the one before it
             error = JobExpired("the job had not started when it expired: it waited in its child")
-            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), _pack_error(error), error=error)
+            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), pack_error(error), error=error)
             return
         if limit:
             self._note_start(number, begun, limit)
@@ -202,7 +209,8 @@ class _Child:
         self._forked = False
         self._shared[Shared.IS_READ] = 1
         self._note_start(number, started := time.monotonic(), timeout)
-        enter(job_id, timeout, started, where)
+        self._listen(number)
+        enter(job_id, timeout, started, where, self._report if settings.reports else None)
         try:
             result = self._caller.call(job_id, func, args, kwargs)
         except BaseException as error:  # the door of user code: what it was becomes the outcome  # noqa: BLE001
@@ -211,8 +219,16 @@ class _Child:
         else:
             self._come_back()
             self._succeed(number, begun, result)
-        self.running_id = None
+        self.running_id, self.running_number = None, 0
         leave()
+
+    def _listen(self, number: int) -> None:
+        """Have a job that begins heard, by who is interested."""
+        if self._settings.reports:
+            self._report = _SharedReport(self._shared, number)
+        if self._settings.captures:
+            self.running_number = number
+            self._router.attach()
 
     def _note_start(self, number: int, now: float, limit: float) -> None:
         deadline = now + min(limit, LONGEST) if limit else NEVER
@@ -238,12 +254,12 @@ class _Child:
             self._fail(number, begun, ChildLost("the job forked and returned twice"))
             return
         settings = self._settings
-        if settings.is_verbose or settings.wants_outcome:
+        wants_result = settings.wants_outcome or self._packs
+        if wants_result or settings.is_verbose or self._report.said is not None or self.has_logged:
             text = safe_str(result) if settings.is_verbose else ""
             errors: list[BaseException] = []
-            packed = _pack(result, errors) if settings.wants_outcome else None
-            why = "" if not errors or packed is not None else f"{type(errors[0]).__name__}: {safe_str(errors[0])}"
-            self._send_result(number, SUCCESS, begun, text, why, packed)
+            packed = self._pack(result, errors) if wants_result else None
+            self._send_result(number, SUCCESS, begun, text, "" if packed is not None else why_not(errors), packed)
             return
         now = time.monotonic()
         self._ended = number
@@ -252,12 +268,18 @@ class _Child:
         if now - self._sent_at > _SEND_AFTER:
             self._send_done()
 
+    def _pack(self, result: Any, errors: list[BaseException]) -> Packed:
+        return (result,) if type(result) in PLAIN and not self._packs else pack(result, errors)
+
     def _fail(self, number: int, begun: float, error: BaseException) -> None:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
-        wants_error = self._settings.wants_outcome or self._settings.wants_errors
-        packed = _pack_error(error) if wants_error else None
+        packed, settings = None, self._settings
+        if settings.wants_outcome or settings.wants_errors or self._packs:
+            for name in ("__traceback__", "__cause__", "__context__"):  # frames cannot cross; the text does
+                BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
+            packed = pack_error(error)
         self._send_result(number, FAILURE, begun, "", stacktrace, packed, error=error)
 
     def _has_done_its_share(self) -> bool:
@@ -315,7 +337,8 @@ class _Child:
         self._shared[Shared.IS_TELLING] = 1
         is_foreign = status == INVALID and error is not None and is_unimportable(error)
         cause = None if error is None else tuple(cause_of(error))  # of a class that the worker may not know
-        result = Result(number, status, begun, time.monotonic(), text, stacktrace, packed, is_foreign, cause)
+        said = self._report.said
+        result = Result(number, status, begun, time.monotonic(), text, stacktrace, packed, is_foreign, cause, said)
         self.send((Frame.RESULT, *result))
 
     def _read_frame(self) -> bytes:
@@ -340,12 +363,33 @@ class _Child:
             raise Interrupt
 
 
-class _ToWorker(logging.Handler):
-    """Hands log records to the worker, with the ID of the job that runs."""
+class _SharedReport(Report):
+    """Tells how far a job is where the worker sees it without a message, whatever the job does meanwhile."""
 
-    def __init__(self, child: _Child) -> None:
+    __slots__ = ("_number", "_shared")
+
+    def __init__(self, shared: mmap.mmap, number: int) -> None:
         super().__init__()
-        self._child = child
+        self._shared, self._number = shared, number
+
+    def tell(self, said: Said) -> None:
+        self.said = said
+        write_said(self._shared, self._number, said)
+
+
+#: What nothing is told to.
+_NOBODY = Report()
+
+
+class _ToWorker(logging.Handler):
+    """Hands log records to the worker, with the ID of the job that runs.
+
+    :param is_for_capture: Whether they are to be captured alone: they have handlers of their own.
+    """
+
+    def __init__(self, child: _Child, *, is_for_capture: bool = False) -> None:
+        super().__init__()
+        self._child, self._is_for_capture = child, is_for_capture
 
     def emit(self, record: logging.LogRecord) -> None:
         if os.getpid() != self._child.pid:  # a fork shares the socket and would corrupt the stream
@@ -357,36 +401,12 @@ class _ToWorker(logging.Handler):
             if record.exc_info:
                 text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
             plain = {"msg": text, "args": None, "exc_info": None, "job_id": self._child.running_id}
-            kept = {name: value for name, value in record.__dict__.items() if type(value) in _PLAIN}
-            self._child.send((Frame.LOG, {**kept, **plain}))
+            kept = {name: value for name, value in record.__dict__.items() if type(value) in PLAIN}
+            number = self._child.running_number
+            self._child.has_logged = number > 0
+            self._child.send((Frame.LOG, {**kept, **plain}, number, self._is_for_capture))
         except Exception:  # noqa: BLE001 - the door of the user's log call: logging's own way to say so
             self.handleError(record)
-
-
-def _pack(thing: Any, errors: list[BaseException], is_good: Callable[[Any], bool] = lambda _: True) -> Packed:
-    """Return a result so that the parent can read it: whatever unpickling does, it does here first; else None.
-
-    :param errors: Gets why it cannot be pickled, or read.
-    """
-    if type(thing) in _PLAIN:
-        return (thing,)
-    for dumps in (pickle.dumps, dill.dumps):
-        try:
-            packed: bytes = dumps(thing)
-            if is_good(safe_loads(packed)):
-                return packed
-        except BaseException as error:  # the door of user code: __reduce__ may raise anything  # noqa: BLE001
-            errors.append(error)
-    return None
-
-
-def _pack_error(error: BaseException) -> Packed:
-    """Return an exception as bytes; one that would not come back as what it is, by its name and text."""
-    for name in ("__traceback__", "__cause__", "__context__"):  # frames cannot cross; the text does
-        BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
-    name = type(error).__name__
-    packed = _pack(error, [], lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
-    return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
 
 
 def _exit_code(error: SystemExit) -> int:

@@ -28,6 +28,7 @@ from kq.executors.process.children import Children
 from kq.executors.process.outcomes import Outcomes
 from kq.executors.process.protocol import ChildSettings
 from kq.executors.process.spawner import Spawner
+from kq.executors.running import Run
 from kq.message import Message, bytes_of
 from kq.serializers import ByValue
 
@@ -127,6 +128,9 @@ class ProcessExecutor(Executor):
             log_levels=_log_levels(),
             max_jobs=self._max_jobs,
             max_memory=self._max_memory,
+            packs=setting.packs,
+            reports=setting.runs is not None,
+            captures=setting.most_lines > 0,
         )
         try:
             file = io.BytesIO()
@@ -181,6 +185,11 @@ class ProcessExecutor(Executor):
             if self._failure is not None or len(outcomes) or (children.paused and outcomes.in_hand):
                 return 0.0
             return children.patience()
+
+    def running(self) -> list[Run]:
+        with self._lock:
+            runs = [child.run() for child in self._children.all] if self._is_open else []
+        return [run for run in runs if run is not None]
 
     def watch(self, now: float) -> None:
         """Tend the children while the loop is busy elsewhere. From the watchdog's thread."""

@@ -22,7 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared, pack_jobs
+from kq.context import Report, Said
+from kq.executors.process.protocol import LENGTH, NEVER, TOKEN, Shared, pack_jobs, read_said
+from kq.executors.running import Run
+from kq.logs import Capture
 from kq.message import Message
 
 __all__ = ["Handle", "Running"]
@@ -98,6 +101,8 @@ class Handle:
         #: ID and text of the job that runs, where jobs are logged.
         self.job_id: str | None = None
         self.text = ""
+        #: What a job has logged, and its number, where that is captured.
+        self._captured: tuple[int, Capture | None] = 0, None
 
     def _open(self) -> None:
         with ExitStack() as stack:
@@ -134,6 +139,25 @@ class Handle:
         if number not in (0, ended) and number == self.first():
             return Running(number, since, deadline)
         return None
+
+    def said(self, number: int) -> Said | None:
+        """Return what a job said last of how far it is."""
+        return read_said(self._shared, number)
+
+    def capture(self, number: int, most: int) -> Capture | None:
+        """Return where the lines of a job are captured, so many at most; None where none are."""
+        if most and self._captured[0] != number:
+            self._captured = number, Capture(most)
+        return self._captured[1]
+
+    def run(self) -> Run | None:
+        """Return what runs, for those who look at it."""
+        running = self.running()
+        if running is None:
+            return None
+        report, (of, capture) = Report(), self._captured
+        report.said = self.said(running.number)
+        return Run(self.queue[0][1], running.since, report, capture if of == running.number else None)
 
     def has_read(self, number: int) -> bool:
         """Return whether the job that was started last is this one, and its value could be unpickled."""

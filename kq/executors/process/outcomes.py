@@ -15,15 +15,18 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
+from kq.context import Said
 from kq.errors import ChildLost, ChildTraceback, JobExpired, RemoteError
 from kq.executors.base import Finished, Setting, job_of, timed_out
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import Frame, Packed, Result
-from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome
+from kq.executors.running import with_report
+from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome, Status
+from kq.logs import FORMAT
 from kq.message import Message, job_from_headers
 from kq.serializers import safe_loads
-from kq.utils import safe_str
+from kq.utils import safe_str, type_name
 
 __all__ = ["Outcomes"]
 
@@ -121,12 +124,23 @@ class Outcomes:
         elif kind == Frame.STARTED:
             self._add_start(child, size, *rest)
         elif kind == Frame.LOG:
-            self._keep(size, _log, *rest)
+            self._add_log(child, size, *rest)
 
     def _add_start(self, child: Handle, size: int, number: int, job_id: Any, text: str) -> None:
         child.job_id, child.text = job_id, text
         if child.first() == number:
             self._keep(size, self._log_start, child.queue[0][1], job_id, text)
+
+    def _add_log(self, child: Handle, size: int, fields: dict[str, Any], number: int, is_for_capture: bool) -> None:
+        capture = child.capture(number, self._setting.most_lines) if number else None
+        if capture is not None:
+            capture.add(_formatter.format(logging.makeLogRecord(fields)))
+        if not is_for_capture:
+            self._keep(size, _log, fields)
+
+    def _told(self, child: Handle, number: int, said: Said | None, outcome: Outcome) -> Outcome:
+        """Return an outcome with what the run told of itself."""
+        return with_report(outcome, said, child.capture(number, self._setting.most_lines))
 
     def _add_done(self, child: Handle, number: int, count: int, seconds: float) -> None:
         self.mean += (1 - (1 - _LATEST) ** count) * (seconds / count - self.mean)
@@ -147,7 +161,8 @@ class Outcomes:
         if late is not None and late.number == result.number and result.ended > late.deadline:
             return  # the timeout is reported once the child is reaped
         self.mean += _LATEST * (result.ended - result.begun - self.mean)
-        self._keep(size, self._finish_result, child.pop(), child.job_id, result)
+        told = self._told(child, result.number, result.said, _SUCCESS)
+        self._keep(size, self._finish_result, child.pop(), child.job_id, result, told)
         child.job_id, child.text = None, ""
 
     # -- what became of dead children ----------------------------------------------------------------------------------
@@ -158,14 +173,17 @@ class Outcomes:
         assert late is not None
         limit = late.deadline - late.since
         ran = Ran(child.job_id, "", time.monotonic() - late.since, limit, is_read)
-        self._keep(0, self._finish, child.pop(), timed_out(limit), ran)
+        outcome = self._told(child, late.number, child.said(late.number), timed_out(limit))
+        self._keep(0, self._finish, child.pop(), outcome, ran)
 
     def lose(self, child: Handle, how: str, status: int | None) -> None:
         """Settle the first job of a dead child: it went with the child."""
-        is_read, message = child.has_read(child.first()), child.pop()
+        number = child.first()
+        is_read, message = child.has_read(number), child.pop()
         what = child.text or f"job {job_from_headers(message).id}"
         error = ChildLost(f"the child process {how} while it ran {what}", status)
         outcome = Outcome(FAILURE, None, error, f"kq.errors.ChildLost: {error}\n")
+        outcome = self._told(child, number, child.said(number), outcome)
         self._keep(0, self._finish, message, outcome, Ran(child.job_id, is_read=is_read))
 
     def interrupt(self, child: Handle) -> None:
@@ -183,19 +201,31 @@ class Outcomes:
         log_processing(self._setting.logger, message)
         log_executing(self._setting.logger, message, job_id, text)
 
-    def _finish_result(self, finished: list[Finished], message: Message, job_id: Any, result: Result) -> None:
+    def _finish_result(
+        self, finished: list[Finished], message: Message, job_id: Any, result: Result, told: Outcome
+    ) -> None:
         ran = Ran(job_id, result.text, result.ended - result.begun)
         if result.status == INVALID:
             self._finish_invalid(finished, message, result)
         elif result.status == SUCCESS:
             if result.stacktrace:
                 log_unsent(message, job_id or job_from_headers(message).id, result.stacktrace)
-            self._finish(finished, message, Outcome(SUCCESS, _unpack(result.packed)), ran)
+            self._finish(finished, message, self._unpacked(SUCCESS, result, told), ran)
         else:
-            error = _unpack_error(result.packed, result.stacktrace)
-            ran = ran._replace(is_read=not isinstance(error, JobExpired))
-            outcome = Outcome(FAILURE, None, error, result.stacktrace, _cause(result))
-            self._finish(finished, message, outcome, ran)
+            outcome = self._unpacked(FAILURE, result, told)
+            is_expired = result.cause is not None and type_name(JobExpired) in result.cause[0]
+            self._finish(finished, message, outcome, ran._replace(is_read=not is_expired))
+
+    def _unpacked(self, status: Status, result: Result, told: Outcome) -> Outcome:
+        """Return an outcome; what it holds is unpickled only where somebody is told of it."""
+        packed, wants_object = result.packed, self._setting.wants_outcome
+        told = told._replace(packed=packed if isinstance(packed, bytes) else None)
+        if status == SUCCESS:
+            return told._replace(result=_unpack(packed) if wants_object else None, unpacked=result.stacktrace)
+        wants_error = wants_object or self._setting.wants_errors
+        error = _unpack_error(packed, result.stacktrace) if wants_error else None
+        trace, cause = result.stacktrace, _cause(result)
+        return told._replace(status=FAILURE, exception=error, stacktrace=trace, cause=cause)
 
     def _finish_invalid(self, finished: list[Finished], message: Message, result: Result) -> None:
         why = (result.text, result.stacktrace)
@@ -223,6 +253,10 @@ class Outcomes:
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
             warn_own("A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error))
             return job_from_headers(message)
+
+
+#: Makes lines of what is captured.
+_formatter = logging.Formatter(FORMAT)
 
 
 def _log(finished: list[Finished], fields: dict[str, Any]) -> None:

@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from kq.context import NO_TIME, Where
+from kq.context import NO_TIME, Said, Where
 from kq.executors.calling import Around
 from kq.job import Status
 from kq.message import (
     HEADER_ATTEMPT,
     HEADER_EXPIRES,
+    HEADER_REPLY,
     HEADER_TIMEOUT,
     HEADER_TIMESTAMP,
     Message,
@@ -33,7 +34,8 @@ from kq.message import (
 
 __all__ = [
     *("LENGTH", "MESSAGE", "NEVER", "TOKEN"),
-    *("ChildSettings", "Frame", "Given", "Packed", "Result", "Shared", "Verb", "blocking", "pack_jobs", "unpack_jobs"),
+    *("ChildSettings", "Frame", "Given", "Packed", "Result", "Shared", "Verb"),
+    *("blocking", "pack_jobs", "read_said", "unpack_jobs", "write_said"),
 ]
 
 #: Number of a job that may be started.
@@ -44,7 +46,7 @@ LENGTH = struct.Struct("=Q")
 MESSAGE = struct.Struct("=Bii")
 #: A deadline that does not come.
 NEVER = float("inf")
-#: What a job returned or raised: pickled, or in a tuple as it is, or nothing.
+#: What a job returned or raised: pickled, or in a tuple as it is where nobody wants bytes, or nothing.
 Packed = bytes | tuple[Any] | None
 
 
@@ -72,6 +74,9 @@ class Shared:
     #: whether the running job could be unpickled; whether it has ended, and its outcome is being sent; and whether the
     #: parent ends this child, so that SIGTERM is meant for it.
     IS_READ, IS_TELLING, EXPIRED = SLOT.size + 8, SLOT.size + 9, SLOT.size + 10
+    #: Where it stands what a job said last of how far it is: a version, odd while this is being written; the job's
+    #: number; a fraction, not a number where it is not known; the length of a text. The text stands behind it.
+    SAID_AT, SAID, LONGEST_SAID = 64, struct.Struct("@QQdQ"), 1000
 
 
 class Result(NamedTuple):
@@ -89,6 +94,8 @@ class Result(NamedTuple):
     is_unimportable: bool
     #: The fields of a ``Cause``, without a trace; None of a success.
     cause: tuple[Any, ...] | None
+    #: What it said last of how far it is.
+    said: Said | None = None
 
 
 class ChildSettings(NamedTuple):
@@ -108,13 +115,18 @@ class ChildSettings(NamedTuple):
     log_levels: dict[str, int]
     max_jobs: int | None
     max_memory: int | None
+    #: Of which jobs results and exceptions are wanted as bytes, as in ``Setting``; whether somebody listens to how far
+    #: they are; and whether what they log is captured.
+    packs: str
+    reports: bool
+    captures: bool
 
 
 #: What a child is told of a job: its value, or in a tuple what ``kq.dumps`` wrote in place of it; its limit in seconds,
-#: when it expires in Unix milliseconds (0 for never), and where it is from.
-Given = tuple[bytes | tuple[bytes], float, int, Where]
+#: when it expires in Unix milliseconds (0 for never), where it is from, and whether somebody asks for its result.
+Given = tuple[bytes | tuple[bytes], float, int, Where, bool]
 #: Headers that a child is told of.
-_READ = frozenset((HEADER_ATTEMPT, HEADER_EXPIRES, HEADER_TIMEOUT, HEADER_TIMESTAMP))
+_READ = frozenset((HEADER_ATTEMPT, HEADER_EXPIRES, HEADER_REPLY, HEADER_TIMEOUT, HEADER_TIMESTAMP))
 
 
 def pack_jobs(
@@ -139,9 +151,10 @@ def pack_jobs(
     return pickle.dumps((first, topics[0], values, keys, columns, limit, read))
 
 
-def _read(told: Mapping[str, bytes]) -> tuple[float, int, int, int | None]:
-    limit, expires = timeout_in(told.get(HEADER_TIMEOUT)), millis_in(told.get(HEADER_EXPIRES))
-    return limit or 0, expires or 0, millis_in(told.get(HEADER_ATTEMPT)) or 1, millis_in(told.get(HEADER_TIMESTAMP))
+def _read(told: Mapping[str, bytes]) -> tuple[float, int, int, int | None, bool]:
+    limit, expires = timeout_in(told.get(HEADER_TIMEOUT)) or 0, millis_in(told.get(HEADER_EXPIRES)) or 0
+    attempt, enqueued = millis_in(told.get(HEADER_ATTEMPT)) or 1, millis_in(told.get(HEADER_TIMESTAMP))
+    return limit, expires, attempt, enqueued, told.get(HEADER_REPLY) == b"1"
 
 
 def unpack_jobs(frame: bytes) -> Iterator[tuple[int, Given]]:
@@ -152,18 +165,42 @@ def unpack_jobs(frame: bytes) -> Iterator[tuple[int, Given]]:
         column.frombytes(data)
     partitions, offsets, times = numbers
     places = zip(repeat(topic), partitions, offsets, keys, times, repeat(1))
-    given = zip(values, repeat(limit or 0), repeat(0), places)
+    given = zip(values, repeat(limit or 0), repeat(0), places, repeat(False))
     return enumerate(
         (_with(*one, read.get(number), limit) for number, one in enumerate(given)) if read else given, first
     )
 
 
-def _with(value: bytes | tuple[bytes], limit: float, _: int, where: Where, read: Any, override: float | None) -> Given:
+def _with(
+    value: bytes | tuple[bytes], limit: float, _: int, where: Where, __: bool, read: Any, override: float | None
+) -> Given:
     """Return a job with what its headers say, if they say anything."""
     if read is None:
-        return value, limit, 0, where
-    own, expires, attempt, enqueued = read
-    return value, own if override is None else limit, expires, (*where[:4], enqueued or where[4], attempt)
+        return value, limit, 0, where, False
+    own, expires, attempt, enqueued, is_asked = read
+    return value, own if override is None else limit, expires, (*where[:4], enqueued or where[4], attempt), is_asked
+
+
+def write_said(shared: Any, number: int, said: Said) -> None:
+    """Write down what a job said of how far it is. One process writes."""
+    at, (fraction, words) = Shared.SAID_AT, said
+    text = words.encode("utf-8", "replace")[: Shared.LONGEST_SAID]
+    (version, *_) = Shared.SAID.unpack_from(shared, at)
+    Shared.SAID.pack_into(shared, at, version | 1, 0, NEVER, 0)
+    begin = at + Shared.SAID.size
+    shared[begin : begin + len(text)] = text
+    Shared.SAID.pack_into(shared, at, (version | 1) + 1, number, NEVER if fraction is None else fraction, len(text))
+
+
+def read_said(shared: Any, number: int) -> Said | None:
+    """Return what a job said last of how far it is; None where it said nothing, or is saying it."""
+    head = Shared.SAID.unpack_from(shared, Shared.SAID_AT)
+    version, of, fraction, length = head
+    begin = Shared.SAID_AT + Shared.SAID.size
+    text = bytes(shared[begin : begin + min(length, Shared.LONGEST_SAID)])
+    if version % 2 or of != number or Shared.SAID.unpack_from(shared, Shared.SAID_AT) != head:
+        return None
+    return None if fraction == NEVER else fraction, text.decode("utf-8", "replace")
 
 
 def blocking(descriptor: int) -> socket.socket:
