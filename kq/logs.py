@@ -7,6 +7,7 @@ costs nothing.
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
@@ -173,15 +174,28 @@ _watched = threading.Event()
 
 def _watch_threads() -> None:
     """Have threads that a job starts log for the job: they do not inherit its context."""
-    if not _watched.is_set():
-        _watched.set()
-        sys.addaudithook(_note_thread)
-
-
-def _note_thread(event: str, args: tuple[Any, ...]) -> None:
-    if not event.startswith("_thread.start"):
+    if _watched.is_set():
         return
+    _watched.set()
+    if sys.version_info >= (3, 12):
+        sys.addaudithook(_hear_of_thread)
+    else:  # which tell nobody of a thread
+        start = threading.Thread.start
+
+        @functools.wraps(start)
+        def note_and_start(self: threading.Thread) -> None:
+            _note_thread(self)
+            start(self)
+
+        threading.Thread.start = note_and_start  # type: ignore[method-assign]
+
+
+def _hear_of_thread(event: str, args: tuple[Any, ...]) -> None:
+    if event.startswith("_thread.start") and args:
+        _note_thread(getattr(args[0], "__self__", None))
+
+
+def _note_thread(thread: Any) -> None:
     capture = capturing.get()
-    thread = getattr(args[0], "__self__", None) if args else None
     if capture is not None and isinstance(thread, threading.Thread):
         setattr(thread, _OF_THREAD, capture)

@@ -54,6 +54,7 @@ __all__ = [
     "partitions",
     "replace_listener",
     "seek",
+    "send_small",
     "switch_off_auto_commit",
     "take_faults",
     "take_up_join",
@@ -66,6 +67,8 @@ _logger = logging.getLogger("kq.clients")
 
 #: Seconds that a topic may take to be made by its first record: until then it is no error that it is not there.
 _MAKING = 5.0
+#: Bytes of a value with which a record is below all limits of a producer's.
+_SMALL = 4096
 #: Topic -> when it was first said not to be there.
 _missing: dict[str, float] = {}
 
@@ -355,6 +358,22 @@ def await_topic(producer: KafkaProducer, topic: str, seconds: float) -> None:
     :raises KafkaTimeoutError: They are not known within so many seconds.
     """
     producer._wait_on_metadata(topic, seconds * 1000)
+
+
+def send_small(producer: KafkaProducer, record: Any) -> Any:
+    """Do what ``send`` does with a record, in half of its time where that is small, and for a partition that is known.
+
+    ``send`` looks at types, sizes and log lines that are no question for the records that the library makes itself.
+    """
+    topic, value, key, headers, partition, timestamp = record
+    accumulator: Any = getattr(producer, "_accumulator", None)
+    is_known = partition is not None and partition in (partitions(producer, topic) or ())
+    if not is_known or len(value) > _SMALL or not hasattr(accumulator, "append") or is_closed(producer):
+        return producer.send(*record)
+    future, is_full, is_new, _ = accumulator.append(TopicPartition(topic, partition), timestamp, key, value, headers)
+    if is_full or is_new:
+        producer._sender.wakeup()
+    return future
 
 
 def batch_of(producer: KafkaProducer, future: Any) -> Any:

@@ -243,10 +243,11 @@ class Delivery:
             kafka_python.ask_again(self.producer, self._settings["max_block_ms"] / 1000)
             self._looked = time.monotonic()
 
-    def send(self, job: Job, record: Record, deadline: float | None = None) -> Sent:
+    def send(self, job: Job, record: Record, deadline: float | None = None, *, is_checked: bool = False) -> Sent:
         """Hand a record to the producer.
 
         :param deadline: Of the call that it belongs to; if left out, the call begins now.
+        :param is_checked: Whether the record is of the library's making, so that nothing is wrong with its parts.
         :raises kq.EnqueueError: It was not sent.
         """
         deadline = self.deadline() if deadline is None else deadline
@@ -257,7 +258,7 @@ class Delivery:
             if self._timeout is not None:
                 self._await_topic(producer, deadline)
             self._look(record.partition)
-            future = producer.send(*record)
+            future = kafka_python.send_small(producer, record) if is_checked else producer.send(*record)
         except (KafkaError, KQError, ValueError) as error:
             if isinstance(error, KafkaTimeoutError):
                 self._note_silence()

@@ -95,7 +95,7 @@ class JobEvent(NamedTuple):
     limit: int | None = None
 
     def __repr__(self) -> str:
-        said = {name: value for name, value in self._asdict().items() if value != self._field_defaults.get(name, "")}
+        said = {name: value for name, value in zip(self._fields, self, strict=True) if value not in (None, "", (), b"")}
         if self.value:
             said["value"] = f"<{len(self.value)} bytes>"
         return f"JobEvent({', '.join(f'{name}={value!r}' for name, value in said.items())})"

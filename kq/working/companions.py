@@ -99,7 +99,7 @@ class Companion:
         """Note lines that a job has logged, where these are captured."""
 
     def judge(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
-        """Return an outcome as all are to hear of it, and what runs again in place; None for nothing.
+        """Return a failed outcome as all are to hear of it, and what runs again in place; None for nothing.
 
         The callback has been told. Where this raises, it is called again after a pause.
         """
@@ -220,7 +220,8 @@ class Companions:
         ]
         #: Whether any of them hears of jobs while they run.
         self.follow_runs = bool(self._following)
-        self.answers_success = any(one.answers_success for one in self._answering)
+        self._answering_success = [one for one in self._answering if one.answers_success]
+        self.answers_success = bool(self._answering_success)
 
     def __bool__(self) -> bool:
         """Return whether one of them answers to outcomes."""
@@ -294,19 +295,16 @@ class Companions:
     def judged(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
         """Return an outcome as all are to hear of it, and what runs again in place."""
         again = None
+        if outcome.status == SUCCESS:
+            return outcome, None
         for companion in self._judging:
             outcome, again = companion.judge(message, outcome)
         return outcome, again
 
     def answers(self, message: Message, outcome: Outcome) -> list[tuple[Companion, Record]]:
         """Return what all of them answer to an outcome, each record with its companion."""
-        is_success = outcome.status == SUCCESS
-        return [
-            (companion, record)
-            for companion in self._answering
-            if companion.answers_success or not is_success
-            for record in companion.on_settled(message, outcome)
-        ]
+        answering = self._answering_success if outcome.status == SUCCESS else self._answering
+        return [(companion, record) for companion in answering for record in companion.on_settled(message, outcome)]
 
     def stats(self) -> dict[str, Mapping[str, float]]:
         """Return the figures of each, by the name of its class. From any thread."""

@@ -11,20 +11,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from heapq import heappop, heappush
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 
-from kq.clients import settings_for
+from kq.clients import kafka_python, settings_for
 from kq.job import Job
 from kq.message import Message, Record
 from kq.producing import Delivery, describe
@@ -64,8 +64,10 @@ class _Entry:
         self.refusals = 0
 
 
+#: A record, and what became of it; None where it was acknowledged.
+_Answer = tuple[_Entry, BaseException | None]
 #: Settings of the producers: they make no topic, and one that is not there is soon known.
-_SETTINGS = {"allow_auto_create_topics": False, "max_block_ms": 2_000}
+_SETTINGS = {"allow_auto_create_topics": False, "max_block_ms": 2_000, "linger_ms": 3}
 #: How large a record may be its topic says: a worker's settings are a consumer's.
 _LARGEST = {"max_request_size": 32 << 20}
 
@@ -90,6 +92,8 @@ class Publisher:
         self._bytes = 0
         #: Records with what became of them, None where they were acknowledged.
         self._answers: deque[tuple[_Entry, BaseException | None]] = deque()
+        #: What was published and not handed on, by its topic.
+        self._batches: dict[str, list[_Entry]] = {}
         self._is_woken = False
         #: Heap of refused records: when to send each again, and a number that orders those of one time.
         self._refused: list[tuple[float, int, _Entry]] = []
@@ -108,11 +112,21 @@ class Publisher:
         return max(0.0, self._refused[0][0] - now) if self._refused else float("inf")
 
     def publish(self, source: Message, records: Sequence[tuple[Companion, Record]]) -> None:
-        """Publish the records of a message, each with the companion that it comes from."""
+        """Publish the records of a message, each with the companion that it comes from.
+
+        They go out when ``flush`` is called.
+        """
         self._left[id(source)] = len(records)
         for companion, record in records:
             self._bytes += len(record.value)
-            self._send(_Entry(source, companion, record))
+            self._batches.setdefault(record.topic, []).append(_Entry(source, companion, record))
+
+    def flush(self) -> None:
+        """Hand on what was published, all at once: to wake a thread costs more than a record."""
+        if self._batches:
+            batches, self._batches = self._batches, {}
+            for topic, entries in batches.items():
+                self._topic(topic).send(entries)
 
     def tell(self, companion: Companion, record: Record) -> None:
         """Publish a record that nothing waits for, in its order with others; or drop it. From any thread."""
@@ -122,13 +136,15 @@ class Publisher:
         if is_dropped:
             _logger.debug("A record for topic %s is dropped: too many are on their way", record.topic)
         else:
-            self._send(_Entry(None, companion, record))
+            self._topic(record.topic).send([_Entry(None, companion, record)])
 
     def acknowledged(self, now: float) -> list[Message]:
         """Return the messages whose last record was acknowledged since the last call."""
         self._is_woken = False
         while self._refused and self._refused[0][0] <= now:
-            self._send(heappop(self._refused)[2])
+            entry = heappop(self._refused)[2]
+            self._topic(entry.record.topic).send([entry])
+        self.flush()
         done = []
         for entry, error in [self._answers.popleft() for _ in range(len(self._answers))]:
             self._topics[entry.record.topic].note(error, now)
@@ -155,23 +171,24 @@ class Publisher:
         for topic in self._topics.values():
             topic.join(max(0.0, deadline - time.monotonic()))
 
-    def _send(self, entry: _Entry) -> None:
-        name = entry.record.topic
-        if name not in self._topics:
+    def _topic(self, name: str) -> _Topic:
+        topic = self._topics.get(name)
+        if topic is None:
             with self._lock:
                 if name not in self._topics:
                     delivery = Delivery(f"the publisher of topic {name}", name, None, self._hosts, self._config)
                     self._topics[name] = _Topic(name, delivery, self._answer)
-        self._topics[name].send(entry)
+                topic = self._topics[name]
+        return topic
 
-    def _answer(self, entry: _Entry, error: BaseException | None) -> None:
-        """Note what became of a record, from any thread; one wake-up serves all that come before the loop looks."""
-        if entry.source is None:
+    def _answer(self, answers: Sequence[tuple[_Entry, BaseException | None]]) -> None:
+        """Note what became of records, from any thread; one wake-up serves all that come before the loop looks."""
+        awaited = [answer for answer in answers if answer[0].source is not None]
+        if len(awaited) < len(answers):
             with self._lock:
-                self._telling -= 1
-            return
-        self._answers.append((entry, error))
-        if not self._is_woken:  # it is reset before the loop looks: this answer is seen too
+                self._telling -= len(answers) - len(awaited)
+        self._answers.extend(awaited)
+        if awaited and not self._is_woken:  # it is reset before the loop looks: these answers are seen too
             self._is_woken = True
             self._wake()
 
@@ -193,16 +210,31 @@ class Publisher:
         heappush(self._refused, (now + wait, self._count, entry))
 
 
+def _blamed(future: Any, is_largest: bool) -> BaseException | None:
+    """Return what became of a record; that a batch is too large is told of its largest record alone.
+
+    All others that the producer had on their way fail with it: it ends of that.
+    """
+    if not isinstance(future.exception, MessageSizeTooLargeError):
+        return future.exception  # type: ignore[no-any-return]
+    if is_largest and kafka_python.is_own_answer(future):
+        return future.exception  # type: ignore[no-any-return]
+    return KafkaTimeoutError("it was on its way with one that is too large")  # type: ignore[no-any-return]
+
+
 class _Topic:
     """One topic that records go to, and the thread that hands them to its producer."""
 
-    def __init__(self, name: str, delivery: Delivery, answer: Callable[[_Entry, BaseException | None], None]) -> None:
+    def __init__(self, name: str, delivery: Delivery, answer: Callable[[list[_Answer]], None]) -> None:
         self._name = name
         self._delivery = delivery
         self._answer = answer
-        self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
-        #: For the thread: records that the producer has, by their futures, and since when; oldest first.
-        self._sent: deque[tuple[Any, float, _Entry]] = deque()
+        #: Records to be sent; none, where the producer has told of some, and at the end.
+        self._queue: SimpleQueue[list[_Entry]] = SimpleQueue()
+        #: For the thread: records that the producer has, with their futures, by the batches that they went into, and
+        #: when that began; oldest first. All of a batch are answered at once.
+        self._sent: dict[int, list[tuple[Any, _Entry]]] = {}
+        self._since: dict[int, float] = {}
         self._refusing_since: float | None = None
         self._complain_at = 0.0
         #: For the thread: whether the topic is there, as far as is known; when it is tried again, and what failed.
@@ -213,9 +245,9 @@ class _Topic:
         self._thread = threading.Thread(target=self._run, name=f"kq-publish-{name}", daemon=True)
         self._thread.start()
 
-    def send(self, entry: _Entry) -> None:
-        """Have a record sent."""
-        self._queue.put(entry)
+    def send(self, entries: list[_Entry]) -> None:
+        """Have records sent."""
+        self._queue.put(entries)
 
     def note(self, error: BaseException | None, now: float) -> None:
         """Say, now and then, that the topic refuses records, and that it takes them again."""
@@ -233,7 +265,7 @@ class _Topic:
     def end(self, patience: float) -> None:
         """Have the thread end, and close the producer: to connect may take it long, and who closes would wait."""
         self._last_patience = patience
-        self._queue.put(None)
+        self._queue.put([])
 
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
@@ -242,25 +274,51 @@ class _Topic:
 
     def _run(self) -> None:
         while self._last_patience is None:
-            try:
-                entry = self._queue.get(timeout=LOOK_EVERY if self._sent else None)
-                if entry is not None:
+            with contextlib.suppress(Empty):
+                for entry in self._queue.get(timeout=LOOK_EVERY if self._sent else None):
                     self._hand_over(entry)
-            except Empty:
-                pass
+            self._take_answers()
             self._give_up_on_silent()
         self._delivery.close(self._last_patience)
+        self._take_answers()
 
     def _hand_over(self, entry: _Entry) -> None:
         try:
-            self._prepare(entry)
-            future = self._delivery.send(_NO_JOB, entry.record).future
+            if not self._is_prepared:
+                self._prepare(entry)
+            sent = self._delivery.send(_NO_JOB, entry.record, is_checked=True)
         except Exception as error:  # noqa: BLE001 - the door of the thread: whatever it is, the record is not there
             self._is_prepared = False
-            self._answer(entry, error.__cause__ or error)
+            self._answer([(entry, error.__cause__ or error)])
             return
-        self._sent.append((future, time.monotonic(), entry))
-        future.add_both(partial(self._hear, entry, future))
+        batch = id(sent.future if sent.batch is None else sent.batch)
+        if batch in self._sent:
+            self._sent[batch].append((sent.future, entry))
+            return
+        self._sent[batch], self._since[batch] = [(sent.future, entry)], time.monotonic()
+        sent.future.add_both(self._look_soon)
+
+    def _look_soon(self, _: object) -> None:
+        """Have answers taken, from the producer's thread."""
+        self._queue.put([])
+
+    def _take_answers(self) -> None:
+        answers = []
+        for batch, some in list(self._sent.items()):
+            if not some[0][0].is_done:
+                continue
+            largest = max(some, key=lambda one: len(one[1].record.value))
+            answers += [
+                (entry, _blamed(future, (future, entry) == largest)) for future, entry in some if future.is_done
+            ]
+            left = [one for one in some if not one[0].is_done]
+            if left:  # the producer is telling of them at this moment
+                self._sent[batch] = left
+                self._look_soon(None)
+            else:
+                del self._sent[batch], self._since[batch]
+        if answers:
+            self._answer(answers)
 
     def _prepare(self, entry: _Entry) -> None:
         """Have the topic, before the first record, after a refusal, which may be for want of it, and when it is missed.
@@ -280,17 +338,12 @@ class _Topic:
             raise self._unprepared
         self._is_prepared = True
 
-    def _hear(self, entry: _Entry, future: Any, _: object) -> None:
-        """Note an answer, in the producer's thread."""
-        self._answer(entry, future.exception)
-
     def _give_up_on_silent(self) -> None:
         """Have a producer that does not answer in time fail what it has; another is made."""
-        while self._sent and self._sent[0][0].is_done:
-            self._sent.popleft()
         if not self._sent:
             return
-        _, since, entry = self._sent[0]
+        batch, since = next(iter(self._since.items()))
+        entry = self._sent[batch][0][1]
         if time.monotonic() >= since + MISS_AFTER and not self._delivery.knows(self._name):
             self._is_prepared = False  # it was deleted, and the producer waits for it
             with contextlib.suppress(Exception):  # the records that come next are refused for that
@@ -298,7 +351,7 @@ class _Topic:
         if time.monotonic() < since + self._delivery.patience:
             return
         self._delivery.abandon()
-        while self._sent:
-            future, _, _ = self._sent.popleft()
+        for future, _ in itertools.chain(*self._sent.values()):
             if not future.is_done:
                 future.failure(KafkaTimeoutError("the producer does not answer"))
+        self._take_answers()

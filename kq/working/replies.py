@@ -67,15 +67,17 @@ class Replies(Companion):
             return ()
         self._count += 1
         if outcome.status == SUCCESS:
-            return [self._record(job_id, self._success_headers(message, outcome), outcome.packed or b"")]
+            return [self._record(message, job_id, self._success_headers(message, outcome), outcome.packed or b"")]
         packed = outcome.packed
         if packed is None and outcome.status == FAILURE and isinstance(outcome.exception, KQError):
             packed = pack_error(outcome.exception)  # of the worker's own making
         end = "expired" if _EXPIRED in explained(outcome).kinds else outcome.status
-        return [self._record(job_id, self._headers(message, outcome, end), packed or b"")]
+        return [self._record(message, job_id, self._headers(message, outcome, end), packed or b"")]
 
     def on_refused(self, message: Message, record: Record, error: BaseException) -> Record | None:
         """Have the end of a job that is too large told without its value; and if that does not help, in brief."""
+        if isinstance(error, (AssertionError, ValueError)) and record.partition is not None:
+            return record._replace(partition=None)  # the topic of jobs has got more partitions since
         if not isinstance(error, MessageSizeTooLargeError):
             return None
         if not record.value:
@@ -108,13 +110,14 @@ class Replies(Companion):
         trace = outcome.stacktrace or cause.trace
         return headers_of(event, attempt=attempt_of(message), error=error, trace=trace, delay=delay)
 
-    def _record(self, job_id: bytes, headers: Headers, value: bytes) -> Record:
-        return Record(self._topic, value, job_id, headers, None, int(time.time() * 1000))
+    def _record(self, message: Message, job_id: bytes, headers: Headers, value: bytes) -> Record:
+        # to find a partition by the key would cost as much as all the rest
+        return Record(self._topic, value, job_id, headers, message.partition, int(time.time() * 1000))
 
     def _tell(self, message: Message, headers: Headers, value: bytes = b"") -> None:
         job_id = self._id(message)
         if job_id is not None:
-            self._context.tell(self, self._record(job_id, headers, value))
+            self._context.tell(self, self._record(message, job_id, headers, value))
 
 
 (_SUCCESS,) = headers_of(SUCCESS)

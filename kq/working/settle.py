@@ -147,6 +147,8 @@ class Settler:
         if records:
             # of what runs again in place another object is the source, for whose end nobody asks
             self._publisher.publish(message if again is None else message._replace(), records)
+            if self._settings.callback is not None:  # the next one's callback may take long
+                self._publisher.flush()
         if records and again is None:
             self._outcomes[id(message)] = outcome
             return Settled(message, outcome, waits=True)
