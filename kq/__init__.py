@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kq.errors import JobTimeout as JobTimeout
     from kq.errors import KQError as KQError
     from kq.errors import LocalKafkaError as LocalKafkaError
+    from kq.errors import MessageRefused as MessageRefused
     from kq.errors import MissingExtra as MissingExtra
     from kq.errors import PoisonMessage as PoisonMessage
     from kq.errors import RemoteError as RemoteError
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from kq.executors import InlineExecutor as InlineExecutor
     from kq.executors import ProcessExecutor as ProcessExecutor
     from kq.executors import ThreadExecutor as ThreadExecutor
+    from kq.fleet import Consumer as Consumer
+    from kq.fleet import ConsumerSet as ConsumerSet
+    from kq.fleet import VirtualHost as VirtualHost
     from kq.job import EnqueuedJob as EnqueuedJob
     from kq.job import EnqueueItem as EnqueueItem
     from kq.job import Job as Job
@@ -68,6 +72,8 @@ _HOMES = {
     "Callback": "worker",
     "Cancelled": "errors",
     "ChildLost": "errors",
+    "Consumer": "fleet",
+    "ConsumerSet": "fleet",
     "Cron": "scheduling",
     "DeadLetter": "letter",
     "DeadLetters": "deadletters",
@@ -91,6 +97,7 @@ _HOMES = {
     "LocalKafka": "local",
     "LocalKafkaError": "errors",
     "Message": "message",
+    "MessageRefused": "errors",
     "MissingExtra": "errors",
     "PoisonMessage": "errors",
     "ProcessExecutor": "executors",
@@ -106,6 +113,7 @@ _HOMES = {
     "Schedule": "scheduling",
     "Status": "job",
     "ThreadExecutor": "executors",
+    "VirtualHost": "fleet",
     "Worker": "worker",
     "WorkerError": "errors",
     "current_job": "context",

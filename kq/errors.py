@@ -19,6 +19,7 @@
   - ``ResultTooLarge``: a job succeeded, and its result is too large for the topic
   - ``ResultUnreadable``: a job succeeded, and its result cannot be pickled, or not be read here
   - ``PoisonMessage``: a message whose runs kept killing the worker
+  - ``MessageRefused``: a consumer did not want a message: it had no log for it, or knew no task of its name
   - ``ChildLost``: a child of the process executor ended while it ran a job
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
   - ``RemoteError``: an exception of a job that could not cross from its child, as text
@@ -43,6 +44,7 @@ __all__ = [
     "JobTimeout",
     "KQError",
     "LocalKafkaError",
+    "MessageRefused",
     "MissingExtra",
     "PoisonMessage",
     "RemoteError",
@@ -80,6 +82,10 @@ class MissingExtra(KQError, ImportError):
 
 class PoisonMessage(KQError):
     """A message was not run again, because its runs ended with the death of the whole worker too often."""
+
+
+class MessageRefused(KQError):
+    """A consumer did not want a message: ``get_message_log`` returned None, or the message names no task of its."""
 
 
 class JobExpired(KQError):

@@ -215,7 +215,8 @@ MUTANTS = [
     Mutant(
         "a commit's time is forgotten",
         "kq/working/loop.py",
-        "        if is_careful or refused:  # also a callback takes its time\n            self._look_again()\n",
+        "        if is_careful or refused or self._plan.companions.admit_starts:  # also a callback takes its time\n"
+        "            self._look_again()\n",
         "",
         "test_what_a_commit_waited_through_is_news_before_anything_starts",
         is_short=True,
@@ -288,6 +289,45 @@ MUTANTS = [
         "headers = marked(record.headers, int(time.time() * 1000))",
         "headers = record.headers",
         "test_replay_runs_a_letter_once",
+    ),
+    # -- what a consumer is asked, and how a set ends
+    Mutant(
+        "an answer about a message makes no news old",
+        "kq/working/loop.py",
+        "if is_careful or refused or self._plan.companions.admit_starts:",
+        "if is_careful or refused:",
+        "test_admission.py",
+        is_short=True,
+    ),
+    Mutant(
+        "what was refused starts",
+        "kq/working/loop.py",
+        "            starting.remove(end.message)\n",
+        "            pass\n",
+        "test_admission.py",
+        is_short=True,
+    ),
+    Mutant(
+        "what was given up is held for ever",
+        "kq/fleet/attendant.py",
+        "        self._held.pop(id(message), None)\n\n",
+        "        pass\n\n",
+        "test_admission.py",
+        is_short=True,
+    ),
+    Mutant(
+        "a consumer with tasks unpickles what names none",
+        "kq/fleet/attendant.py",
+        "        if not hooks.task_types:\n",
+        "        if name not in hooks.task_types:\n",
+        "test_a_consumer_with_tasks_unpickles_nothing",
+    ),
+    Mutant(
+        "each consumer is waited for before the next one is told",
+        "kq/fleet/consumer_set.py",
+        "            consumer.stop(now=now)\n",
+        "            consumer.stop(now=now)\n            consumer.join()\n",
+        "test_nothing_starts_after_stop_consuming",
     ),
     # -- every message that was started ends in exactly one outcome
     Mutant(

@@ -37,6 +37,7 @@ HOUSE = {
     "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper publisher "
     "settings settle messages retrier letters replies watchdog loop",
     "what works": "worker",
+    "fleet": "virtual_host entry task_logging pauses hooks attendant consumer consumer_set",
     "local": "install supervisor broker",
     "what tests": "frozen testing",
     "the top": "kq",

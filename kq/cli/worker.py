@@ -18,7 +18,7 @@ from kq.cli.options import Size, config_option, group_option, hosts_option
 from kq.cli.output import FAILED, counted, fail
 from kq.cli.reload import Watcher, restart
 from kq.cli.targets import check_modules, import_from_here, load_callback
-from kq.cli.together import run_together
+from kq.cli.together import run_set, run_together
 from kq.cli.topics import open_admin, partitions_of
 from kq.clients import DEFAULT_TOPIC
 from kq.executors import Executor
@@ -71,6 +71,10 @@ _OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "r
 @click.option("--results", is_flag=True, help="Publish what became of each job: kq result, kq enqueue --wait.")
 @click.option("--results-asked", is_flag=True, help="The same, only of jobs whose results somebody asks for.")
 @click.option("--capture-logs", is_flag=True, help="Publish what each job logs, too.")
+@click.option(
+    "--set", "consumers", type=click.IntRange(min=1), metavar="N", help="Run N consumers, each replaced if it dies."
+)
+@click.option("--consumer-class", metavar="MODULE.CLASS", help="With --set: a subclass of kq.Consumer.")
 @click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
 @click.option(
     "--log-level",
@@ -90,6 +94,11 @@ def worker(reload: bool, verbose: bool, check: bool, log_level: str | None, log_
     if options["max_messages"] is not None and len(options["topics"]) > 1:
         raise click.UsageError("--max-messages is for one --topic")
     run = _check if check else _work_and_reload if reload else _work
+    if options["consumers"]:
+        _check_set(options, check=check, reload=reload)
+        run = _consume
+    elif options["consumer_class"]:
+        raise click.UsageError("--consumer-class goes with --set")
     try:
         run(options)
     except (kq.KQError, KafkaError) as error:
@@ -124,11 +133,45 @@ def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
         run_together(list(made.values()), lambda one: one.start(**limits))
     for topic, one in made.items():
         _logger.info("Topic %s: %s", topic, _summary(one.stats()))
-    if interrupted := sum(one.stats().interrupted for one in made.values()):
-        jobs = (
-            "1 job was interrupted, and runs" if interrupted == 1 else f"{interrupted} jobs were interrupted, and run"
-        )
+    _raise_if_interrupted(sum(one.stats().interrupted for one in made.values()))
+
+
+def _raise_if_interrupted(count: int) -> None:
+    if count:
+        jobs = "1 job was interrupted, and runs" if count == 1 else f"{count} jobs were interrupted, and run"
         raise kq.WorkerError(f"{jobs} again")
+
+
+def _check_set(options: Mapping[str, Any], **others: bool) -> None:
+    """Raise where options are given that a set has no use for."""
+    given = {"max-messages": options["max_messages"] is not None, "burst": options["burst"], **others}
+    if len(options["topics"]) > 1:
+        raise click.UsageError("--set is for one --topic")
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise click.UsageError(f"--set and --{wrong[0]} exclude each other")
+
+
+def _consume(options: Mapping[str, Any]) -> None:
+    """Run a set of consumers as the options say."""
+    (topic,), count = options["topics"], options["consumers"]
+    if not (options["processes"] or options["threads"] or options["inline"]):
+        options = {**options, "processes": max(1, _cores() // count)}
+    _, concurrency, words = _executor(options)
+    worker = {**_settings(options), "executor": lambda: _executor(options)[0], "concurrency": concurrency}
+    hosts, config, name = options["hosts"], options["config"], options["consumer_class"] or "kq.Consumer"
+    access = {"group": options["group"], "config": config, "worker": worker}
+    consumers = kq.ConsumerSet(hosts, topic, logging.getLogger("kq.worker"), count, "consumer", name, **access)
+    with open_admin(hosts, config) as admin:
+        partitions = len(partitions_of(admin, hosts, topic))
+    line = "%s: %s jobs of topic %s for group %s each, from %s"
+    _logger.info(line, counted(count, "consumer"), words, topic, options["group"] or topic, hosts)
+    if partitions < count:
+        _logger.warning("Topic %s has %s: more consumers than that are idle", topic, counted(partitions, "partition"))
+    run_set(consumers)
+    stats = [consumer.stats() for consumer in consumers.consumers]
+    figures = {name: sum(getattr(one, name) for one in stats) for name in ("done", "failed", "timed_out", "invalid")}
+    _logger.info("Topic %s: %s", topic, _summary(stats[0]._replace(**figures)))
+    _raise_if_interrupted(sum(one.interrupted for one in stats))
 
 
 def _summary(stats: Stats) -> str:
@@ -148,21 +191,30 @@ def _stop(workers: Iterable[kq.Worker]) -> None:
 def _workers(options: Mapping[str, Any]) -> tuple[dict[str, kq.Worker], str]:
     """Return a worker for each topic, and in words where their jobs run."""
     hosts, config, topics = (options[name] for name in ("hosts", "config", "topics"))
-    callback = None if options["callback"] is None else load_callback(options["callback"])
-    chosen = {name: options[name] for name in _OF_THE_LIBRARY if options[name] is not None}
+    settings = {**_settings(options), "hosts": hosts, "group": options["group"], "config": config}
     made = {}
     for topic in topics:
         executor, concurrency, words = _executor(options)
-        made[topic] = kq.Worker(
-            topic, hosts=hosts, group=options["group"], config=config, callback=callback, executor=executor,
-            concurrency=concurrency, dead_letters=options["dead_letters_to"] or options["dead_letters"],
-            results="asked" if options["results_asked"] else options["results"], capture_logs=options["capture_logs"],
-            **chosen,
-        )  # fmt: skip
+        made[topic] = kq.Worker(topic, executor=executor, concurrency=concurrency, **settings)
     with open_admin(hosts, config) as admin:
         for topic in topics:
             partitions_of(admin, hosts, topic)
     return made, words
+
+
+def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of a worker that are neither where it connects to nor where jobs run."""
+    callback = None if options["callback"] is None else load_callback(options["callback"])
+    dead_letters = options["dead_letters_to"] or options["dead_letters"]
+    chosen = {name: options[name] for name in _OF_THE_LIBRARY if options[name] is not None}
+    results = {"results": "asked" if options["results_asked"] else options["results"]}
+    return {
+        **chosen,
+        **results,
+        "callback": callback,
+        "dead_letters": dead_letters,
+        "capture_logs": options["capture_logs"],
+    }
 
 
 def _work_and_reload(options: Mapping[str, Any]) -> None:

@@ -125,6 +125,8 @@ class Revoked(NamedTuple):
     """An epoch of a partition is over."""
 
     assignment: Assignment
+    #: Whether another worker may have had it already, so that nothing was committed.
+    is_lost: bool = False
 
 
 class Polled(NamedTuple):

@@ -284,7 +284,9 @@ class Pump:
         new = self._assignments[tp] = Assignment(tp, self._epoch)
         return new
 
-    def revoked(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+    def revoked(
+        self, partitions: Iterable[TopicPartition], *, are_lost: bool = False
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
         """Close the assignments of partitions and return what is to be committed of them (the listener's side)."""
         offsets = {}
         with self._lock:
@@ -295,7 +297,7 @@ class Pump:
                 self._note_origin(assignment)
                 if self._committer.is_dirty(assignment, alive=False):
                     offsets[tp] = self._committer.offset(assignment, assignment.view, alive=False)
-                self._post(Revoked(assignment))
+                self._post(Revoked(assignment, are_lost))
         return offsets
 
     async def give_up(self, partitions: Iterable[TopicPartition]) -> None:
@@ -443,4 +445,4 @@ class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-
         await self._pump.give_up(revoked)
 
     async def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
-        self._pump.revoked(lost)  # another worker may have them: no commit
+        self._pump.revoked(lost, are_lost=True)  # another worker may have them: no commit

@@ -1,6 +1,6 @@
 """Executors: where jobs run. Alternatives behind one protocol, ``kq.executors.base.Executor``."""
 
-from kq.executors.base import Executor, Finished, Setting, explained, run_message
+from kq.executors.base import Executor, Finished, Setting, cause_of, explained, run_message, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.fitness import unfit
 from kq.executors.inline import InlineExecutor
@@ -21,6 +21,7 @@ __all__ = [
     "Setting",
     "ThreadExecutor",
     "best_interrupter",
+    "cause_of",
     "describe",
     "explained",
     "is_asked",
@@ -28,5 +29,6 @@ __all__ = [
     "log_invalid",
     "pack_error",
     "run_message",
+    "stacktrace_of",
     "unfit",
 ]

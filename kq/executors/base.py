@@ -26,7 +26,7 @@ from kq.executors.running import Run, is_asked, with_report
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Cause, Outcome
 from kq.logs import Capture, Router, capturing
 from kq.message import Message, job_from_headers, with_id
-from kq.serializers import is_unimportable
+from kq.serializers import is_unimportable, loads
 from kq.utils import get_call_repr, safe_str, type_name
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "check_hooks",
     "explained",
     "failed",
+    "job_of",
     "run_message",
     "stacktrace_of",
     "timed_out",
@@ -73,6 +74,11 @@ class Setting(NamedTuple):
     #: What captures the lines of runs, and how many of each; None where nobody wants them.
     router: Router | None = None
     most_lines: int = 0
+    #: Whether exceptions are asked for, though nobody asks for jobs and results.
+    wants_errors: bool = False
+    #: Returns the job of a message whose value is not a serialized one, as it is or as ``kq.dumps`` writes it, to cross
+    #: to a child; None where the value is one. From any thread.
+    given: Callable[[Message], Any] | None = None
 
     def wants_bytes(self, message: Message) -> bool:
         """Return whether the result of a message's job is wanted as bytes."""
@@ -156,8 +162,7 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
     log_processing(log, message)
     try:
         with caller:
-            # None, a tombstone, is invalid too
-            job = with_id(setting.deserialize(message.value), message)  # type: ignore[arg-type]
+            job = job_of(message, setting)
             func, args, kwargs, timeout = call_of(job, setting.timeout)
             job_id = job.id
     except BaseException as error:  # the door of user code: unpickling imports, and a script may exit  # noqa: BLE001
@@ -186,6 +191,16 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
         if run is not None:
             outcome = _told(outcome, run, setting)
     return Finished(message, job, outcome)
+
+
+def job_of(message: Message, setting: Setting) -> Any:
+    """Return the job of a message: what was given for it, or what its value holds."""
+    job = None if setting.given is None else setting.given(message)
+    if job is None:
+        job = setting.deserialize(message.value)  # type: ignore[arg-type]  # None, a tombstone, is invalid too
+    elif isinstance(job, bytes):
+        job = loads(job)
+    return with_id(job, message)
 
 
 def _begin(message: Message, begun: float, setting: Setting) -> Run:

@@ -3,7 +3,7 @@
 from kq.working.backlog import Ordering
 from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
-from kq.working.companions import Companion, Companions, Context, ThreadedCompanion
+from kq.working.companions import Companion, Companions, Context, Move, ThreadedCompanion
 from kq.working.garbage import rare_collections
 from kq.working.letters import Letters
 from kq.working.loop import Loop
@@ -21,6 +21,7 @@ __all__ = [
     "Context",
     "Letters",
     "Loop",
+    "Move",
     "Ordering",
     "Plan",
     "Replies",

@@ -16,15 +16,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from kq.executors import Finished
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
 
-__all__ = ["Companion", "Companions", "Context", "ThreadedCompanion", "prepare_soon"]
+__all__ = ["Companion", "Companions", "Context", "Move", "ThreadedCompanion", "prepare_soon"]
 
 _logger = logging.getLogger("kq.companions")
 
+#: What became of partitions: ``"lost"`` are those that others may have had already, so that nothing was committed.
+Move = Literal["assigned", "revoked", "lost"]
 #: Seconds until a companion's thread that failed is started again, at first and at most; each failure doubles it.
 RESTART_WAIT = (1.0, 30.0)
 
@@ -49,6 +52,8 @@ class Companion:
 
     #: Whether ``on_settled`` is to be called for successes, too.
     answers_success = True
+    #: Whether exceptions are to come from children, though no callback asks for them.
+    wants_errors = False
 
     def open(self, context: Context) -> None:
         """Make ready.
@@ -56,8 +61,27 @@ class Companion:
         :raises kq.KQError: It cannot work like this; ``Worker.start`` raises it.
         """
 
+    def on_moved(self, kind: Move, partitions: Sequence[int]) -> None:
+        """Note that partitions came or went."""
+
+    def admit(self, message: Message) -> Finished | None:
+        """Return the end of a message that is not to be run; None to have it run.
+
+        It may take its time: afterwards the worker looks again whether the job may start.
+        """
+        return None
+
+    def given(self, message: Message) -> Any:
+        """Return the job of a message that is to run and whose value is none, as ``Setting.given`` has it, or None.
+
+        From any thread, and more than once, between ``admit`` and the end of the run.
+        """
+
     def on_started(self, message: Message) -> None:
         """Note that the job of a message is handed to the executor."""
+
+    def on_given_up(self, message: Message) -> None:
+        """Note that a message which was admitted has no outcome: it runs again, here or elsewhere."""
 
     def on_begun(self, message: Message, since: float) -> None:
         """Note that a job is running; not told of runs that are over in a moment. From any thread, as the next two.
@@ -187,7 +211,9 @@ class Companions:
         self._hearing = [one for one in self._all if type(one).on_started is not Companion.on_started]
         self._answering = [one for one in self._all if type(one).on_settled is not Companion.on_settled]
         self._judging = [one for one in self._all if type(one).judge is not Companion.judge]
-        self.hear_starts = bool(self._hearing)
+        self._admitting = [one for one in self._all if type(one).admit is not Companion.admit]
+        self.hear_starts, self.admit_starts = bool(self._hearing), bool(self._admitting)
+        self.wants_errors = any(one.wants_errors for one in self._all)
         hooks = ("on_begun", "on_progress", "on_logs")
         self._following = [
             one for one in self._all if any(getattr(type(one), n) is not getattr(Companion, n) for n in hooks)
@@ -211,6 +237,33 @@ class Companions:
         for companion in self._all:
             companion.open(context)
             self._open.append(companion)
+
+    @property
+    def given(self) -> Callable[[Message], Any] | None:
+        """What returns the job of a message whose value is none; None where all values are jobs."""
+        return next((one.given for one in self._all if type(one).given is not Companion.given), None)
+
+    def moved(self, kind: Move, partitions: Sequence[int]) -> None:
+        """Tell all that partitions came or went."""
+        for companion in self._open:
+            companion.on_moved(kind, partitions)
+
+    def admitted(self, message: Message) -> Finished | None:
+        """Return the end of a message that one of them does not want to run; None where none of them minds."""
+        for companion in self._admitting:
+            try:
+                end = companion.admit(message)
+            except Exception:  # the door of a capability: the job matters more
+                _logger.exception("%s failed before the start of message %s", type(companion).__name__, message[:3])
+            else:
+                if end is not None:
+                    return end
+        return None
+
+    def given_up(self, message: Message) -> None:
+        """Tell those that admit messages that one of them has no outcome."""
+        for companion in self._admitting:
+            companion.on_given_up(message)
 
     def started(self, messages: Iterable[Message]) -> None:
         """Tell all that jobs start. One that fails is said aloud, and holds back nothing."""

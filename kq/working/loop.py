@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import groupby
+from operator import itemgetter
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked
 from kq.executors import Finished, Run, Setting, describe, log_interrupted, log_invalid
 from kq.logs import Router
 from kq.working.brake import Brake
+from kq.working.companions import Move
 from kq.working.messages import Messages
 from kq.working.publisher import Publisher
 from kq.working.reporter import Reporter
@@ -61,8 +64,10 @@ class Loop:
             self._publisher = Publisher(plan.context.hosts, plan.context.config, waker.wake)
         self._brake = Brake(settings.unimportable, settings.logger)
         self._tally = Tally()
-        most_deaths = settings.max_deliveries
-        self._messages = Messages(settings.ordering, most_deaths, self._brake, self._tally, pump.poke)
+        #: Partitions that came or went, of which nobody was told yet.
+        self._moves: list[tuple[Move, int]] = []
+        limits = settings.ordering, settings.max_deliveries
+        self._messages = Messages(*limits, self._brake, self._tally, pump.poke, plan.companions.given_up)
         running = self._messages.running
         reporter = Reporter(plan.companions, running) if plan.companions.follow_runs else None
         self._settler = Settler(settings, plan.companions, self._publisher, reporter)
@@ -91,8 +96,14 @@ class Loop:
             if self._brake.held and not self._stop.requests:
                 self._fail(self._brake.error())
         finally:
-            self._end()
-            self._watchdog.stop()
+            try:
+                self._end()
+            finally:
+                # what is raised in this thread from outside may fall into the end itself: a consumer that goes on would
+                # keep partitions that nobody works on
+                if self.state is not State.STOPPED:
+                    self._pump.stop(0)
+                self._watchdog.stop()
         return self._tally.outcomes.total()
 
     def stats(self) -> Stats:
@@ -109,7 +120,8 @@ class Loop:
         asked = settings.deserializer, settings.timeout, settings.logger, settings.callback is not None
         runs: dict[int, Run] | None = {} if self._plan.companions.follow_runs or settings.most_lines else None
         wants = settings.packs, runs, self._router, settings.most_lines
-        setting = Setting(*asked, waker.wake, waker.watch, waker.unwatch, *wants)
+        more = self._plan.companions.wants_errors, self._plan.companions.given
+        setting = Setting(*asked, waker.wake, waker.watch, waker.unwatch, *wants, *more)
         self._executor.open(setting, settings.concurrency)
         self._watchdog.executor = self._executor
 
@@ -157,8 +169,12 @@ class Loop:
 
     def _take_in(self) -> None:
         events = self._pump.events
-        while events:
-            self._take_in_one(events.popleft())
+        while events or self._moves:
+            while events:
+                self._take_in_one(events.popleft())
+            moves, self._moves = self._moves, []
+            for kind, some in groupby(moves, itemgetter(0)):  # hooks may take their time: there may be events again
+                self._plan.companions.moved(kind, [partition for _, partition in some])
 
     def _take_in_one(self, event: Event) -> None:
         if isinstance(event, Polled):
@@ -169,9 +185,11 @@ class Loop:
         elif isinstance(event, Assigned):
             self._is_drained = False
             self._messages.assign(event)
+            self._moves.append(("assigned", event.assignment.partition))
         elif isinstance(event, Revoked):
             if self._is_open(event.assignment):
                 self._messages.revoke(event.assignment)
+                self._moves.append(("lost" if event.is_lost else "revoked", event.assignment.partition))
         elif isinstance(event, Moved):
             self._messages.tracker.skipped_to(event.assignment.partition, event.assignment.epoch, event.position)
             self._unpublished = True
@@ -193,12 +211,14 @@ class Loop:
         if self.state not in _STARTING or self._stop.requests or not self._pump.is_vouched(time.monotonic()):
             return False
         is_careful, refused = self._messages.take(*self._room())
+        if self._plan.companions.admit_starts:
+            refused += self._refused()
         for one in refused:
             self._report(one)
         if not self._messages.starting:
             return bool(refused)
         self._announce(is_careful or bool(refused))
-        if is_careful or refused:  # also a callback takes its time
+        if is_careful or refused or self._plan.companions.admit_starts:  # also a callback takes its time
             self._look_again()
         batch, self._messages.starting = self._messages.starting, []
         if self._plan.companions.hear_starts:
@@ -206,6 +226,14 @@ class Loop:
         self._executor.start_all(batch)
         self._executor.flush()
         return bool(batch)
+
+    def _refused(self) -> list[Finished]:
+        """Ask the companions about what is about to start; return the ends of what they do not want to run."""
+        starting, companions = self._messages.starting, self._plan.companions
+        refused = [end for message in starting if (end := companions.admitted(message)) is not None]
+        for end in refused:
+            starting.remove(end.message)
+        return refused
 
     def _room(self) -> tuple[float, float]:
         """Return how many jobs may be started now, and how many of them with messages that have not begun."""

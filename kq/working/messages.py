@@ -32,15 +32,23 @@ class Messages:
 
     :param most_deaths: How many runs of a message may end with the death of the whole worker.
     :param poke: Has the pump look at once.
+    :param tell: Called with each message that began and has no outcome.
     """
 
     def __init__(
-        self, ordering: Ordering, most_deaths: int, brake: Brake, tally: Tally, poke: Callable[[], object]
+        self,
+        ordering: Ordering,
+        most_deaths: int,
+        brake: Brake,
+        tally: Tally,
+        poke: Callable[[], object],
+        tell: Callable[[Message], object],
     ) -> None:
         self._most_deaths = most_deaths
         self._brake = brake
         self._tally = tally
         self._poke = poke
+        self._tell = tell
         self.tracker = Tracker()
         self.backlog = Backlog(ordering)
         self.reruns = Reruns()
@@ -78,6 +86,7 @@ class Messages:
         for held in self._brake.drop(partition):
             self.tracker.given_up(held.message)
             self.backlog.done(held.message)
+            self._tell(held.message)
         for message in self.reruns.drop(partition):
             self._tally.started -= 1
             self.backlog.done(message)
@@ -200,6 +209,7 @@ class Messages:
         del self.running[id(message)]
         self.tracker.given_up(message)
         self.free(message)
+        self._tell(message)
 
     def free(self, message: Message) -> None:
         """Let start what waited for a message."""

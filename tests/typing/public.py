@@ -30,6 +30,28 @@ async def numbers_later() -> AsyncIterator[tuple[Any, ...]]:
     yield add, (1, 2), {}
 
 
+class Resizer(kq.Consumer):
+    task_types = {"add": add}
+
+    def get_message_log(self, message: kq.Message) -> dict[str, int] | None:
+        return {"offset": message.offset}
+
+    def serializer(self, message: kq.Message) -> tuple[list[int], dict[str, int]]:
+        return [1], {"b": 2}
+
+
+def consumers(host: kq.VirtualHost) -> None:
+    consumer = Resizer(host, "topic", logging.getLogger(), "name", worker={"executor": "process"})
+    kq.Consumer("h:1", "topic", logging.getLogger())  # type: ignore[call-arg]
+    assert_type(consumer.connect(), kq.Worker)
+    assert_type(consumer.name, str)
+    assert_type(consumer.is_alive(), bool)
+    several = kq.ConsumerSet("h:1", "topic", logging.getLogger(), 5, consumer_class=Resizer)
+    assert_type(several.consumers, tuple[kq.Consumer, ...])
+    assert_type(several.stop_consuming(timeout=3), bool)
+    assert_type(kq.ConsumerSet.get_consumer_class("kq.Consumer"), type[kq.Consumer])
+
+
 def queues(producer: KafkaProducer) -> None:
     queue = kq.Queue("topic", producer, kq.dumps, 5, logging.getLogger())
     kq.Queue(hosts="h:1", config={"linger_ms": 5})

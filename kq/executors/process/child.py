@@ -55,7 +55,7 @@ from kq.executors.process.protocol import (
 )
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.logs import Router
-from kq.serializers import is_unimportable
+from kq.serializers import is_unimportable, loads
 from kq.utils import get_call_repr, safe_str
 
 __all__ = ["run_child"]
@@ -196,7 +196,7 @@ class _Child:
         if limit:
             self._note_start(number, begun, limit)
         try:
-            job = settings.deserialize(value)
+            job = loads(value[0]) if isinstance(value, tuple) else settings.deserialize(value)
             func, args, kwargs, timeout = call_of(job, settings.timeout)
             job_id = job.id if job.id is None else safe_str(job.id)
             text = get_call_repr(func, *args, **kwargs) if settings.is_verbose else ""
@@ -275,8 +275,8 @@ class _Child:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
-        packed = None
-        if self._settings.wants_outcome or self._packs:
+        packed, settings = None, self._settings
+        if settings.wants_outcome or settings.wants_errors or self._packs:
             for name in ("__traceback__", "__cause__", "__context__"):  # frames cannot cross; the text does
                 BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
             packed = pack_error(error)

@@ -21,6 +21,7 @@ from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import Any
 
 from kq.errors import WorkerError
+from kq.executors.base import Setting
 from kq.executors.lines import log_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.outcomes import Outcomes
@@ -53,15 +54,12 @@ _RESTART_WAIT = 0.5
 
 
 class Children:
-    """The children, and the messages that wait for a place in one.
+    """The children, and the messages that wait for a place in one."""
 
-    :param timeout: Overrides each job's own limit, in seconds, if not None.
-    """
-
-    def __init__(self, spawner: Spawner, outcomes: Outcomes, timeout: float | None, kill_grace: float) -> None:
+    def __init__(self, spawner: Spawner, outcomes: Outcomes, setting: Setting, kill_grace: float) -> None:
         self.spawner = spawner
         self._outcomes = outcomes
-        self._timeout = timeout
+        self._setting = setting
         self._kill_grace = kill_grace
         self.all: list[Handle] = []
         #: What waits for a place in a child.
@@ -139,7 +137,7 @@ class Children:
             spaces = [(child, space) for child, space in spaces if space > turn]
         for child in self.all:
             if child.batch:
-                child.send(self._timeout)
+                child.send(self._setting.timeout, self._setting.given)
                 self._listen(child)
 
     # -- reading -------------------------------------------------------------------------------------------------------

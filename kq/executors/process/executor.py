@@ -93,7 +93,7 @@ class ProcessExecutor(Executor):
         self._failure: Exception | None = None
         spawner = Spawner(self._preload, self._pack_settings(setting), concurrency)
         try:
-            self._children = Children(spawner, self._outcomes, setting.timeout, self._kill_grace)
+            self._children = Children(spawner, self._outcomes, setting, self._kill_grace)
         except OSError:  # there is no room for more open files
             spawner.end()
             raise
@@ -124,6 +124,7 @@ class ProcessExecutor(Executor):
             timeout=setting.timeout,
             is_verbose=setting.logger.isEnabledFor(logging.INFO),
             wants_outcome=setting.wants_outcome,
+            wants_errors=setting.wants_errors,
             log_levels=_log_levels(),
             max_jobs=self._max_jobs,
             max_memory=self._max_memory,

@@ -18,7 +18,7 @@ import tempfile
 import time
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -207,10 +207,11 @@ class Handle:
 
     # -- to the child --------------------------------------------------------------------------------------------------
 
-    def send(self, limit: float | None) -> None:
+    def send(self, limit: float | None, given: Callable[[Message], Any] | None = None) -> None:
         """Send the batch.
 
         :param limit: Seconds for each job until its own limit is known; None to take that from its headers.
+        :param given: Returns what goes in place of a message's value; None for nothing.
         """
         batch, self.batch = self.batch, []
         numbers = range(self._next, self._next + len(batch))
@@ -220,9 +221,9 @@ class Handle:
         for end, message in enumerate(batch):
             size += len(message.value or b"")
             if size > _FRAME and begin < end:  # a large value travels alone: what it costs is nobody else's doing
-                self.write(pack_jobs(numbers[begin], batch[begin:end], limit))
+                self.write(pack_jobs(numbers[begin], batch[begin:end], limit, given))
                 begin, size = end, len(message.value or b"")
-        self.write(pack_jobs(numbers[begin], batch[begin:], limit))
+        self.write(pack_jobs(numbers[begin], batch[begin:], limit, given))
         try:
             self._tokens.sendall(array("Q", numbers))  # as TOKEN packs them
         except OSError:  # the child is dead; its exit arrives from the fork server

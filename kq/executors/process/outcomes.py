@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 from kq.context import Said
 from kq.errors import ChildLost, ChildTraceback, JobExpired, RemoteError
-from kq.executors.base import Finished, Setting, timed_out
+from kq.executors.base import Finished, Setting, job_of, timed_out
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.protocol import Frame, Packed, Result
 from kq.executors.running import with_report
 from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome, Status
 from kq.logs import FORMAT
-from kq.message import Message, job_from_headers, with_id
+from kq.message import Message, job_from_headers
 from kq.serializers import safe_loads
 from kq.utils import safe_str, type_name
 
@@ -222,7 +222,8 @@ class Outcomes:
         told = told._replace(packed=packed if isinstance(packed, bytes) else None)
         if status == SUCCESS:
             return told._replace(result=_unpack(packed) if wants_object else None, unpacked=result.stacktrace)
-        error = _unpack_error(packed, result.stacktrace) if wants_object else None
+        wants_error = wants_object or self._setting.wants_errors
+        error = _unpack_error(packed, result.stacktrace) if wants_error else None
         trace, cause = result.stacktrace, _cause(result)
         return told._replace(status=FAILURE, exception=error, stacktrace=trace, cause=cause)
 
@@ -248,7 +249,7 @@ class Outcomes:
         if not is_read:  # the attempt may have been what ended the child
             return job_from_headers(message)
         try:
-            return with_id(self._setting.deserialize(message.value), message)  # type: ignore[arg-type]
+            return job_of(message, self._setting)
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
             warn_own("A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error))
             return job_from_headers(message)

@@ -109,6 +109,8 @@ class ChildSettings(NamedTuple):
     is_verbose: bool
     #: Whether the worker wants results and exceptions.
     wants_outcome: bool
+    #: Whether it wants exceptions, though no results.
+    wants_errors: bool
     #: Levels of the worker's loggers, by their names; the root's is "".
     log_levels: dict[str, int]
     max_jobs: int | None
@@ -120,22 +122,28 @@ class ChildSettings(NamedTuple):
     captures: bool
 
 
-#: What a child is told of a job: its value, its limit in seconds, when it expires in Unix milliseconds (0 for never),
-#: where it is from, and whether somebody asks for its result.
-Given = tuple[bytes, float, int, Where, bool]
+#: What a child is told of a job: its value, or in a tuple what ``kq.dumps`` wrote in place of it; its limit in seconds,
+#: when it expires in Unix milliseconds (0 for never), where it is from, and whether somebody asks for its result.
+Given = tuple[bytes | tuple[bytes], float, int, Where, bool]
 #: Headers that a child is told of.
 _READ = frozenset((HEADER_ATTEMPT, HEADER_EXPIRES, HEADER_REPLY, HEADER_TIMEOUT, HEADER_TIMESTAMP))
 
 
-def pack_jobs(first: int, batch: Sequence[Message], limit: float | None) -> bytes:
+def pack_jobs(
+    first: int, batch: Sequence[Message], limit: float | None, given: Callable[[Message], Any] | None = None
+) -> bytes:
     """Return the frame of some messages of one topic.
 
     Column by column, which costs half of what tuples do; few messages have headers that a child must know.
 
     :param first: The number of the first one.
     :param limit: Seconds for each of them; None to take that from its headers.
+    :param given: Returns what goes in place of a message's value, as ``kq.dumps`` writes it; None for nothing.
     """
     topics, partitions, offsets, keys, values, timestamps, headers = zip(*batch, strict=True)
+    if given is not None:
+        jobs = map(given, batch)
+        values = tuple(value if job is None else (job,) for job, value in zip(jobs, values, strict=True))
     told = {number: dict(pairs) for number, pairs in enumerate(headers) for name, _ in pairs if name in _READ}
     times = [NO_TIME if timestamp is None else timestamp for timestamp in timestamps]
     columns = [column.tobytes() for column in (array("i", partitions), array("q", offsets), array("q", times))]
@@ -163,7 +171,9 @@ def unpack_jobs(frame: bytes) -> Iterator[tuple[int, Given]]:
     )
 
 
-def _with(value: bytes, limit: float, _: int, where: Where, __: bool, read: Any, override: float | None) -> Given:
+def _with(
+    value: bytes | tuple[bytes], limit: float, _: int, where: Where, __: bool, read: Any, override: float | None
+) -> Given:
     """Return a job with what its headers say, if they say anything."""
     if read is None:
         return value, limit, 0, where, False
