@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from kq.scheduling import Cron as Cron
     from kq.scheduling import Every as Every
     from kq.scheduling import Schedule as Schedule
+    from kq.serializers import JSONSerializer as JSONSerializer
+    from kq.serializers import by_content_type as by_content_type
     from kq.serializers import dumps as dumps
     from kq.serializers import loads as loads
     from kq.worker import Callback as Callback
@@ -69,6 +71,7 @@ _HOMES = {
     "Every": "scheduling",
     "GiveUp": "errors",
     "InlineExecutor": "executors",
+    "JSONSerializer": "serializers",
     "Job": "job",
     "JobContext": "context",
     "JobExpired": "errors",
@@ -91,6 +94,7 @@ _HOMES = {
     "ThreadExecutor": "executors",
     "Worker": "worker",
     "WorkerError": "errors",
+    "by_content_type": "serializers",
     "current_job": "context",
     "dumps": "serializers",
     "loads": "serializers",

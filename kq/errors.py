@@ -16,7 +16,7 @@
   - ``PoisonMessage``: a message whose runs kept killing the worker
   - ``ChildLost``: a child of the process executor ended while it ran a job
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
-  - ``RemoteError``: an exception of a job that could not cross from its child, as text
+  - ``RemoteError``: an exception of a job that could not cross from its child, or must not, as text
   - ``LocalKafkaError``: the Kafka for development did not start or went away
   - ``MissingExtra``, also an ``ImportError``: an optional dependency is not installed
 
@@ -141,7 +141,7 @@ class ChildTraceback(KQError):
 
 
 class RemoteError(KQError):
-    """An exception of a job that could not be pickled: the name of its type, and its text."""
+    """An exception of a job that could not cross from its child, or must not: the name of its type, and its text."""
 
     def __str__(self) -> str:
         return ": ".join(map(str, self.args))

@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = {
     "words": "errors utils job message context retry letter",
     "clients": "kafka_python making assignor config connect topics reader scan",
-    "serializers": "names handles byvalue legacy default",
+    "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "producing": "binding timing calls delivery later window aio spec decorator",
     "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what enqueues": "queue",
     "what looks after letters": "deadletters",
     "executors": "coroutine calling interrupt lines base fitness inline thread process",
-    "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
+    "executors.process": "protocol output packing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "garbage callback waker stop state backlog brake reruns companions timekeeper publisher settings settle "
     "messages retrier letters watchdog loop",
@@ -45,7 +45,7 @@ HOUSE = {
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
-    *("serializers.legacy", "serializers.default"),
+    *("serializers.legacy", "serializers.default", "serializers.allowed", "serializers.plain", "serializers.content"),
     *("scheduling.table", "scheduling.entries"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog", "working.reruns"),
 ]

@@ -15,12 +15,13 @@ from typing import Any, ParamSpec, overload
 
 from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
-from kq.message import HEADER_EXPIRES, HEADER_ID, HEADER_RETRY, Headers, Record, job_headers
+from kq.message import HEADER_CONTENT_TYPE, HEADER_EXPIRES, HEADER_ID, HEADER_RETRY, Headers, Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
 from kq.producing.delivery import Delivery
 from kq.producing.later import Later
 from kq.producing.window import Progress, Window
+from kq.serializers import content_type_of
 from kq.utils import safe_str
 
 __all__ = ["EnqueueSpec", "Sender", "now_millis"]
@@ -42,6 +43,8 @@ class Sender:
         self.serializer = serializer
         self.bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
         self._logger = logger
+        content = content_type_of(serializer)
+        self._content: Headers = [] if content is None else [(HEADER_CONTENT_TYPE, content)]
 
     def record(self, job: Job, terms: Terms) -> Record:
         """Return what goes to Kafka of a job."""
@@ -52,7 +55,7 @@ class Sender:
         value = self.serializer(job)
         if not isinstance(value, bytes):
             raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
-        headers = job_headers(job, value)
+        headers = job_headers(job, value) + self._content
         due, expires = terms.times(job)
         if expires is not None:
             headers.append((HEADER_EXPIRES, b"%d" % expires))
@@ -66,7 +69,7 @@ class Sender:
         """Return value and headers that the runs of a schedule share: they have no ID yet."""
         value = self.serializer(job._replace(id=None, timestamp=None))
         headers = [header for header in job_headers(job) if header[0] != HEADER_ID]
-        return value, headers + self._policy(job, terms) + terms.headers
+        return value, headers + self._content + self._policy(job, terms) + terms.headers
 
     def _policy(self, job: Job, terms: Terms) -> Headers:
         """Return the header of a job's retry policy, and have the topic where it may wait: now is the time to fail."""

@@ -25,7 +25,6 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,13 @@ from typing import Any
 import dill
 
 from kq.context import enter, leave
-from kq.errors import ChildLost, JobExpired, RemoteError
+from kq.errors import ChildLost, JobExpired
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Interrupt
 from kq.executors.process.output import flush_output
+from kq.executors.process.packing import PLAIN, pack, pack_error
 from kq.executors.process.protocol import (
     LENGTH,
     NEVER,
@@ -53,7 +53,7 @@ from kq.executors.process.protocol import (
     unpack_jobs,
 )
 from kq.job import FAILURE, INVALID, SUCCESS, Status
-from kq.serializers import is_unimportable, safe_loads
+from kq.serializers import JSONSerializer, is_unimportable, serializer_of
 from kq.utils import get_call_repr, safe_str
 
 __all__ = ["run_child"]
@@ -65,8 +65,6 @@ _SEND_AFTER = 0.001
 _COPY_WAIT = 0.5
 #: Modules that keep a state of random numbers, which forks would share.
 _RANDOM = ("random", "numpy.random")
-#: Types that any process can unpickle, so that it need not be tried.
-_PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def run_child(stream: int, tokens: int, shared: int) -> None:
@@ -101,6 +99,8 @@ class _Child:
         #: Whether a SIGTERM that was meant for this child has come.
         self._is_ending = False
         self.running_id: str | None = None
+        #: By what the running job came, where that was JSON: so does its result.
+        self._serializer: JSONSerializer | None = None
 
     def run(self) -> None:
         if not self._begin():
@@ -182,9 +182,11 @@ class _Child:
         begun = time.monotonic()
         self._note_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
         value, limit, expires, where = self._job(number)
+        self._serializer = serializer_of(settings.deserialize, value)
         if expires and time.time() * 1000 >= expires:  # while it waited for the one before it
             error = JobExpired("the job had not started when it expired: it waited in its child")
-            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), _pack_error(error), error=error)
+            packed = pack_error(error, self._serializer)
+            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), packed, error=error)
             return
         if limit:
             self._note_start(number, begun, limit)
@@ -241,7 +243,7 @@ class _Child:
         if settings.is_verbose or settings.wants_outcome:
             text = safe_str(result) if settings.is_verbose else ""
             errors: list[BaseException] = []
-            packed = _pack(result, errors) if settings.wants_outcome else None
+            packed = pack(result, errors, self._serializer) if settings.wants_outcome else None
             why = "" if not errors or packed is not None else f"{type(errors[0]).__name__}: {safe_str(errors[0])}"
             self._send_result(number, SUCCESS, begun, text, why, packed)
             return
@@ -256,7 +258,7 @@ class _Child:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
-        packed = _pack_error(error) if self._settings.wants_outcome else None
+        packed = pack_error(error, self._serializer) if self._settings.wants_outcome else None
         self._send_result(number, FAILURE, begun, "", stacktrace, packed, error=error)
 
     def _has_done_its_share(self) -> bool:
@@ -356,36 +358,10 @@ class _ToWorker(logging.Handler):
             if record.exc_info:
                 text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
             plain = {"msg": text, "args": None, "exc_info": None, "job_id": self._child.running_id}
-            kept = {name: value for name, value in record.__dict__.items() if type(value) in _PLAIN}
+            kept = {name: value for name, value in record.__dict__.items() if type(value) in PLAIN}
             self._child.send((Frame.LOG, {**kept, **plain}))
         except Exception:  # noqa: BLE001 - the door of the user's log call: logging's own way to say so
             self.handleError(record)
-
-
-def _pack(thing: Any, errors: list[BaseException], is_good: Callable[[Any], bool] = lambda _: True) -> Packed:
-    """Return a result so that the parent can read it: whatever unpickling does, it does here first; else None.
-
-    :param errors: Gets why it cannot be pickled, or read.
-    """
-    if type(thing) in _PLAIN:
-        return (thing,)
-    for dumps in (pickle.dumps, dill.dumps):
-        try:
-            packed: bytes = dumps(thing)
-            if is_good(safe_loads(packed)):
-                return packed
-        except BaseException as error:  # the door of user code: __reduce__ may raise anything  # noqa: BLE001
-            errors.append(error)
-    return None
-
-
-def _pack_error(error: BaseException) -> Packed:
-    """Return an exception as bytes; one that would not come back as what it is, by its name and text."""
-    for name in ("__traceback__", "__cause__", "__context__"):  # frames cannot cross; the text does
-        BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
-    name = type(error).__name__
-    packed = _pack(error, [], lambda copy: isinstance(copy, BaseException) and type(copy).__name__ == name)
-    return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
 
 
 def _exit_code(error: SystemExit) -> int:

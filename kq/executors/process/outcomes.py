@@ -15,14 +15,15 @@ import time
 from collections import deque
 from typing import Any, NamedTuple
 
-from kq.errors import ChildLost, ChildTraceback, JobExpired, RemoteError
+from kq.errors import ChildLost, JobExpired
 from kq.executors.base import Finished, Setting, timed_out
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
-from kq.executors.process.protocol import Frame, Packed, Result
+from kq.executors.process.packing import unpack, unpack_error
+from kq.executors.process.protocol import Frame, Result
 from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome
 from kq.message import Message, job_from_headers, with_id
-from kq.serializers import safe_loads
+from kq.serializers import serializer_of
 from kq.utils import safe_str
 
 __all__ = ["Outcomes"]
@@ -185,14 +186,15 @@ class Outcomes:
 
     def _finish_result(self, finished: list[Finished], message: Message, job_id: Any, result: Result) -> None:
         ran = Ran(job_id, result.text, result.ended - result.begun)
+        serializer = serializer_of(self._setting.deserialize, message.value)
         if result.status == INVALID:
             self._finish_invalid(finished, message, result)
         elif result.status == SUCCESS:
             if result.stacktrace:
                 log_unsent(message, job_id or job_from_headers(message).id, result.stacktrace)
-            self._finish(finished, message, Outcome(SUCCESS, _unpack(result.packed)), ran)
+            self._finish(finished, message, Outcome(SUCCESS, unpack(result.packed, serializer)), ran)
         else:
-            error = _unpack_error(result.packed, result.stacktrace)
+            error = unpack_error(result, serializer) if self._setting.wants_outcome else None
             ran = ran._replace(is_read=not isinstance(error, JobExpired))
             outcome = Outcome(FAILURE, None, error, result.stacktrace, _cause(result))
             self._finish(finished, message, outcome, ran)
@@ -236,25 +238,3 @@ def _cause(result: Result) -> Cause | None:
     if result.cause is None:
         return None
     return Cause(*result.cause)._replace(trace=result.stacktrace if result.status == INVALID else "")
-
-
-def _unpack(packed: Packed) -> Any:
-    """Return what a child has packed; None, and a warning, where this process cannot read it: no payload ends it."""
-    if packed is None or isinstance(packed, tuple):
-        return packed and packed[0]
-    try:
-        return safe_loads(packed)
-    except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
-        warn_own("What a job returned or raised cannot be read here: %s: %s", type(error).__name__, safe_str(error))
-        return None
-
-
-def _unpack_error(packed: Packed, stacktrace: str) -> BaseException | None:
-    """Return the exception that a child has packed, with the child's traceback as its cause."""
-    if packed is None:
-        return None
-    unpacked = _unpack(packed)
-    last_line = stacktrace.rstrip().rpartition("\n")[2]
-    error = unpacked if isinstance(unpacked, BaseException) else RemoteError(last_line)
-    BaseException.__setattr__(error, "__cause__", ChildTraceback(stacktrace))  # its class may refuse attributes
-    return error
