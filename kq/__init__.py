@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kq.errors import PoisonMessage as PoisonMessage
     from kq.errors import RemoteError as RemoteError
     from kq.errors import RetryLater as RetryLater
+    from kq.errors import SignatureError as SignatureError
     from kq.errors import WorkerError as WorkerError
     from kq.executors import InlineExecutor as InlineExecutor
     from kq.executors import ProcessExecutor as ProcessExecutor
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from kq.serializers import by_content_type as by_content_type
     from kq.serializers import dumps as dumps
     from kq.serializers import loads as loads
+    from kq.signing import Signer as Signer
     from kq.worker import Callback as Callback
     from kq.worker import Worker as Worker
 
@@ -90,6 +92,8 @@ _HOMES = {
     "Retry": "retry",
     "RetryLater": "errors",
     "Schedule": "scheduling",
+    "SignatureError": "errors",
+    "Signer": "signing",
     "Status": "job",
     "ThreadExecutor": "executors",
     "Worker": "worker",

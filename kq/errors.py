@@ -14,6 +14,7 @@
   - ``RetryLater``: raised by a job, to run again later
   - ``GiveUp``: raised by a job, to end without another attempt
   - ``PoisonMessage``: a message whose runs kept killing the worker
+  - ``SignatureError``: a message is not signed, or not as it must be
   - ``ChildLost``: a child of the process executor ended while it ran a job
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
   - ``RemoteError``: an exception of a job that could not cross from its child, or must not, as text
@@ -40,6 +41,7 @@ __all__ = [
     "PoisonMessage",
     "RemoteError",
     "RetryLater",
+    "SignatureError",
     "WorkerError",
 ]
 
@@ -70,6 +72,10 @@ class MissingExtra(KQError, ImportError):
 
 class PoisonMessage(KQError):
     """A message was not run again, because its runs ended with the death of the whole worker too often."""
+
+
+class SignatureError(KQError):
+    """A message was not run, because it is not signed, or not by whom or as it must be; the text is the reason."""
 
 
 class JobExpired(KQError):

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
     "words": "errors utils job message context retry letter",
+    "what signs": "signing",
     "clients": "kafka_python making assignor config connect topics reader scan",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "producing": "binding timing calls delivery later window aio spec decorator",
