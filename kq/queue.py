@@ -50,6 +50,7 @@ from kq.producing import (
 from kq.retry import Retry
 from kq.scheduling import Cron, Every, Schedule, Schedules, check_schedule
 from kq.serializers import dumps
+from kq.signing import Signer, check_signer
 
 __all__ = ["EnqueueError", "EnqueueSpec", "EnqueueUnknown", "Queue"]
 
@@ -109,6 +110,7 @@ class Queue:
         request say; of ``enqueue_many`` each record. If left out, the producer's own settings bound it.
     :param retry: Which failed attempts run again where nothing else is said: a :class:`kq.Retry`, or how many attempts
         may follow the first one.
+    :param signer: A :class:`kq.Signer`: signs jobs, delayed jobs and schedules.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -124,6 +126,7 @@ class Queue:
         config: Mapping[str, Any] | None = None,
         enqueue_timeout: float | None = None,
         retry: Retry | int | None = None,
+        signer: Signer | None = None,
     ) -> None:
         if topic is None and hosts is not None:
             topic = DEFAULT_TOPIC
@@ -146,8 +149,9 @@ class Queue:
         )
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config, enqueue_timeout)
         self._later = Later(self._delivery, self._access)
-        self._sender = Sender(self._delivery, self._later, serializer or dumps, logger or _logger)
-        self._schedules = Schedules(self._delivery, self._later, self._access)
+        signer = check_signer(signer)
+        self._sender = Sender(self._delivery, self._later, serializer or dumps, logger or _logger, signer)
+        self._schedules = Schedules(self._delivery, self._later, self._access, signer)
         self._spec = EnqueueSpec(self._sender, self._terms, self._schedules)
         if (producer.config if producer is not None else self._config).get("acks") == 0:
             _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")
@@ -186,6 +190,11 @@ class Queue:
     def serializer(self) -> Callable[[Job], bytes]:
         """The function that turns a job into bytes."""
         return self._sender.serializer
+
+    @property
+    def signer(self) -> Signer | None:
+        """What signs the jobs; None if they are not signed."""
+        return self._sender.signer
 
     @property
     def timeout(self) -> float | int:

@@ -23,6 +23,7 @@ from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor
 from kq.retry import Retry
+from kq.signing import Signer
 from kq.working import (
     Companion,
     Companions,
@@ -100,6 +101,8 @@ class Worker:
     :param retry: Which failed attempts run again, for jobs that say nothing themselves: a :class:`kq.Retry`, or how
         many attempts may follow the first one.
     :param dead_letters: Whether messages that failed for good go to the topic ``<topic>.dead``; or the name of another.
+    :param signer: A :class:`kq.Signer`: what it does not verify is invalid, and not unpickled. It signs what the worker
+        publishes: retries, dead letters, delayed jobs that it fires.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -125,6 +128,7 @@ class Worker:
         later: bool | str = True,
         retry: Retry | int | None = None,
         dead_letters: bool | str = False,
+        signer: Signer | None = None,
     ) -> None:
         arguments = dict(locals())
         del arguments["self"]
@@ -290,7 +294,7 @@ class Worker:
 
     def _context(self, consumer: KafkaConsumer) -> Context:
         config = self._settings.config if self._is_owner else access_of(consumer)
-        return Context(self.topic, self.group, self.hosts, config, self._ask_for)
+        return Context(self.topic, self.group, self.hosts, config, self._ask_for, self._settings.signer)
 
     def _ask_for(self, topic: str, answer: Callable[[bool], None]) -> None:
         if self._consumer is not None:

@@ -139,3 +139,10 @@ class Tool:
 
 
 tool = Tool()
+
+
+def signers() -> int:
+    """Return how many signers there are in this process."""
+    import gc
+
+    return sum(type(one).__name__ in ("Signer", "_Key") for one in gc.get_objects())

@@ -27,14 +27,14 @@ HOUSE = {
     "clients": "kafka_python making assignor config connect topics reader scan",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "producing": "binding timing calls delivery later window aio spec decorator",
-    "scheduling": "table entries when schedule part rereader owner reading schedules",
+    "scheduling": "table entries when schedule stamp part rereader owner reading schedules",
     "what enqueues": "queue",
     "what looks after letters": "deadletters",
     "executors": "coroutine calling interrupt lines base fitness inline thread process",
     "executors.process": "protocol output packing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
-    "working": "garbage callback waker stop state backlog brake reruns companions timekeeper publisher settings settle "
-    "messages retrier letters watchdog loop",
+    "working": "garbage callback waker stop state backlog brake reruns companions timekeeper publisher settings "
+    "verifier settle messages retrier letters watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "frozen testing",

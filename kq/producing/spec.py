@@ -22,6 +22,7 @@ from kq.producing.delivery import Delivery
 from kq.producing.later import Later
 from kq.producing.window import Progress, Window
 from kq.serializers import content_type_of
+from kq.signing import JOB, LATER, Signer
 from kq.utils import safe_str
 
 __all__ = ["EnqueueSpec", "Sender", "now_millis"]
@@ -36,12 +37,18 @@ class Sender:
     """What all specs of a queue share: how records are made, and the ways to send them."""
 
     def __init__(
-        self, delivery: Delivery, later: Later, serializer: Callable[[Job], bytes], logger: logging.Logger
+        self,
+        delivery: Delivery,
+        later: Later,
+        serializer: Callable[[Job], bytes],
+        logger: logging.Logger,
+        signer: Signer | None = None,
     ) -> None:
         self.delivery = delivery
         self.later = later
         self.serializer = serializer
         self.bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
+        self.signer = signer
         self._logger = logger
         content = content_type_of(serializer)
         self._content: Headers = [] if content is None else [(HEADER_CONTENT_TYPE, content)]
@@ -62,8 +69,12 @@ class Sender:
         headers += self._policy(job, terms)
         headers += terms.headers
         if due is not None and (expires is None or expires > job.timestamp):  # what has expired is to be told of now
-            return self.later.record(job, value, headers, due)
-        return Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
+            return self._signed(LATER, self.later.record(job, value, headers, due), job.timestamp)
+        record = Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
+        return self._signed(JOB, record, job.timestamp)
+
+    def _signed(self, purpose: str, record: Record, now: int) -> Record:
+        return record if self.signer is None else self.signer.sign(purpose, record, now)
 
     def template(self, job: Job, terms: Terms) -> tuple[bytes, Headers]:
         """Return value and headers that the runs of a schedule share: they have no ID yet."""

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
+from kq.signing import Signer
 
 __all__ = ["Companion", "Companions", "Context", "ThreadedCompanion", "prepare_soon"]
 
@@ -39,6 +40,12 @@ class Context(NamedTuple):
     config: Mapping[str, Any]
     #: Asks the brokers, without waiting, whether there is a topic; the answer comes on another thread.
     ask_for: Callable[[str, Callable[[bool], None]], None] = lambda topic, answer: None
+    #: Signs what the worker publishes, and has verified what it is made of.
+    signer: Signer | None = None
+
+    def signed(self, purpose: str, record: Record) -> Record:
+        """Return a record as it is to be published: with a signature, if the worker signs."""
+        return record if self.signer is None else self.signer.sign(purpose, record, int(time.time() * 1000))
 
 
 class Companion:

@@ -25,6 +25,7 @@ from kq.working.settings import Plan, Settings
 from kq.working.settle import Settled, Settler
 from kq.working.state import FORWARD, State, Stats, Tally
 from kq.working.stop import Stop
+from kq.working.verifier import fault_finder
 from kq.working.waker import Waker
 from kq.working.watchdog import TICK, Watchdog
 
@@ -61,7 +62,8 @@ class Loop:
         self._settler = Settler(settings, plan.companions, self._publisher)
         self._tally = Tally()
         most_deaths = settings.max_deliveries
-        self._messages = Messages(settings.ordering, most_deaths, self._brake, self._tally, pump.poke)
+        fault = fault_finder(settings.signer, settings.logger)
+        self._messages = Messages(settings.ordering, most_deaths, self._brake, self._tally, pump.poke, fault)
         self.state = State.NEW
         #: The error that ended the pump, or the work.
         self.failure: BaseException | None = None
