@@ -29,7 +29,7 @@ HOUSE = {
     "producing": "binding timing calls delivery later window aio spec decorator",
     "scheduling": "table entries when schedule stamp part rereader owner reading schedules",
     "what enqueues": "queue",
-    "what looks after letters": "deadletters",
+    "what looks after letters": "replaying deadletters",
     "executors": "coroutine calling interrupt lines base fitness inline thread process",
     "executors.process": "protocol output packing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
