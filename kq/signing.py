@@ -11,7 +11,6 @@ What the MAC is made of is written down in the documentation ("Wire format"), so
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 import re
@@ -20,7 +19,9 @@ import struct
 import time
 from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
+from hmac import compare_digest
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -42,6 +43,8 @@ _NAMES = HEADER_SIGNATURE, HEADER_SIGNED_AT
 _OTHER_NAMES = {DEAD: ("kq-dead-signature", "kq-dead-signed-at")}
 #: What the MAC is made of begins so; another way to make it would begin otherwise.
 _VERSION = b"kq1"
+#: Which part the key is.
+_KEY_PLACE = 3
 #: Stands for the length of what is not there.
 _ABSENT = (1 << 64) - 1
 #: Bytes of a key: as many as the hash has.
@@ -49,7 +52,7 @@ _SHORTEST = 32
 _BLOCK = 64
 _KEY_ID = re.compile("[A-Za-z0-9._-]{1,64}")
 _HEX = re.compile("(?:[0-9A-Fa-f]{2})+")
-_name_of = itemgetter(0)
+_name_of, _new = itemgetter(0), tuple.__new__
 #: Seconds after which keys that a function returns are read again; and the fewest between two readings, for whoever may
 #: write to the topic can name keys that are not known.
 READ_EVERY, READ_AGAIN_AFTER = 30.0, 1.0
@@ -141,15 +144,15 @@ class Signer:
         :param now: Unix milliseconds.
         """
         topic, value, key, headers, partition, timestamp = record
-        signature, signed_at = _OTHER_NAMES.get(purpose, _NAMES)
-        signed = [header for header in headers if header[0] != signature and header[0] != signed_at]
+        names = signature, signed_at = _OTHER_NAMES.get(purpose, _NAMES)
+        signed = [header for header in headers if header[0] not in names]
         signed.append((signed_at, b"%d" % now))
         if self._read is not None and time.monotonic() - self._read_at > READ_EVERY:
             self._read_again()
         name, secret = next(iter(self._keys.items()))
         mac = secret.mac(_encoded(purpose, topic, key, value, _covered(signed)))
         signed.append((signature, name + b":" + mac))
-        return Record(topic, value, key, signed, partition, timestamp)
+        return _new(Record, (topic, value, key, signed, partition, timestamp))
 
     def verify(self, purpose: str, message: _Message, now: int, since: int | None = None) -> None:
         """Raise unless a message is signed for a purpose.
@@ -167,14 +170,17 @@ class Signer:
         if len(told) + 1 != len(covered):
             raise SignatureError(f"header {_doubled(covered)} stands twice in it")
         name, _, mac = given.partition(b":")
-        data = _encoded(purpose, message.topic, message.key, message.value, list(told.items()))
-        if not hmac.compare_digest(self._key(name).mac(data), mac):
+        data = _encoded(purpose, message.topic, message.key, message.value, told.items())
+        if not compare_digest(self._key(name).mac(data), mac):
             raise SignatureError("the signature is not that of this message: it was altered, or made for another place")
         if self._max_age is not None:
             self._check_age(millis_in(told.get(signed_at)), now, since)
 
     def _key(self, name: bytes) -> _Key:
-        keys, age = self._keys, time.monotonic() - self._read_at if self._read is not None else 0.0
+        keys = self._keys
+        if self._read is None and name in keys:
+            return keys[name]
+        age = time.monotonic() - self._read_at if self._read is not None else 0.0
         if age > READ_EVERY or (name not in keys and age > READ_AGAIN_AFTER):
             self._read_again()
             keys = self._keys
@@ -216,16 +222,34 @@ def check_signer(signer: Any) -> Signer | None:
 
 def _covered(headers: Iterable[tuple[str, bytes]]) -> Headers:
     """Return the headers of KQ, sorted by their names."""
-    return sorted([header for header in headers if header[0].startswith(HEADER_PREFIX)], key=_name_of)
+    covered = [header for header in headers if header[0][:3] == HEADER_PREFIX]
+    covered.sort(key=_name_of)
+    return covered
 
 
-def _encoded(purpose: str, topic: str, key: bytes | None, value: bytes | None, covered: Headers) -> bytes:
+def _encoded(
+    purpose: str, topic: str, key: bytes | None, value: bytes | None, covered: Iterable[tuple[str, bytes]]
+) -> bytes:
     """Return all that a MAC is made of, so that no two messages make the same: a count, lengths, and then the bytes."""
-    parts: list[bytes | None] = [_VERSION, purpose.encode(), topic.encode(), key, value]
+    parts: list[Any] = [_VERSION, purpose.encode(), topic.encode(), key, value]
     for name, text in covered:
         parts += (name.encode(), text)
-    lengths = [_ABSENT if part is None else len(part) for part in parts]
-    return struct.pack(f">{len(parts) + 1}Q", len(parts), *lengths) + b"".join([part or b"" for part in parts])
+    absent = []
+    if key is None:  # mostly that is all
+        absent, parts[_KEY_PLACE] = [_KEY_PLACE], b""
+    if None in parts:
+        absent += [place for place, part in enumerate(parts) if part is None]
+        parts = [part or b"" for part in parts]
+    lengths = [*map(len, parts)]
+    for place in absent:
+        lengths[place] = _ABSENT
+    return _packed(len(parts) + 1)(len(parts), *lengths) + b"".join(parts)
+
+
+@lru_cache(maxsize=64)
+def _packed(count: int) -> Callable[..., bytes]:
+    """Return what packs so many numbers."""
+    return struct.Struct(f">{count}Q").pack
 
 
 def _doubled(covered: Headers) -> str:
