@@ -43,8 +43,8 @@ _NAMES = HEADER_SIGNATURE, HEADER_SIGNED_AT
 _OTHER_NAMES = {DEAD: ("kq-dead-signature", "kq-dead-signed-at")}
 #: What the MAC is made of begins so; another way to make it would begin otherwise.
 _VERSION = b"kq1"
-#: Which part the key is.
-_KEY_PLACE = 3
+#: What messages begin with that is kept hashed: so many, of so many bytes.
+_MOST_BEGINS, _LONGEST_BEGIN = 256, 1_000
 #: Stands for the length of what is not there.
 _ABSENT = (1 << 64) - 1
 #: Bytes of a key: as many as the hash has.
@@ -76,15 +76,17 @@ class _Message(Protocol):
 class _Key:
     """A key, which nothing shows.
 
-    It makes HMAC-SHA256 as RFC 2104 has it, with the key's own two blocks hashed once: that is half of what a short
-    message costs.
+    It makes HMAC-SHA256 as RFC 2104 has it. What is the same in most messages is hashed once: the key's own two blocks,
+    and the first part of what is signed.
     """
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("_begun", "_inner", "_outer")
 
     def __init__(self, key: bytes) -> None:
         block = (sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
         self._inner, self._outer = (sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
+        #: Hashes of what messages begin with.
+        self._begun: dict[tuple[str, str, tuple[str, ...]], Any] = {}
 
     def __repr__(self) -> str:
         return "<a key>"
@@ -92,12 +94,28 @@ class _Key:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key cannot be serialized")
 
-    def mac(self, data: bytes) -> bytes:
-        """Return the MAC of data, as base64."""
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(data)
+    def mac(self, purpose: str, topic: str, names: tuple[str, ...], parts: list[bytes | None]) -> bytes:
+        """Return the MAC of a message, as base64.
+
+        :param names: Of its headers, sorted.
+        :param parts: Its key, its value, and what these headers hold.
+        """
+        begun = self._begun.get((purpose, topic, names))
+        inner = self._begin(purpose, topic, names) if begun is None else begun.copy()
+        inner.update(_encoded(parts))
+        outer = self._outer.copy()
         outer.update(inner.digest())
         return b2a_base64(outer.digest(), newline=False)
+
+    def _begin(self, purpose: str, topic: str, names: tuple[str, ...]) -> Any:
+        parts: list[bytes | None] = [_VERSION, purpose.encode(), topic.encode(), *(name.encode() for name in names)]
+        inner, begin = self._inner.copy(), struct.pack(">Q", len(parts)) + _encoded(parts)
+        inner.update(begin)
+        if len(begin) <= _LONGEST_BEGIN:  # others may name headers as they like: what is kept has a bound
+            if len(self._begun) >= _MOST_BEGINS:
+                self._begun.clear()
+            self._begun[purpose, topic, names] = inner.copy()
+        return inner
 
 
 class Signer:
@@ -150,7 +168,8 @@ class Signer:
         if self._read is not None and time.monotonic() - self._read_at > READ_EVERY:
             self._read_again()
         name, secret = next(iter(self._keys.items()))
-        mac = secret.mac(_encoded(purpose, topic, key, value, _covered(signed)))
+        covered, texts = zip(*_covered(signed), strict=True)
+        mac = secret.mac(purpose, topic, covered, [key, value, *texts])
         signed.append((signature, name + b":" + mac))
         return _new(Record, (topic, value, key, signed, partition, timestamp))
 
@@ -170,8 +189,8 @@ class Signer:
         if len(told) + 1 != len(covered):
             raise SignatureError(f"header {_doubled(covered)} stands twice in it")
         name, _, mac = given.partition(b":")
-        data = _encoded(purpose, message.topic, message.key, message.value, told.items())
-        if not compare_digest(self._key(name).mac(data), mac):
+        parts = [message.key, message.value, *told.values()]
+        if not compare_digest(self._key(name).mac(purpose, message.topic, tuple(told), parts), mac):
             raise SignatureError("the signature is not that of this message: it was altered, or made for another place")
         if self._max_age is not None:
             self._check_age(millis_in(told.get(signed_at)), now, since)
@@ -227,23 +246,16 @@ def _covered(headers: Iterable[tuple[str, bytes]]) -> Headers:
     return covered
 
 
-def _encoded(
-    purpose: str, topic: str, key: bytes | None, value: bytes | None, covered: Iterable[tuple[str, bytes]]
-) -> bytes:
-    """Return all that a MAC is made of, so that no two messages make the same: a count, lengths, and then the bytes."""
-    parts: list[Any] = [_VERSION, purpose.encode(), topic.encode(), key, value]
-    for name, text in covered:
-        parts += (name.encode(), text)
+def _encoded(parts: list[bytes | None]) -> bytes:
+    """Return parts behind the length of each: no others of the same number make the same."""
     absent = []
-    if key is None:  # mostly that is all
-        absent, parts[_KEY_PLACE] = [_KEY_PLACE], b""
-    if None in parts:
-        absent += [place for place, part in enumerate(parts) if part is None]
+    if None in parts:  # the key, mostly
+        absent = [place for place, part in enumerate(parts) if part is None]
         parts = [part or b"" for part in parts]
-    lengths = [*map(len, parts)]
+    lengths = [*map(len, parts)]  # type: ignore[arg-type]  # none of them is None
     for place in absent:
         lengths[place] = _ABSENT
-    return _packed(len(parts) + 1)(len(parts), *lengths) + b"".join(parts)
+    return _packed(len(lengths))(*lengths) + b"".join(parts)  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=64)

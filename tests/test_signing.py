@@ -83,12 +83,12 @@ def test_the_mac_is_what_the_page_says(record: Record, purpose: str) -> None:
     """By the standard library's HMAC, and the description alone."""
     made = signed(purpose=purpose, record=record)
     (name, given) = made.headers[-1]
-    parts: list[bytes | None] = [b"kq1", purpose.encode(), record.topic.encode(), record.key, record.value]
-    for header in sorted(header for header in made.headers[:-1] if header[0].startswith("kq-")):
-        parts += [header[0].encode(), header[1]]
-    data = struct.pack(">Q", len(parts))
-    data += b"".join(struct.pack(">Q", 2**64 - 1 if part is None else len(part)) for part in parts)
-    data += b"".join(part or b"" for part in parts)
+    covered = sorted(header for header in made.headers[:-1] if header[0].startswith("kq-"))
+    first = [b"kq1", purpose.encode(), record.topic.encode(), *(header.encode() for header, _ in covered)]
+    data = struct.pack(">Q", len(first))
+    for parts in (first, [record.key, record.value, *(text for _, text in covered)]):
+        data += b"".join(struct.pack(">Q", 2**64 - 1 if part is None else len(part)) for part in parts)
+        data += b"".join(part or b"" for part in parts)
     mac = base64.b64encode(hmac.new(KEYS["new"], data, hashlib.sha256).digest())
     assert (name, given) == ("kq-dead-signature" if purpose == DEAD else "kq-signature", b"new:" + mac)
 
@@ -97,7 +97,10 @@ def test_the_mac_is_what_the_page_says(record: Record, purpose: str) -> None:
 def test_keys_of_any_length_make_the_hmac_of_the_standard_library(length: int) -> None:
     """Those that are longer than a block are hashed first."""
     key = os.urandom(length)
-    assert base64.b64decode(signing._Key(key).mac(b"data")) == hmac.digest(key, b"data", "sha256")
+    data = struct.pack(">Q3Q", 3, 3, 1, 1) + b"kq1pt" + struct.pack(">Q", 4) + b"data"
+    made = signing._Key(key)
+    for _ in range(2):  # the second time what it begins with is known
+        assert base64.b64decode(made.mac("p", "t", (), [b"data"])) == hmac.digest(key, data, "sha256")
 
 
 def flips(data: bytes) -> list[bytes]:
@@ -223,6 +226,19 @@ def test_to_sign_again_takes_the_place_of_the_signature() -> None:
     assert letter.headers[:-2] == signed().headers
     SIGNER.verify(DEAD, message(letter), NOW)
     assert signed(purpose=DEAD, record=letter, now=NOW + 5) == signed(purpose=DEAD, record=signed(), now=NOW + 5)
+
+
+def test_what_is_kept_has_a_bound() -> None:
+    """Whatever names of headers others make up."""
+    signer = Signer(KEYS)
+    made = message(signed(signer))
+    for number in range(1000):
+        why_not(made._replace(headers=(*made.headers, (f"kq-{number}", b""))), signer)
+    why_not(made._replace(headers=(*made.headers, ("kq-" + "x" * 10_000, b""))), signer)
+    begun = [*signer._keys[b"new"]._begun]
+    assert len(begun) <= 256
+    assert max(len("".join(names)) for _, _, names in begun) < 1000
+    signer.verify(JOB, made, NOW)
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------
