@@ -8,6 +8,7 @@ import os
 import uuid
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -165,7 +166,12 @@ def test_a_tag_of_each_type() -> None:
     ]
 
 
-SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "_static" / "job.schema.json").read_text(encoding="utf-8"))
+@cache
+def schema() -> Any:
+    """Return what the documentation gives to other programs."""
+    return json.loads(
+        (Path(__file__).parent.parent / "docs" / "_static" / "job.schema.json").read_text(encoding="utf-8")
+    )
 
 
 @settings(deadline=None)
@@ -173,7 +179,7 @@ SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "_static" / "job.sc
 def test_what_is_written_fits_the_schema(args: list[Any]) -> None:
     """The one that the documentation gives to other programs."""
     value = SERIALIZER.dumps(kq.Job("1", func=json_jobs.give, args=args, timeout=5))
-    jsonschema.validate(json.loads(value), SCHEMA, jsonschema.Draft202012Validator)
+    jsonschema.validate(json.loads(value), schema(), jsonschema.Draft202012Validator)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +197,7 @@ def test_what_is_refused_does_not_fit_the_schema(changes: dict[str, Any]) -> Non
     with pytest.raises(ValueError):
         SERIALIZER.loads(value)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(json.loads(value), SCHEMA, jsonschema.Draft202012Validator)
+        jsonschema.validate(json.loads(value), schema(), jsonschema.Draft202012Validator)
 
 
 # -- what does not travel ----------------------------------------------------------------------------------------------
