@@ -246,16 +246,16 @@ def _covered(headers: Iterable[tuple[str, bytes]]) -> Headers:
     return covered
 
 
-def _encoded(parts: list[bytes | None]) -> bytes:
+def _encoded(parts: list[Any]) -> bytes:
     """Return parts behind the length of each: no others of the same number make the same."""
-    absent = []
-    if None in parts:  # the key, mostly
-        absent = [place for place, part in enumerate(parts) if part is None]
-        parts = [part or b"" for part in parts]
-    lengths = [*map(len, parts)]  # type: ignore[arg-type]  # none of them is None
-    for place in absent:
-        lengths[place] = _ABSENT
-    return _packed(len(lengths))(*lengths) + b"".join(parts)  # type: ignore[arg-type]
+    try:
+        if parts[0] is None:  # a key, as most jobs have none
+            rest = parts[1:]
+            return _packed(len(parts))(_ABSENT, *map(len, rest)) + b"".join(rest)
+        return _packed(len(parts))(*map(len, parts)) + b"".join(parts)
+    except TypeError:  # None elsewhere, as other programs may write
+        lengths = [_ABSENT if part is None else len(part) for part in parts]
+        return _packed(len(parts))(*lengths) + b"".join([part or b"" for part in parts])
 
 
 @lru_cache(maxsize=64)
