@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kq.errors import ResultTooLarge as ResultTooLarge
     from kq.errors import ResultUnreadable as ResultUnreadable
     from kq.errors import RetryLater as RetryLater
+    from kq.errors import SignatureError as SignatureError
     from kq.errors import WorkerError as WorkerError
     from kq.executors import InlineExecutor as InlineExecutor
     from kq.executors import ProcessExecutor as ProcessExecutor
@@ -59,8 +60,11 @@ if TYPE_CHECKING:
     from kq.scheduling import Cron as Cron
     from kq.scheduling import Every as Every
     from kq.scheduling import Schedule as Schedule
+    from kq.serializers import JSONSerializer as JSONSerializer
+    from kq.serializers import by_content_type as by_content_type
     from kq.serializers import dumps as dumps
     from kq.serializers import loads as loads
+    from kq.signing import Signer as Signer
     from kq.worker import Callback as Callback
     from kq.worker import Worker as Worker
 
@@ -85,6 +89,7 @@ _HOMES = {
     "Every": "scheduling",
     "GiveUp": "errors",
     "InlineExecutor": "executors",
+    "JSONSerializer": "serializers",
     "Job": "job",
     "JobContext": "context",
     "JobEvent": "resulting",
@@ -111,11 +116,14 @@ _HOMES = {
     "Retry": "retry",
     "RetryLater": "errors",
     "Schedule": "scheduling",
+    "SignatureError": "errors",
+    "Signer": "signing",
     "Status": "job",
     "ThreadExecutor": "executors",
     "VirtualHost": "fleet",
     "Worker": "worker",
     "WorkerError": "errors",
+    "by_content_type": "serializers",
     "current_job": "context",
     "dumps": "serializers",
     "loads": "serializers",

@@ -9,15 +9,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, KafkaProducer
-from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from kafka.errors import KafkaError
 
 from kq.clients import (
     DEFAULT_TOPIC,
@@ -30,14 +30,15 @@ from kq.clients import (
     scan,
     settings_for,
 )
-from kq.errors import ArgumentError, KQError
-from kq.letter import REASONS, SUFFIX, DeadLetter, Glance, Reason, glance, marked, original, parsed
+from kq.errors import ArgumentError, KQError, SignatureError
+from kq.letter import REASONS, SUFFIX, DeadLetter, Glance, Reason, glance, parsed
 from kq.producing import describe, moment_of
+from kq.replaying import SHOWN, Progress, Replay, Where, Window
+from kq.signing import DEAD, Signer, check_signer
 
 __all__ = ["DeadLetters"]
 
-#: Called with how many are done and how many there are.
-Progress = Callable[[int, int], object]
+_logger = logging.getLogger("kq.dead_letters")
 
 #: Settings of the clients. A look must not make a topic.
 _READING: Mapping[str, Any] = {
@@ -60,14 +61,8 @@ _WRITING: Mapping[str, Any] = {
     "linger_ms": 5,
     "metrics_enabled": False,
 }
-#: Letters, and bytes of them, that are on their way at once.
-_MOST, _MOST_BYTES = 2_000, 16 * 1024 * 1024
-#: Seconds that a producer may take to tell of a record, and to close.
-_PATIENCE, _CLOSING = 40.0, 10.0
-#: IDs that an error names, and letters between two words about the progress.
-_SHOWN, _TELL_EVERY = 3, 100
-#: Letters that one replay passes over because their topic refuses them.
-_MOST_REFUSED = 100
+#: Seconds that a producer may take to close.
+_CLOSING = 10.0
 
 
 class _Wanted(NamedTuple):
@@ -98,6 +93,7 @@ class DeadLetters:
     :param hosts: Kafka brokers as ``"host:port,host:port"``.
     :param config: More settings for Kafka clients, such as those that get to the brokers.
     :param letters: The topic of the letters, if it is not ``<topic>.dead``; letters of other topics are passed over.
+    :param signer: The :class:`kq.Signer` of the workers: what it does not verify is neither shown nor replayed.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -108,12 +104,14 @@ class DeadLetters:
         config: Mapping[str, Any] | None = None,
         *,
         letters: str | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self.topic = check_topic(topic)
         self.hosts = check_hosts(hosts)
         #: The topic of the letters.
         self.letters = f"{topic}.{SUFFIX}" if letters is None else check_topic(letters)
         known = {**KafkaConsumer.DEFAULT_CONFIG, **KafkaProducer.DEFAULT_CONFIG}
+        self._signer = check_signer(signer)
         self._config = check_config(config, known, ("bootstrap_servers", "group_id", "transactional_id"))
 
     def __repr__(self) -> str:
@@ -136,12 +134,12 @@ class DeadLetters:
         :raises kq.KQError: The brokers do not answer.
         """
         wanted = _filter(reason, since, until)._replace(replayed=replayed)
-        return (letter for letter, _, _ in self._find(wanted))
+        return (letter for letter, _, _ in self._verified(wanted))
 
     def get(self, id: str) -> DeadLetter | None:
         """Return one letter, also one that was replayed; None if there is none of this ID."""
         wanted = _Wanted(_ids(id), replayed=True)
-        return next((letter for letter, _, _ in self._find(wanted)), None)
+        return next((letter for letter, _, _ in self._verified(wanted)), None)
 
     def replay(
         self,
@@ -166,7 +164,8 @@ class DeadLetters:
         """
         wanted = _selection(ids, _filter(reason, since, until), all)
         with self._producer() as producer:
-            replay = _Replay(self, producer, self._partitions(), on_progress)
+            where = Where(self.letters, self._partitions(), self.value_of, self._signer)
+            replay = Replay(where, producer, on_progress)
             try:
                 for letter, record, total in self._find(wanted):
                     replay.add(letter, record, total)
@@ -196,7 +195,7 @@ class DeadLetters:
         """
         wanted = _selection(ids, _filter(reason, since, until), all)._replace(replayed=True)
         with self._producer() as producer:
-            window = _Window(on_progress)
+            window = Window(on_progress)
             for _, record, total in self._find(wanted):
                 try:
                     future = producer.send(self.letters, None, key=record.key, partition=record.partition)
@@ -217,6 +216,19 @@ class DeadLetters:
         with self._consumer() as consumer:
             found = self._select(consumer, _filter(reason, since, until)._replace(replayed=replayed))
         return sum(map(len, found.values()))
+
+    def _verified(self, wanted: _Wanted) -> Iterator[tuple[DeadLetter, Any, int]]:
+        """Yield as ``_find`` does, without what is not signed as it must be, which is said."""
+        for letter, record, total in self._find(wanted):
+            now = int(time.time() * 1000)
+            try:
+                if self._signer is not None:
+                    self._signer.verify(DEAD, record, now, since=now)
+            except SignatureError as error:
+                place = f"offset {record.offset} of partition {record.partition}"
+                _logger.warning("A letter of topic %s, at %s, is passed over: %s", self.letters, place, error)
+            else:
+                yield letter, record, total
 
     def _find(self, wanted: _Wanted) -> Iterator[tuple[DeadLetter, Any, int]]:
         """Yield the letters that are meant, with their records, and how many there are."""
@@ -299,112 +311,6 @@ class DeadLetters:
             producer.close(timeout=_CLOSING)
 
 
-class _Window:
-    """Records that are on their way, and how many of them have arrived."""
-
-    def __init__(self, on_progress: Progress | None) -> None:
-        self.on_progress = on_progress
-        self._sent: deque[tuple[Any, int]] = deque()
-        self.done = 0
-
-    def add(self, future: Any, total: int) -> None:
-        """Note a record of so many; wait for the first of them where too many are on their way."""
-        self._sent.append((future, total))
-        while len(self._sent) > _MOST:
-            self._await_one()
-
-    def finish(self) -> None:
-        """Wait for all of them.
-
-        :raises kq.KQError: One was refused.
-        """
-        while self._sent:
-            self._await_one()
-
-    def _await_one(self) -> None:
-        future, total = self._sent.popleft()
-        try:
-            future.get(_PATIENCE)
-        except KafkaError as error:
-            raise KQError(
-                f"{self.done} of {total} letters are done; the next was refused: {describe(error)}"
-            ) from error
-        self.done += 1
-        if self.on_progress is not None and (self.done % _TELL_EVERY == 0 or self.done == total):
-            self.on_progress(self.done, total)
-
-
-class _Replay:
-    """Originals that are on their way to their topic, and the marks that follow them."""
-
-    def __init__(
-        self, letters: DeadLetters, producer: KafkaProducer, partitions: int, on_progress: Progress | None
-    ) -> None:
-        self._letters = letters
-        self._producer = producer
-        self._partitions = partitions
-        self.marks = _Window(on_progress)
-        #: The record of a letter, what became of its original, how many letters there are, and its bytes.
-        self._sent: deque[tuple[Any, Any, int, int]] = deque()
-        self._bytes = 0
-        self._refused: list[str] = []
-        #: Whether it makes no sense to go on.
-        self.is_over = False
-
-    @property
-    def done(self) -> int:
-        """How many letters are marked."""
-        return self.marks.done
-
-    def add(self, letter: DeadLetter, record: Any, total: int) -> None:
-        """Send the original of a letter, one of so many."""
-        partition = letter.partition if letter.partition < self._partitions else None
-        try:
-            value = self._letters.value_of(letter)
-            future = self._producer.send(letter.topic, value, letter.key, original(letter), partition)
-        except (KafkaError, KQError) as error:
-            self._refuse(record, error)
-            return
-        size = len(value or b"") + len(record.value)
-        self._sent.append((record, future, total, size))
-        self._bytes += size
-        while len(self._sent) > _MOST or self._bytes > _MOST_BYTES:
-            self._mark_one()
-
-    def finish(self) -> None:
-        """Mark all whose originals are acknowledged.
-
-        :raises kq.KQError: An original, or a mark, was refused.
-        """
-        while self._sent:
-            self._mark_one()
-        self.marks.finish()
-        if self._refused:
-            count, reasons = len(self._refused), "; ".join(self._refused[:_SHOWN])
-            raise KQError(f"{self.done} letters were replayed and marked, {count} were not: {reasons}")
-
-    def _mark_one(self) -> None:
-        mark = None
-        record, future, total, size = self._sent[0]  # it goes when it is marked: Ctrl-C may come at any line
-        try:
-            future.get(_PATIENCE)
-        except KafkaError as error:
-            self._refuse(record, error)
-        else:
-            headers = marked(record.headers, int(time.time() * 1000))
-            mark = self._producer.send(self._letters.letters, record.value, record.key, headers, record.partition)
-        self._sent.popleft()
-        self._bytes -= size
-        if mark is not None:
-            self.marks.add(mark, total)
-
-    def _refuse(self, record: Any, error: Exception) -> None:
-        """Note that an original is not on its topic. Without a broker, or where nothing goes, the others are spared."""
-        self._refused.append(f"{record.key.decode('utf-8', 'replace')}: {describe(error)}")
-        if isinstance(error, (KafkaTimeoutError, KafkaConnectionError)) or len(self._refused) > _MOST_REFUSED:
-            self.is_over = True
-
-
 def _filter(reason: Any, since: Any, until: Any) -> _Wanted:
     if reason is not None and reason not in REASONS:
         raise ArgumentError(f"reason must be one of {', '.join(REASONS)}, not {reason!r}")
@@ -429,5 +335,5 @@ def _ids(ids: Any) -> frozenset[str]:
 
 
 def _some(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -20,9 +20,10 @@
   - ``ResultUnreadable``: a job succeeded, and its result cannot be pickled, or not be read here
   - ``PoisonMessage``: a message whose runs kept killing the worker
   - ``MessageRefused``: a consumer did not want a message: it had no log for it, or knew no task of its name
+  - ``SignatureError``: a message is not signed, or not as it must be
   - ``ChildLost``: a child of the process executor ended while it ran a job
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
-  - ``RemoteError``: an exception of a job that could not cross from its child, as text
+  - ``RemoteError``: an exception of a job that could not cross from its child, or must not, as text
   - ``LocalKafkaError``: the Kafka for development did not start or went away
   - ``MissingExtra``, also an ``ImportError``: an optional dependency is not installed
 
@@ -52,6 +53,7 @@ __all__ = [
     "ResultTooLarge",
     "ResultUnreadable",
     "RetryLater",
+    "SignatureError",
     "WorkerError",
 ]
 
@@ -86,6 +88,10 @@ class PoisonMessage(KQError):
 
 class MessageRefused(KQError):
     """A consumer did not want a message: ``get_message_log`` returned None, or the message names no task of its."""
+
+
+class SignatureError(KQError):
+    """A message was not run, because it is not signed, or not by whom or as it must be; the text is the reason."""
 
 
 class JobExpired(KQError):

@@ -18,6 +18,7 @@ from kq.utils import get_call_repr
 __all__ = [
     "HEADER_AT",
     "HEADER_ATTEMPT",
+    "HEADER_CONTENT_TYPE",
     "HEADER_EXPIRES",
     "HEADER_FUNC",
     "HEADER_ID",
@@ -59,6 +60,8 @@ HEADER_FUNC = "kq-func"
 HEADER_PYTHON = "kq-python"
 #: The job's timeout in seconds, as decimal text; absent where there is no limit.
 HEADER_TIMEOUT = "kq-timeout"
+#: What the value is, as a media type; absent where it is a pickle.
+HEADER_CONTENT_TYPE = "kq-content-type"
 #: When a delayed job is due, and when a job that has not started expires: Unix milliseconds, as decimal text.
 HEADER_AT, HEADER_EXPIRES = "kq-at", "kq-expires"
 #: When the job was enqueued, where the record's own timestamp is another; in Unix milliseconds, as decimal text.
@@ -157,7 +160,13 @@ def job_from_headers(message: Message) -> Job:
 
 
 def with_id(job: Any, message: Message) -> Any:
-    """Return a job that has no ID, as the runs of a schedule, with that of its message."""
+    """Return a job with what its message tells of it, and it does not: JSON holds the call alone, and the runs of a
+    schedule have no ID.
+    """
+    if getattr(job, "topic", "") is None and isinstance(job, Job):
+        told = job_from_headers(message)
+        told = told._replace(func=job.func, args=job.args, kwargs=job.kwargs, timeout=job.timeout)
+        return told if job.id is None else told._replace(id=job.id)
     if getattr(job, "id", "") is not None or not hasattr(job, "_replace"):
         return job
     told = job_from_headers(message)

@@ -50,7 +50,8 @@ from kq.producing import (
 from kq.results import Results
 from kq.retry import Retry
 from kq.scheduling import Cron, Every, Schedule, Schedules, check_schedule
-from kq.serializers import dumps
+from kq.serializers import dumps, writer_of
+from kq.signing import Signer, check_signer
 
 __all__ = ["EnqueueError", "EnqueueSpec", "EnqueueUnknown", "Queue"]
 
@@ -111,6 +112,7 @@ class Queue:
     :param retry: Which failed attempts run again where nothing else is said: a :class:`kq.Retry`, or how many attempts
         may follow the first one.
     :param results: Whether the jobs are marked, so that workers with ``results="asked"`` publish their results.
+    :param signer: A :class:`kq.Signer`: signs jobs, delayed jobs and schedules.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -127,6 +129,7 @@ class Queue:
         enqueue_timeout: float | None = None,
         retry: Retry | int | None = None,
         results: bool = False,
+        signer: Signer | None = None,
     ) -> None:
         if topic is None and hosts is not None:
             topic = DEFAULT_TOPIC
@@ -151,10 +154,10 @@ class Queue:
         self._later = Later(self._delivery, self._access)
         if not isinstance(results, bool):
             raise ArgumentError("results must be True or False")
-        self._sender = Sender(
-            self._delivery, self._later, serializer or dumps, logger or _logger, wants_results=results
-        )
-        self._schedules = Schedules(self._delivery, self._later, self._access)
+        signer = check_signer(signer)
+        parts = serializer or dumps, logger or _logger, signer
+        self._sender = Sender(self._delivery, self._later, *parts, wants_results=results)
+        self._schedules = Schedules(self._delivery, self._later, self._access, signer)
         self._spec = EnqueueSpec(self._sender, self._terms, self._schedules)
         if (producer.config if producer is not None else self._config).get("acks") == 0:
             _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")
@@ -193,6 +196,11 @@ class Queue:
     def serializer(self) -> Callable[[Job], bytes]:
         """The function that turns a job into bytes."""
         return self._sender.serializer
+
+    @property
+    def signer(self) -> Signer | None:
+        """What signs the jobs; None if they are not signed."""
+        return self._sender.signer
 
     @property
     def timeout(self) -> float | int:
@@ -363,7 +371,9 @@ class Queue:
 
     def collect(self) -> Results:
         """Return the results of this queue's jobs, for a ``with`` block; workers must publish them."""
-        return Results(self._topic, self._hosts, self._access(KafkaConsumer.DEFAULT_CONFIG))
+        config = self._access(KafkaConsumer.DEFAULT_CONFIG)
+        json = writer_of(self.serializer)  # what was sent as JSON comes back as JSON
+        return Results(self._topic, self._hosts, config, signer=self.signer, serializer=json)
 
     def ensure_topic(self, partitions: int = 1, replication: int = 1) -> bool:
         """Make the topic, unless there is one of its name, which is left as it is.

@@ -16,6 +16,8 @@ from kq.clients import DEFAULT_TOPIC
 from kq.errors import ArgumentError, ResultTimeout
 from kq.job import Job
 from kq.resulting import JobEvent, ResultConsumer, Watch, Watcher
+from kq.serializers import JSONSerializer
+from kq.signing import Signer
 
 __all__ = ["ResultFuture", "Results"]
 
@@ -35,8 +37,9 @@ class ResultFuture(futures.Future[Any]):
     :ivar id: Job ID.
     """
 
-    def __init__(self, job_id: str, since: float | None, watcher: Watcher) -> None:
+    def __init__(self, job_id: str, since: float | None, watcher: Watcher, serializer: JSONSerializer | None) -> None:
         super().__init__()
+        self._serializer = serializer
         self.id = job_id
         self._since = since
         self._watcher = watcher
@@ -78,8 +81,14 @@ class ResultFuture(futures.Future[Any]):
         except futures.TimeoutError:
             raise ResultTimeout(self.why()) from None
         if self._outcome is None:
-            self._outcome = (None, error) if error is not None else _outcome_of(super().result())
+            self._outcome = (None, error) if error is not None else self._read(super().result())
         return self._outcome
+
+    def _read(self, event: JobEvent) -> tuple[Any, BaseException | None]:
+        try:
+            return event.outcome(self._serializer), None
+        except BaseException as error:  # the job's own, for who asks  # noqa: BLE001
+            return None, error
 
     def why(self) -> str:
         """Return in words why there is no result. May block for some seconds."""
@@ -92,6 +101,9 @@ class Results:
     :param topic: The topic of the jobs; ``"default"`` if left out.
     :param hosts: Kafka brokers as ``"host:port,host:port"``.
     :param config: More settings for ``kafka.KafkaConsumer``.
+    :param signer: A :class:`kq.Signer`: what it does not verify is passed over, and said in the log.
+    :param serializer: Reads the results of jobs as JSON, and nothing is unpickled: exceptions come as
+        :class:`kq.RemoteError`.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -100,8 +112,14 @@ class Results:
         topic: str = DEFAULT_TOPIC,
         hosts: str = "127.0.0.1:9092",
         config: Mapping[str, Any] | None = None,
+        *,
+        signer: Signer | None = None,
+        serializer: JSONSerializer | None = None,
     ) -> None:
-        self._watcher = Watcher(lambda: ResultConsumer(topic, hosts, config))
+        if not (serializer is None or isinstance(serializer, JSONSerializer)):
+            raise ArgumentError("serializer must be a JSONSerializer")
+        self._serializer = serializer
+        self._watcher = Watcher(lambda: ResultConsumer(topic, hosts, config, signer=signer))
 
     def __repr__(self) -> str:
         return f"Results(hosts={self.hosts}, topic={self.topic})"
@@ -162,7 +180,7 @@ class Results:
 
     def future(self, job: Job | str) -> ResultFuture:
         """Return a future of a job's result, for ``concurrent.futures`` and ``asyncio.wrap_future``."""
-        return ResultFuture(*self._told(job), self._watcher)
+        return ResultFuture(*self._told(job), self._watcher, self._serializer)
 
     def status(self, job: Job | str) -> _State:
         """Return what is known of a job at this moment.
@@ -281,13 +299,6 @@ def _next_of(watch: Watch, stream: SimpleQueue[JobEvent | None], timeout: float)
     if event is None and watch.error is not None:
         raise watch.error
     return event
-
-
-def _outcome_of(event: JobEvent) -> tuple[Any, BaseException | None]:
-    try:
-        return event.outcome(), None
-    except BaseException as error:  # the job's own, for who asks  # noqa: BLE001
-        return None, error
 
 
 def _completed(waiting: list[ResultFuture], timeout: float | None) -> Iterator[ResultFuture]:

@@ -42,6 +42,7 @@ from kq.queue import Queue
 from kq.retry import Retry, check_retry
 from kq.scheduling import Cron, Every, Owner, Plan, Schedule, Schedules, due_of, plan_of, waiting
 from kq.serializers import loads
+from kq.signing import JOB
 from kq.worker import CONSUMER_DEFAULTS, Worker
 from kq.working import Context, Letters, Retrier, next_run, takes_message
 
@@ -212,7 +213,7 @@ def redirected(queue: Queue, to: Queue) -> Iterator[None]:
     That holds for whatever belongs to the queue: what ``using`` returned, and decorated functions. ``Job.topic`` stays
     what the program would see.
     """
-    before = queue._deliver_by(cast("Delivery", _Elsewhere(queue.topic, to._delivery)), to._later)
+    before = queue._deliver_by(cast("Delivery", _Elsewhere(queue.topic, to)), to._later)
     try:
         yield
     finally:
@@ -222,9 +223,10 @@ def redirected(queue: Queue, to: Queue) -> Iterator[None]:
 class _Elsewhere:
     """Stands in for a delivery, and gives all to that of another queue."""
 
-    def __init__(self, topic: str, delivery: Delivery) -> None:
+    def __init__(self, topic: str, to: Queue) -> None:
         self._topic = topic
-        self._delivery = delivery
+        self._delivery = to._delivery
+        self._signer = to.signer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._delivery, name)
@@ -232,6 +234,7 @@ class _Elsewhere:
     def send(self, job: Job, record: Record, deadline: float | None = None) -> Sent:
         if record.topic == self._topic:  # what is delayed waits in the other queue's topic for that already
             record = record._replace(topic=self._delivery.topic)
+            record = record if self._signer is None else self._signer.sign(JOB, record, record.timestamp_ms)
         return self._delivery.send(job, record, deadline)
 
 
@@ -350,7 +353,7 @@ def drain(
     settings |= {"group_id": group or queue.topic, "enable_auto_commit": False, "fetch_max_wait_ms": _FETCH}
     consumer = connect(KafkaConsumer, queue.hosts, settings, queue.topic)
     options: dict[str, Any] = {"deserializer": deserializer, "executor": executor, "concurrency": concurrency}
-    options |= {"retry": retry, "dead_letters": dead_letters, "later": False}
+    options |= {"retry": retry, "dead_letters": dead_letters, "later": False, "signer": queue.signer}
     worker = Worker(queue.topic, consumer, _noting(ran, callback), **options)
     alarm = threading.Timer(timeout, worker.stop)
     alarm.daemon = True
@@ -374,7 +377,8 @@ def _firing(queue: Queue, ahead: int) -> Iterator[Callable[[KafkaConsumer], bool
     stopping, threads = threading.Event(), list[threading.Thread]()
     access = queue._access({**KafkaConsumer.DEFAULT_CONFIG, **KafkaProducer.DEFAULT_CONFIG})
     start = time.time()  # the clock stands: what runs every second would never end
-    owner = Owner(queue.topic, queue.hosts, access, clock=lambda: start + ahead / 1000 if ahead else time.time())
+    clock = (lambda: start + ahead / 1000) if ahead else time.time
+    owner = Owner(queue.topic, queue.hosts, access, signer=queue.signer, clock=clock)
 
     def has_more(consumer: KafkaConsumer) -> bool:
         if owner.later not in consumer.topics():

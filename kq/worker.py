@@ -23,6 +23,7 @@ from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor
 from kq.retry import Retry
+from kq.signing import Signer
 from kq.working import (
     Companion,
     Companions,
@@ -105,6 +106,8 @@ class Worker:
         finds it. ``"asked"``: only of jobs of a ``Queue(results=True)``.
     :param capture_logs: Whether what each job logs goes with its outcome, and to the topic of results.
     :param capture_lines: How many lines of each job: the last ones.
+    :param signer: A :class:`kq.Signer`: what it does not verify is invalid, and not unpickled. It signs what the worker
+        publishes: retries, dead letters, delayed jobs that it fires.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -133,6 +136,7 @@ class Worker:
         results: bool | Literal["asked"] = False,
         capture_logs: bool = False,
         capture_lines: int = 1000,
+        signer: Signer | None = None,
     ) -> None:
         arguments = dict(locals())
         del arguments["self"]
@@ -299,7 +303,7 @@ class Worker:
 
     def _context(self, consumer: KafkaConsumer) -> Context:
         config = self._settings.config if self._is_owner else access_of(consumer)
-        return Context(self.topic, self.group, self.hosts, config, self._ask_for)
+        return Context(self.topic, self.group, self.hosts, config, self._ask_for, signer=self._settings.signer)
 
     def _ask_for(self, topic: str, answer: Callable[[bool], None]) -> None:
         if self._consumer is not None:

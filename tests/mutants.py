@@ -285,9 +285,9 @@ MUTANTS = [
     ),
     Mutant(
         "a replay marks nothing",
-        "kq/deadletters.py",
-        "headers = marked(record.headers, int(time.time() * 1000))",
-        "headers = record.headers",
+        "kq/replaying.py",
+        "marked(record.headers, now)",
+        "record.headers",
         "test_replay_runs_a_letter_once",
     ),
     # -- what a consumer is asked, and how a set ends
@@ -328,6 +328,60 @@ MUTANTS = [
         "            consumer.stop(now=now)\n",
         "            consumer.stop(now=now)\n            consumer.join()\n",
         "test_nothing_starts_after_stop_consuming",
+    ),
+    # -- bytes are verified before anything loads them; JSON calls nothing but what its list allows
+    Mutant(
+        "any signature is good",
+        "kq/signing.py",
+        "if not compare_digest(",
+        "if not (",
+        "test_each_bit_counts",
+        is_short=True,
+    ),
+    Mutant(
+        "a header may stand twice",
+        "kq/signing.py",
+        "if len(told) + 1 != len(covered):",
+        "if False:",
+        "test_a_header_that_is_removed_added_or_doubled_is_seen",
+        is_short=True,
+    ),
+    Mutant(
+        "messages are not verified",
+        "kq/working/verifier.py",
+        "            verify(JOB, message, int(time.time() * 1000))\n",
+        "            pass\n",
+        "test_no_attack_is_unpickled",
+    ),
+    Mutant(
+        "a delayed job is signed whoever wrote it",
+        "kq/scheduling/stamp.py",
+        "            return record\n        return self._signer.sign(JOB, record, now)\n",
+        "            pass\n        return self._signer.sign(JOB, record, now)\n",
+        "test_a_forged_delayed_job_is_invalid",
+    ),
+    Mutant(
+        "a letter gets anybody a signature",
+        "kq/replaying.py",
+        "        where.signer.verify(JOB, message, now, since=now)\n",
+        "",
+        "test_a_letter_of_what_was_never_signed_is_not_replayed",
+    ),
+    Mutant(
+        "names are checked where they are used",
+        "kq/serializers/plain.py",
+        '        self._allowed.check(payload["func"])\n',
+        "",
+        "test_nothing_is_imported_before_all_names_have_passed",
+        is_short=True,
+    ),
+    Mutant(
+        "a worker believes its children",
+        "kq/executors/process/packing.py",
+        "    if serializer is not None:\n        error = _told(result)\n    elif",
+        "    if",
+        "test_a_child_cannot_have_the_worker_unpickle",
+        is_short=True,
     ),
     # -- every message that was started ends in exactly one outcome
     Mutant(

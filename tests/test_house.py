@@ -23,19 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
     "words": "errors utils job message context logs retry letter",
+    "what signs": "signing",
     "clients": "kafka_python making doorbell assignor config connect topics reader scan",
-    "serializers": "names handles byvalue legacy default",
+    "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "producing": "binding timing calls delivery later window aio spec decorator",
     "resulting": "event feed consumer watcher",
-    "scheduling": "table entries when schedule part rereader owner reading schedules",
+    "scheduling": "table entries when schedule stamp part rereader owner reading schedules",
     "what waits for results": "results",
     "what enqueues": "queue",
-    "what looks after letters": "deadletters",
+    "what looks after letters": "replaying deadletters",
     "executors": "coroutine calling interrupt lines packing running base fitness inline thread process",
-    "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
+    "executors.process": "protocol output packing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper publisher "
-    "settings settle messages retrier letters replies watchdog loop",
+    "settings verifier settle messages retrier letters replies watchdog loop",
     "what works": "worker",
     "fleet": "virtual_host entry task_logging pauses hooks attendant consumer consumer_set",
     "local": "install supervisor broker",
@@ -48,7 +49,7 @@ HOUSE = {
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
-    *("serializers.legacy", "serializers.default"),
+    *("serializers.legacy", "serializers.default", "serializers.allowed", "serializers.plain", "serializers.content"),
     *("scheduling.table", "scheduling.entries"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog", "working.reruns"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from kq.consuming import peek
 from kq.executors import unfit
 from kq.message import Message, job_from_headers, name_of
 from kq.producing import check_binding
+from kq.signing import JOB
 from kq.utils import safe_str
 
 __all__ = ["check_next"]
@@ -22,7 +24,7 @@ __all__ = ["check_next"]
 MOST = 10
 
 
-def check_next(topic: str, hosts: str, group: str, config: Mapping[str, Any]) -> None:
+def check_next(topic: str, hosts: str, group: str, config: Mapping[str, Any], signer: kq.Signer | None = None) -> None:
     """Read the next messages of a topic as its worker would, print what came of each, and commit nothing.
 
     :raises kq.WorkerError: A job could not run here.
@@ -34,7 +36,7 @@ def check_next(topic: str, hosts: str, group: str, config: Mapping[str, Any]) ->
         messages = peek(consumer, topic, MOST)
     rows, bad = [], 0
     for message in messages:
-        fault = _fault(message)
+        fault = _unsigned(message, signer) or _fault(message)
         bad += fault is not None
         known = job_from_headers(message).id or "–", name_of(message) or "–"
         rows.append((str(message.partition), str(message.offset), *known, fault or "can run"))
@@ -45,6 +47,16 @@ def check_next(topic: str, hosts: str, group: str, config: Mapping[str, Any]) ->
         raise kq.WorkerError(f"{bad} of the next {len(rows)} messages of topic {topic} cannot run here")
     told = f"the next {len(rows)} messages can run here" if len(rows) != 1 else "the next message can run here"
     console.print(f"topic {topic}, group {group}: {told if rows else 'no message waits'}", markup=False)
+
+
+def _unsigned(message: Message, signer: kq.Signer | None) -> str | None:
+    """Return why a message is not as it was signed; None where it is, or nobody asks."""
+    try:
+        if signer is not None:
+            signer.verify(JOB, message, int(time.time() * 1000))
+    except kq.SignatureError as error:
+        return str(error)
+    return None
 
 
 def _fault(message: Message) -> str | None:

@@ -13,7 +13,7 @@ import click
 from rich.text import Text
 
 import kq
-from kq.cli.options import Ago, config_option, hosts_option
+from kq.cli.options import Ago, config_option, hosts_option, signer_option
 from kq.cli.output import confirm, counted, json_option, make_console, print_table, show_progress, yes_option
 from kq.letter import REASONS
 from kq.message import HEADER_FUNC, HEADER_ID
@@ -52,14 +52,15 @@ def _selection_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @dead.command(name="list")
 @_letters_options
+@signer_option
 @_filter_options
 @click.option("--replayed", is_flag=True, help="Those that were replayed, too.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="So many, the newest first.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Pass over so many.")
 @json_option
 def dead_list(
-    hosts: str, config: dict[str, Any], letters: str | None, topic: str, reason: Any, since: Any, until: Any,
-    replayed: bool, limit: int, offset: int, as_json: bool,
+    hosts: str, config: dict[str, Any], letters: str | None, topic: str, signer: kq.Signer | None, reason: Any,
+    since: Any, until: Any, replayed: bool, limit: int, offset: int, as_json: bool,
 ) -> None:  # fmt: skip
     """List the letters of TOPIC."""
     total = 0
@@ -69,7 +70,7 @@ def dead_list(
         for total, letter in enumerate(found.iterate(reason, since, until, replayed), 1):  # noqa: B007 - it is shown
             yield letter._replace(value=None, traceback="")
 
-    found = kq.DeadLetters(topic, hosts, config, letters=letters)
+    found = kq.DeadLetters(topic, hosts, config, letters=letters, signer=signer)
     page = nlargest(offset + limit, counting(), key=attrgetter("at"))[offset:]
     if as_json:
         click.echo(json.dumps({"letters": [_as_json(letter) for letter in page], "total": total}))
@@ -82,11 +83,15 @@ def dead_list(
 
 @dead.command(name="show")
 @_letters_options
+@signer_option
 @click.argument("id")
 @json_option
-def dead_show(hosts: str, config: dict[str, Any], letters: str | None, topic: str, id: str, as_json: bool) -> None:
+def dead_show(
+    hosts: str, config: dict[str, Any], letters: str | None, topic: str, signer: kq.Signer | None, id: str,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Show the letter ID. Nothing is unpickled."""
-    found = kq.DeadLetters(topic, hosts, config, letters=letters)
+    found = kq.DeadLetters(topic, hosts, config, letters=letters, signer=signer)
     letter = found.get(id)
     if letter is None:
         raise click.ClickException(f"no letter {id!r} on topic {found.letters}: kq dead list {topic} shows those there")
@@ -100,13 +105,14 @@ def dead_show(hosts: str, config: dict[str, Any], letters: str | None, topic: st
 
 @dead.command(name="replay")
 @_letters_options
+@signer_option
 @_selection_options
 def dead_replay(
-    hosts: str, config: dict[str, Any], letters: str | None, topic: str, reason: Any, since: Any, until: Any,
-    every: bool, yes: bool, ids: tuple[str, ...],
+    hosts: str, config: dict[str, Any], letters: str | None, topic: str, signer: kq.Signer | None, reason: Any,
+    since: Any, until: Any, every: bool, yes: bool, ids: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run the letters of TOPIC again: their originals go onto it anew. Interrupted, it goes on where it was."""
-    found = kq.DeadLetters(topic, hosts, config, letters=letters)
+    found = kq.DeadLetters(topic, hosts, config, letters=letters, signer=signer)
     count = len(ids) or found.count(reason, since, until)
     _change(found.replay, "replayed", count, yes, ids or None, reason=reason, since=since, until=until, all=every)
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import click
 
 import kq
-from kq.cli.options import Duration, Time, client_options
+from kq.cli.options import Duration, Time, client_options, signer_option
 from kq.cli.output import counted, make_console, show_progress, to_stderr
 from kq.cli.result import tell, wait_option
 from kq.cli.targets import at_line, import_from_here, jobs_of, load_function, parse_arguments
@@ -36,6 +36,7 @@ class _Command(click.Command):
 # an option that is unknown may be a negative number: parse_arguments tells them apart
 @click.command(cls=_Command, context_settings={"ignore_unknown_options": True})
 @client_options
+@signer_option
 @click.option("--timeout", type=float, default=0, show_default=True, help="How long the job may take, in seconds.")
 @click.option("--key", help="Jobs with one key run one after another.")
 @click.option("--partition", type=int, help="Partition of the topic.")
@@ -50,9 +51,10 @@ class _Command(click.Command):
 @click.argument("words", metavar="[VALUE | NAME=VALUE]...", nargs=-1)
 @click.pass_context
 def enqueue(
-    context: click.Context, hosts: str, topic: str, config: dict[str, Any], timeout: float, key: str | None,
-    partition: int | None, delay: float | None, at: Any, expires: float | None, from_file: TextIO | None, skip: int,
-    wait: bool, wait_timeout: float | None, function: str | None, words: tuple[str, ...],
+    context: click.Context, hosts: str, topic: str, config: dict[str, Any], signer: kq.Signer | None, timeout: float,
+    key: str | None, partition: int | None, delay: float | None, at: Any, expires: float | None,
+    from_file: TextIO | None, skip: int, wait: bool, wait_timeout: float | None, function: str | None,
+    words: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Enqueue a call and print the job's ID. Values are JSON; what is not, is a string. After -- nothing is an option.
 
@@ -71,7 +73,7 @@ def enqueue(
     if wait_timeout is not None and not wait:
         raise click.UsageError("--wait-timeout is for --wait")
     import_from_here()
-    with kq.Queue(topic, hosts=hosts, config=config, results=wait) as queue:
+    with kq.Queue(topic, hosts=hosts, config=config, results=wait, signer=signer) as queue:
         times = {"delay": delay, "at": at, "expires": expires}
         spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), partition=partition, **times)
         if function is not None:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+import kq
 from kq import clients
+from kq.signing import parse_keys, read_keys
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,16 +27,19 @@ __all__ = [
     "Ago",
     "Config",
     "Duration",
+    "SignerKeys",
     "Size",
     "Time",
     "client_options",
     "config_option",
     "group_option",
     "hosts_option",
+    "signer_option",
 ]
 
 #: Kafka's own port: ``kq broker`` in one terminal and ``kq worker`` in another find each other without options.
 DEFAULT_PORT = 9092
+_ENVIRONMENT = ParameterSource.ENVIRONMENT
 DEFAULT_HOSTS = f"127.0.0.1:{DEFAULT_PORT}"
 
 
@@ -120,6 +126,26 @@ class Ago(Time):
             return super().convert(value, param, ctx)
 
 
+class SignerKeys(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A file of keys, which is read again now and then; or, from the environment, the keys themselves."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, kq.Signer):
+            return value
+        name = param.name if param is not None else None
+        is_hidden = ctx is not None and name is not None and ctx.get_parameter_source(name) is _ENVIRONMENT
+        try:
+            if is_hidden and ":" in value and not {"/", "\\"} & set(value):
+                return kq.Signer(parse_keys(value))
+            return kq.Signer(lambda: read_keys(value))
+        except kq.ArgumentError as error:
+            self.fail(str(error), param, ctx)
+        except OSError as error:  # from the environment it may be a key that lacks its name: it is not repeated
+            self.fail(f"{error.strerror}: neither keys nor a file" if is_hidden else str(error), param, ctx)
+
+
 hosts_option = click.option(
     "--hosts", default=DEFAULT_HOSTS, show_default=True, envvar="KQ_HOSTS", show_envvar=True, help="Kafka brokers."
 )
@@ -129,6 +155,10 @@ topic_option = click.option(
 config_option = click.option(
     "--config", type=Config(exists=True, dir_okay=False), default={}, help="More client settings."
 )
+signer_option = click.option(
+    "--signer-keys", "signer", type=SignerKeys(), envvar="KQ_SIGNER_KEYS", show_envvar=True,
+    help="Keys that sign and verify, one name:hex a line.",
+)  # fmt: skip
 group_option = click.option("--group", help="Consumer group; by default named like the topic.")
 
 

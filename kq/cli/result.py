@@ -11,7 +11,7 @@ import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 import kq
-from kq.cli.options import Duration, client_options
+from kq.cli.options import Duration, client_options, signer_option
 from kq.cli.output import FAILED, make_console, to_stderr
 
 __all__ = ["result", "tell", "wait_option"]
@@ -24,15 +24,18 @@ wait_option = click.option("--wait-timeout", type=Duration(), help="How long to 
 
 @click.command()
 @client_options
+@signer_option
 @wait_option
 @click.argument("job_id", metavar="ID")
-def result(hosts: str, topic: str, config: dict[str, Any], wait_timeout: float | None, job_id: str) -> None:
+def result(
+    hosts: str, topic: str, config: dict[str, Any], signer: kq.Signer | None, wait_timeout: float | None, job_id: str
+) -> None:
     """Wait for a job to end, and print what it returned.
 
     The exit code is 0 for a success, 1 for a failure, 3 where the job ran longer than it may, and 4 where it has not
     ended in time. Workers must publish results: kq worker --results.
     """
-    with kq.Results(topic, hosts, config) as results:
+    with kq.Results(topic, hosts, config, signer=signer) as results:
         tell(results, job_id, wait_timeout)
 
 

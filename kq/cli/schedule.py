@@ -16,7 +16,7 @@ import kq
 from kq import clients
 from kq.cli.enqueue import LITERAL, enqueue
 from kq.cli.logs import FORMATS, LEVELS, log_to_stderr
-from kq.cli.options import Duration, Time, client_options, config_option, hosts_option
+from kq.cli.options import Duration, Time, client_options, config_option, hosts_option, signer_option
 from kq.cli.output import counted, json_option, make_console, print_table, to_stderr
 from kq.cli.targets import import_from_here, load_function, parse_arguments
 from kq.cli.topics import open_admin
@@ -41,6 +41,7 @@ def schedule() -> None:
 # an option that is unknown may be a negative number, as for kq enqueue
 @schedule.command(name="add", cls=type(enqueue), context_settings={"ignore_unknown_options": True})
 @client_options
+@signer_option
 @click.option("--every", type=Duration(), help="Run so often: 90, 10m, 2h, 1d.")
 @click.option("--start", type=Time(), help="With --every: the first run, such as 2030-01-31T12:00+01:00.")
 @click.option("--cron", help='Run by a cron line, such as "30 2 * * mon-fri".')
@@ -57,9 +58,9 @@ def schedule() -> None:
 @click.argument("words", metavar="[VALUE | NAME=VALUE]...", nargs=-1)
 @click.pass_context
 def schedule_add(
-    context: click.Context, hosts: str, topic: str, config: dict[str, Any], every: float | None,
-    start: datetime | float | None, cron: str | None, timezone: str, catch_up: Any, timeout: float, key: str | None,
-    expires: float | None, name: str, function: str, words: tuple[str, ...],
+    context: click.Context, hosts: str, topic: str, config: dict[str, Any], signer: kq.Signer | None,
+    every: float | None, start: datetime | float | None, cron: str | None, timezone: str, catch_up: Any,
+    timeout: float, key: str | None, expires: float | None, name: str, function: str, words: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Have a call run again and again, under a NAME. Values are as for kq enqueue."""
     if (every is None) is (cron is None):
@@ -70,7 +71,7 @@ def schedule_add(
     import_from_here()
     called = load_function(function)
     args, kwargs = parse_arguments(called, words, context.meta[LITERAL])
-    with kq.Queue(topic, hosts=hosts, config=config) as queue:
+    with kq.Queue(topic, hosts=hosts, config=config, signer=signer) as queue:
         spec = queue.using(timeout=timeout, key=None if key is None else key.encode(), expires=expires)
         made = spec.schedule(name, when, called, *args, **kwargs)
     click.echo(f"schedule {name}: {made.when}, next {_text(made.next_due)}")
@@ -104,12 +105,14 @@ def schedule_remove(hosts: str, topic: str, config: dict[str, Any], name: str) -
 @click.command()
 @hosts_option
 @config_option
+@signer_option
 @click.option("--log-level", type=click.Choice(LEVELS), help="What is logged; by default warnings.")
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is logged.")
 @click.argument("topics", metavar="TOPIC...", nargs=-1, required=True)
 def scheduler(
-    hosts: str, config: dict[str, Any], log_level: str | None, log_format: str, topics: tuple[str, ...]
-) -> None:
+    hosts: str, config: dict[str, Any], signer: kq.Signer | None, log_level: str | None, log_format: str,
+    topics: tuple[str, ...],
+) -> None:  # fmt: skip
     """Fire the delayed jobs and schedules of topics until Ctrl-C, and run none."""
     log_to_stderr(log_level, log_format)
     known = {**KafkaConsumer.DEFAULT_CONFIG, **KafkaProducer.DEFAULT_CONFIG}
@@ -123,7 +126,7 @@ def scheduler(
         signal.signal(signum, lambda *_: ended.set())
     keepers = [Timekeeper() for _ in topics]
     for keeper, topic in zip(keepers, topics, strict=True):
-        keeper.open(Context(topic, topic, hosts, config))
+        keeper.open(Context(topic, topic, hosts, config, signer=signer))
         keeper.begin()
     to_stderr(f"Firing what is due for {counted(len(topics), 'topic')} at {hosts}: {', '.join(topics)}")
     while not ended.wait(_LOOK_EVERY):

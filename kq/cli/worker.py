@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 import kq
 from kq.cli.check import check_next
 from kq.cli.logs import FORMATS, LEVELS, log_to_stderr
-from kq.cli.options import Size, config_option, group_option, hosts_option
+from kq.cli.options import Size, config_option, group_option, hosts_option, signer_option
 from kq.cli.output import FAILED, counted, fail
 from kq.cli.reload import Watcher, restart
 from kq.cli.targets import check_modules, import_from_here, load_callback
@@ -29,7 +29,7 @@ __all__ = ["worker"]
 _logger = logging.getLogger("kq.cli")
 
 #: Options that are arguments of the library, which has their defaults.
-_OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "retry")
+_OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "retry", "signer")
 
 
 @click.command()
@@ -44,6 +44,7 @@ _OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "r
 )
 @config_option
 @group_option
+@signer_option
 @click.option("--callback", metavar="FILE.py|MODULE[:NAME]", help="Called with each outcome. NAME: callback.")
 @click.option("--timeout", type=float, help="How long a job may take, in seconds, whatever the job says.")
 @click.option("--max-messages", type=click.IntRange(min=0), help="Stop after so many messages.")
@@ -114,7 +115,7 @@ def _check(options: Mapping[str, Any]) -> None:
     for module in options["preload"]:  # as the children would have them
         import_module(module)
     for topic, made in workers.items():
-        check_next(topic, options["hosts"], made.group, options["config"])
+        check_next(topic, options["hosts"], made.group, options["config"], options["signer"])
 
 
 def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:

@@ -26,7 +26,7 @@ from kq.executors.running import Run, is_asked, with_report
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Cause, Outcome
 from kq.logs import Capture, Router, capturing
 from kq.message import Message, job_from_headers, with_id
-from kq.serializers import is_unimportable, loads
+from kq.serializers import is_unimportable, loads, serializer_of
 from kq.utils import get_call_repr, safe_str, type_name
 
 __all__ = [
@@ -228,9 +228,12 @@ def _told(outcome: Outcome, run: Run, setting: Setting) -> Outcome:
         return outcome
     errors: list[BaseException] = []
     if outcome.status == SUCCESS:
-        packed = pack(outcome.result, errors)
+        serializer = serializer_of(setting.deserialize, run.message.value)
+        packed = pack(outcome.result, errors, serializer)
         return outcome._replace(packed=packed, unpacked="" if packed is not None else why_not(errors))
-    return outcome if outcome.exception is None else outcome._replace(packed=pack_error(outcome.exception))
+    if outcome.exception is None or serializer_of(setting.deserialize, run.message.value) is not None:
+        return outcome  # what came as JSON is told in words
+    return outcome._replace(packed=pack_error(outcome.exception))
 
 
 def _log_end(log: logging.Logger, message: Message, job: Any, outcome: Outcome, seconds: float, timeout: float) -> None:

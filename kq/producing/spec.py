@@ -15,12 +15,23 @@ from typing import Any, ParamSpec, overload
 
 from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
-from kq.message import HEADER_EXPIRES, HEADER_ID, HEADER_REPLY, HEADER_RETRY, Headers, Record, job_headers
+from kq.message import (
+    HEADER_CONTENT_TYPE,
+    HEADER_EXPIRES,
+    HEADER_ID,
+    HEADER_REPLY,
+    HEADER_RETRY,
+    Headers,
+    Record,
+    job_headers,
+)
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
 from kq.producing.delivery import Delivery
 from kq.producing.later import Later
 from kq.producing.window import Progress, Window
+from kq.serializers import content_type_of
+from kq.signing import JOB, LATER, Signer
 from kq.utils import safe_str
 
 __all__ = ["EnqueueSpec", "Sender", "now_millis"]
@@ -40,6 +51,7 @@ class Sender:
         later: Later,
         serializer: Callable[[Job], bytes],
         logger: logging.Logger,
+        signer: Signer | None = None,
         *,
         wants_results: bool = False,
     ) -> None:
@@ -47,7 +59,10 @@ class Sender:
         self.later = later
         self.serializer = serializer
         self.bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
+        self.signer = signer
         self._logger = logger
+        content = content_type_of(serializer)
+        self._content: Headers = [] if content is None else [(HEADER_CONTENT_TYPE, content)]
         #: Headers of all jobs.
         self._marks: Headers = [(HEADER_REPLY, b"1")] if wants_results else []
 
@@ -60,21 +75,25 @@ class Sender:
         value = self.serializer(job)
         if not isinstance(value, bytes):
             raise ArgumentError(f"serializer must return bytes, not {type(value).__name__}")
-        headers = job_headers(job, value)
+        headers = job_headers(job, value) + self._content
         due, expires = terms.times(job)
         if expires is not None:
             headers.append((HEADER_EXPIRES, b"%d" % expires))
         headers += self._policy(job, terms)
         headers += self._marks + terms.headers
         if due is not None and (expires is None or expires > job.timestamp):  # what has expired is to be told of now
-            return self.later.record(job, value, headers, due)
-        return Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
+            return self._signed(LATER, self.later.record(job, value, headers, due), job.timestamp)
+        record = Record(terms.topic, value, job.key or None, headers, job.partition, job.timestamp)
+        return self._signed(JOB, record, job.timestamp)
+
+    def _signed(self, purpose: str, record: Record, now: int) -> Record:
+        return record if self.signer is None else self.signer.sign(purpose, record, now)
 
     def template(self, job: Job, terms: Terms) -> tuple[bytes, Headers]:
         """Return value and headers that the runs of a schedule share: they have no ID yet."""
         value = self.serializer(job._replace(id=None, timestamp=None))
         headers = [header for header in job_headers(job) if header[0] != HEADER_ID]
-        return value, headers + self._policy(job, terms) + self._marks + terms.headers
+        return value, headers + self._content + self._policy(job, terms) + self._marks + terms.headers
 
     def _policy(self, job: Job, terms: Terms) -> Headers:
         """Return the header of a job's retry policy, and have the topic where it may wait: now is the time to fail."""

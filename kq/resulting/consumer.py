@@ -13,9 +13,10 @@ from typing import Any
 from kafka import KafkaConsumer
 
 from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, check_topic
-from kq.errors import ArgumentError, BrokerUnreachable
+from kq.errors import ArgumentError, BrokerUnreachable, SignatureError
 from kq.resulting.event import SUFFIX, JobEvent, event_of
 from kq.resulting.feed import Feed
+from kq.signing import RESULT, Signer, check_signer
 
 __all__ = ["RESERVED", "ResultConsumer"]
 
@@ -36,6 +37,7 @@ class ResultConsumer:
     :param hosts: Kafka brokers as ``"host:port,host:port"``.
     :param config: More settings for the consumer.
     :param on_state_change: Called with each :class:`kq.JobEvent` that ``drain_events`` returns.
+    :param signer: A :class:`kq.Signer`: what it does not verify is passed over, and said in the log.
     :cvar Consumer: The class of the consumer that is made.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
@@ -57,7 +59,9 @@ class ResultConsumer:
         hosts: str = "127.0.0.1:9092",
         config: Mapping[str, Any] | None = None,
         on_state_change: Callable[[JobEvent], object] | None = None,
+        signer: Signer | None = None,
     ) -> None:
+        self._signer = check_signer(signer)
         self.topic = check_topic(topic)
         self.hosts = check_hosts(hosts)
         if not (on_state_change is None or callable(on_state_change)):
@@ -174,7 +178,7 @@ class ResultConsumer:
         From any thread.
         """
         records = [] if self._feed is None else self._feed.recall(task_id.encode(), since)
-        events = [event for event in map(event_of, records) if event is not None]
+        events = [event for event in map(event_of, filter(self._is_signed, records)) if event is not None]
         ends = [number for number, event in enumerate(events, 1) if event.kind == "finished"]
         return events[: ends[0]] if ends else []
 
@@ -218,9 +222,10 @@ class ResultConsumer:
             self._take(feed, record)
 
     def _take(self, feed: Feed, record: Any) -> None:
-        job_id, event = record.key.decode("utf-8", "replace"), event_of(record)
+        job_id = record.key.decode("utf-8", "replace")
         if job_id not in self._ids:  # it has ended, or is cancelled
             return
+        event = event_of(record) if self._is_signed(record) else None
         if event is None:
             self.foreign[job_id] += 1
             return
@@ -228,6 +233,19 @@ class ResultConsumer:
         if event.kind == "finished":  # the first end counts
             self._ids.discard(job_id)
             feed.drop(record.key)
+
+    def _is_signed(self, record: Any) -> bool:
+        if self._signer is None:
+            return True
+        now = int(time.time() * 1000)
+        try:
+            # however old it is: of ends that are sent again only the first one counts
+            self._signer.verify(RESULT, record, now, since=now)
+        except SignatureError as error:
+            line = "Topic %s, partition %s, offset %s is passed over: %s"
+            _logger.warning(line, self.results_topic, record.partition, record.offset, error)
+            return False
+        return True
 
 
 def _check_id(task_id: Any) -> None:

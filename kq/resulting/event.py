@@ -7,7 +7,7 @@ or exception, or lines of a log. Nothing here unpickles but ``JobEvent.outcome``
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from kq.errors import (
@@ -21,11 +21,11 @@ from kq.errors import (
     ResultTooLarge,
     ResultUnreadable,
 )
-from kq.message import HEADER_ATTEMPT, Headers, millis_in
-from kq.serializers import safe_loads
+from kq.message import HEADER_ATTEMPT, HEADER_CONTENT_TYPE, Headers, millis_in
+from kq.serializers import JSON, JSONSerializer, safe_loads
 from kq.utils import safe_str
 
-__all__ = ["FINAL", "RESULTS", "SUFFIX", "JobEvent", "event_of", "headers_of", "too_large"]
+__all__ = ["FINAL", "RESULTS", "SUFFIX", "JobEvent", "event_of", "headers_of", "too_large", "with_content_type"]
 
 #: What the name of a topic of results ends in, and its settings. By the broker's clock it is known since when to read.
 SUFFIX = "results"
@@ -50,6 +50,8 @@ DELAY = "kq-delay"
 #: Bytes of an exception's text and of a traceback that travel.
 _LONGEST_TEXT, _LONGEST_TRACE = 4_000, 16_000
 
+#: What a pickle begins with, and no JSON does; and what reads JSON of which nothing is known.
+_PICKLE, _PLAIN = b"\x80", JSONSerializer(())
 #: What is raised where a job ended without a value, by its end.
 _ERRORS: Mapping[str, type[KQError]] = {
     "timeout": JobTimeout,
@@ -101,11 +103,12 @@ class JobEvent(NamedTuple):
             said["value"] = f"<{len(self.value)} bytes>"
         return f"JobEvent({', '.join(f'{name}={value!r}' for name, value in said.items())})"
 
-    def outcome(self, loads: Callable[[bytes], Any] = safe_loads) -> Any:
+    def outcome(self, serializer: JSONSerializer | None = None) -> Any:
         """Return what the job returned; raise what it raised.
 
-        This unpickles the value: only where you trust who may write to the topic.
+        Without a serializer this unpickles a value that is a pickle: only where you trust who may write to the topic.
 
+        :param serializer: Reads the results of jobs as JSON, and nothing is unpickled.
         :raises kq.RemoteError: It raised something that cannot be built again here.
         :raises kq.JobTimeout: It ran longer than it may.
         :raises kq.JobInvalid: Its message held no job that could be run.
@@ -117,10 +120,10 @@ class JobEvent(NamedTuple):
         if self.kind != "finished":
             raise KQError(f"job {self.id} has no outcome: it has not finished")
         if self.status == "success":
-            return self._result(loads)
-        raise self._exception(loads)
+            return self._result(serializer)
+        raise self._exception(serializer)
 
-    def _result(self, loads: Callable[[bytes], Any]) -> Any:
+    def _result(self, serializer: JSONSerializer | None) -> Any:
         if self.size is not None:
             limit = "takes" if self.limit is None else f"takes at most {self.limit} bytes"
             needs = f"its record would have {self.size} bytes"
@@ -130,17 +133,17 @@ class JobEvent(NamedTuple):
         if not self.value:
             raise ResultUnreadable(f"the result of job {self.id} could not be pickled where it ran: {self.text}")
         try:
-            return loads(self.value)
+            return _read(self.value, serializer)
         except BaseException as error:  # the door of user code: unpickling imports
             why = f"{type(error).__name__}: {safe_str(error)}"
-            raise ResultUnreadable(f"the result of job {self.id} cannot be unpickled here: {why}") from error
+            raise ResultUnreadable(f"the result of job {self.id} cannot be read here: {why}") from error
 
-    def _exception(self, loads: Callable[[bytes], Any]) -> BaseException:
+    def _exception(self, serializer: JSONSerializer | None) -> BaseException:
         known = _ERRORS.get(str(self.status))
         error: Any = None if known is None else known(self.text or f"job {self.id} ended as {self.status}")
         if error is None:
             try:
-                error = loads(self.value) if self.value else None
+                error = _read(self.value, serializer) if self.value and serializer is None else None
             except BaseException:  # noqa: BLE001 - the door of user code: the exception is told in words
                 error = None
         if not isinstance(error, BaseException):
@@ -150,6 +153,13 @@ class JobEvent(NamedTuple):
         if self.traceback:
             BaseException.__setattr__(error, "__cause__", ChildTraceback(self.traceback))
         return error  # type: ignore[no-any-return]
+
+
+def _read(value: bytes, serializer: JSONSerializer | None) -> Any:
+    """Return what a value stands for: a pickle, or JSON. What is JSON is never unpickled."""
+    if value[:1] == _PICKLE and serializer is None:
+        return safe_loads(value)
+    return (serializer or _PLAIN).unpack(value)
 
 
 def headers_of(
@@ -172,6 +182,11 @@ def headers_of(
         (f"kq-{name}", str(value).encode("utf-8", "replace")) for name, value in more.items() if value is not None
     ]
     return headers
+
+
+def with_content_type(headers: Headers, value: bytes) -> Headers:
+    """Return the headers of an end with what its value is, where that is JSON."""
+    return headers if not value or value[:1] == _PICKLE else [*headers, (HEADER_CONTENT_TYPE, JSON)]
 
 
 def too_large(headers: Sequence[tuple[str, bytes]], size: int, limit: int | None) -> Headers:

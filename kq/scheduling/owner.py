@@ -34,6 +34,8 @@ from kq.scheduling.entries import fired
 from kq.scheduling.part import Part, Staged
 from kq.scheduling.rereader import Rereader
 from kq.scheduling.schedule import FIRED, Plan, fired_value
+from kq.scheduling.stamp import Stamp
+from kq.signing import Signer
 
 __all__ = ["Owner"]
 
@@ -98,6 +100,10 @@ class _Flight:
         plan, due = self.what
         return plan.run(topic, due, now)
 
+    def source(self) -> Any:
+        """Return the record of ``T.later`` that the first one is made of."""
+        return self.what.record if isinstance(self.what, Staged) else self.what[0].record
+
     def last(self) -> tuple[bytes, bytes | None]:
         """Return key and value of the second record."""
         if isinstance(self.what, Staged):
@@ -113,11 +119,18 @@ class Owner:
     """Fires the delayed jobs of one topic, as a member of the group of its owners.
 
     :param config: More settings of any Kafka client.
+    :param signer: Verifies what is to be fired, and signs what it becomes.
     :param clock: Returns Unix seconds.
     """
 
     def __init__(
-        self, topic: str, hosts: str, config: Mapping[str, Any], *, clock: Callable[[], float] = time.time
+        self,
+        topic: str,
+        hosts: str,
+        config: Mapping[str, Any],
+        *,
+        signer: Signer | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.topic, self.later = topic, f"{topic}.{SUFFIX}"
         self._hosts = hosts
@@ -129,6 +142,7 @@ class Owner:
         self._delivery = Delivery(f"the owner of {self.later}", topic, None, hosts, producer)
         self._rereader = Rereader(self.later, hosts, self._settings)
         self._clock = clock
+        self._stamp = Stamp(self.later, signer)
         #: What the listener has noted: partitions that came, or went.
         self._news: deque[tuple[bool, list[TopicPartition]]] = deque()
         self._parts: dict[int, Part] = {}
@@ -300,13 +314,15 @@ class Owner:
                 left -= 1
                 self._produce(_Flight(part, staged))
             for run in part.runs(self._millis()) if not part.is_closed else ():
+                if not self._stamp.admits(run[0], self._millis()):
+                    continue
                 run[0].is_in_flight = True
                 self._produce(_Flight(part, run))
 
     def _produce(self, flight: _Flight) -> None:
         now = self._millis()
         try:
-            sent = self._delivery.send(_NO_JOB, flight.record(self.topic, now))
+            sent = self._delivery.send(_NO_JOB, self._stamp.anew(flight.source(), flight.record(self.topic, now)))
         except Exception as error:  # noqa: BLE001 - the door of the client: whatever it is, the job is not there
             self._refused(flight, error.__cause__ or error)
             return

@@ -12,13 +12,14 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer
 
-from kq.errors import ArgumentError
+from kq.errors import ArgumentError, SignatureError
 from kq.job import Job
 from kq.message import Headers, Record
 from kq.producing import Delivery, Later
 from kq.scheduling.reading import read_parts
 from kq.scheduling.schedule import FIRED, SCHEDULE, Plan, Schedule, definition
 from kq.scheduling.when import Cron, Every
+from kq.signing import LATER, Signer
 from kq.utils import get_call_repr
 
 __all__ = ["Schedules", "check_schedule"]
@@ -41,10 +42,18 @@ class Schedules:
     """The schedules of one topic.
 
     :param access: Returns what another client needs to get to the brokers, of the settings that it knows.
+    :param signer: Signs what is made; what it does not verify is replaced as if it were not there.
     """
 
-    def __init__(self, delivery: Delivery, later: Later, access: Callable[[Collection[str]], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        later: Later,
+        access: Callable[[Collection[str]], dict[str, Any]],
+        signer: Signer | None = None,
+    ) -> None:
         self._delivery = delivery
+        self._signer = signer
         self._later = later
         self._access = access
 
@@ -65,7 +74,8 @@ class Schedules:
         """
         self._later.prepare(job)
         old = self._plans().get(name)
-        since = int(time.time() * 1000) if old is None or old.when.spec() != when.spec() else old.since
+        now = int(time.time() * 1000)
+        since = now if old is None or old.when.spec() != when.spec() or not self._has_signed(old, now) else old.since
         record = self.record(name, when, job, value, headers, expires, since)
         if old is not None and old.record.partition != record.partition:  # another key: it belongs elsewhere now
             self._end(old)
@@ -80,7 +90,17 @@ class Schedules:
         call = get_call_repr(job.func, *(job.args or ()), **(job.kwargs or {}))[:_LONGEST_CALL]  # type: ignore[arg-type]
         partition, own = self._later.place(job, name.encode())
         made = [definition(when, call, since, expires), *own, *headers]
-        return Record(self._later.topic, value, SCHEDULE + name.encode(), made, partition, int(time.time() * 1000))
+        now = int(time.time() * 1000)
+        record = Record(self._later.topic, value, SCHEDULE + name.encode(), made, partition, now)
+        return record if self._signer is None else self._signer.sign(LATER, record, now)
+
+    def _has_signed(self, plan: Plan, now: int) -> bool:
+        try:
+            if self._signer is not None:
+                self._signer.verify(LATER, plan.record, now, since=now)
+        except SignatureError:
+            return False
+        return True
 
     def remove(self, name: str) -> bool:
         """End a schedule; return whether there was one."""

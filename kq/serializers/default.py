@@ -126,6 +126,8 @@ def loads(value: bytes | bytearray | memoryview) -> Job:
         plain: Job = pickle.loads(value)
         return plain
 
+    if value[:1] == b"{":  # which is no opcode
+        raise pickle.UnpicklingError("the value is JSON: give the worker deserializer=JSONSerializer(allow=[…]).loads")
     loaded: Job = load_dataclass(value, SafeUnpickler) if is_dataclass(value) else safe_loads(value)
     if type(loaded) is Job and isinstance(loaded.key, str):  # Python 2 had one type for text and bytes
         return loaded._replace(key=loaded.key.encode())

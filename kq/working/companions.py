@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from kq.executors import Finished
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
+from kq.signing import Signer
 
 __all__ = ["Companion", "Companions", "Context", "Move", "ThreadedCompanion", "prepare_soon"]
 
@@ -45,6 +46,12 @@ class Context(NamedTuple):
     #: Publishes a record of a companion that nothing waits for, in its order with that companion's others. From any
     #: thread. Where it cannot be published soon, it is dropped.
     tell: Callable[[Companion, Record], None] = lambda companion, record: None
+    #: Signs what the worker publishes, and has verified what it is made of.
+    signer: Signer | None = None
+
+    def signed(self, purpose: str, record: Record) -> Record:
+        """Return a record as it is to be published: with a signature, if the worker signs."""
+        return record if self.signer is None else self.signer.sign(purpose, record, int(time.time() * 1000))
 
 
 class Companion:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from kafka.errors import MessageSizeTooLargeError
 
+from kq import signing
 from kq.clients import topics
 from kq.errors import ChildLost, JobExpired, PoisonMessage
 from kq.executors import explained
@@ -60,14 +61,15 @@ class Letters(Companion):
             "traceback": outcome.stacktrace or cause.trace,
         }
         now = int(time.time() * 1000)
-        return [letter_of(self._topic, message, _reason(outcome), **told, worker=self._worker, now=now)]
+        letter = letter_of(self._topic, message, _reason(outcome), **told, worker=self._worker, now=now)
+        return [self._context.signed(signing.DEAD, letter)]
 
     def on_refused(self, message: Message, record: Record, error: BaseException) -> Record | None:
         if not isinstance(error, MessageSizeTooLargeError) or not record.value:
             return None
         line = "The letter %s is too large for topic %s, and is written without its value, which stays where it is: %s"
         _logger.error(line, letter_id(message), self._topic, f"partition {message.partition}, offset {message.offset}")
-        return without_value(record)
+        return self._context.signed(signing.DEAD, without_value(record))
 
     def prepare(self, topic: str) -> None:
         context = self._context

@@ -30,6 +30,7 @@ from kq.working.settings import Plan, Settings
 from kq.working.settle import Settled, Settler
 from kq.working.state import FORWARD, State, Stats, Tally
 from kq.working.stop import Stop
+from kq.working.verifier import fault_finder
 from kq.working.waker import Waker
 from kq.working.watchdog import TICK, Watchdog
 
@@ -66,8 +67,8 @@ class Loop:
         self._tally = Tally()
         #: Partitions that came or went, of which nobody was told yet.
         self._moves: list[tuple[Move, int]] = []
-        limits = settings.ordering, settings.max_deliveries
-        self._messages = Messages(*limits, self._brake, self._tally, pump.poke, plan.companions.given_up)
+        limits, fault = (settings.ordering, settings.max_deliveries), fault_finder(settings.signer, settings.logger)
+        self._messages = Messages(*limits, self._brake, self._tally, pump.poke, plan.companions.given_up, fault)
         running = self._messages.running
         reporter = Reporter(plan.companions, running) if plan.companions.follow_runs else None
         self._settler = Settler(settings, plan.companions, self._publisher, reporter)

@@ -23,6 +23,7 @@ from kq.working.brake import Brake
 from kq.working.reruns import Reruns
 from kq.working.settle import not_to_run
 from kq.working.state import Tally
+from kq.working.verifier import Fault
 
 __all__ = ["Messages"]
 
@@ -33,6 +34,7 @@ class Messages:
     :param most_deaths: How many runs of a message may end with the death of the whole worker.
     :param poke: Has the pump look at once.
     :param tell: Called with each message that began and has no outcome.
+    :param fault: Says of a message before it runs whether it is not to.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Messages:
         tally: Tally,
         poke: Callable[[], object],
         tell: Callable[[Message], object],
+        fault: Fault = unfit,
     ) -> None:
         self._most_deaths = most_deaths
         self._brake = brake
         self._tally = tally
         self._poke = poke
         self._tell = tell
+        self._fault = fault
         self.tracker = Tracker()
         self.backlog = Backlog(ordering)
         self.reruns = Reruns()
@@ -124,7 +128,7 @@ class Messages:
             is_careful = is_careful or needs_care
             self._tally.retried += deaths > 0
             self.running[id(message)] = message, now
-            if (end := not_to_run(message, deaths, self._most_deaths)) is not None:
+            if (end := not_to_run(message, deaths, self._most_deaths, self._fault)) is not None:
                 refused.append(end)
             else:
                 self.starting.append(message)
@@ -139,7 +143,7 @@ class Messages:
             self.tracker.started_all(partition, some)
         self._tally.started += len(messages)
         self.running.update([(id(message), (message, now)) for message in messages])
-        refused = [one for message in messages if (one := unfit(message)) is not None]
+        refused = [one for message in messages if (one := self._fault(message)) is not None]
         for one in refused:
             self.starting.remove(one.message)
         self._make_room()

@@ -13,7 +13,8 @@ from kq.errors import JobExpired, KQError
 from kq.executors import explained, is_asked, pack_error
 from kq.job import FAILURE, SUCCESS, Outcome
 from kq.message import HEADER_ID, Headers, Message, Record, attempt_of
-from kq.resulting import RESULTS, SUFFIX, headers_of, too_large
+from kq.resulting import RESULTS, SUFFIX, headers_of, too_large, with_content_type
+from kq.signing import RESULT
 from kq.utils import type_name
 from kq.working.companions import Companion, Context, prepare_soon
 
@@ -67,7 +68,9 @@ class Replies(Companion):
             return ()
         self._count += 1
         if outcome.status == SUCCESS:
-            return [self._record(message, job_id, self._success_headers(message, outcome), outcome.packed or b"")]
+            value = outcome.packed or b""
+            headers = with_content_type(self._success_headers(message, outcome), value)
+            return [self._record(message, job_id, headers, value)]
         packed = outcome.packed
         if packed is None and outcome.status == FAILURE and isinstance(outcome.exception, KQError):
             packed = pack_error(outcome.exception)  # of the worker's own making
@@ -75,9 +78,13 @@ class Replies(Companion):
         return [self._record(message, job_id, self._headers(message, outcome, end), packed or b"")]
 
     def on_refused(self, message: Message, record: Record, error: BaseException) -> Record | None:
-        """Have the end of a job that is too large told without its value; and if that does not help, in brief."""
         if isinstance(error, (AssertionError, ValueError)) and record.partition is not None:
             return record._replace(partition=None)  # the topic of jobs has got more partitions since
+        smaller = self._smaller(record, error)
+        return None if smaller is None else self._context.signed(RESULT, smaller)
+
+    def _smaller(self, record: Record, error: BaseException) -> Record | None:
+        """Return the end of a job that is too large without its value; and if that does not help, in brief."""
         if not isinstance(error, MessageSizeTooLargeError):
             return None
         if not record.value:
@@ -112,7 +119,8 @@ class Replies(Companion):
 
     def _record(self, message: Message, job_id: bytes, headers: Headers, value: bytes) -> Record:
         # to find a partition by the key would cost as much as all the rest
-        return Record(self._topic, value, job_id, headers, message.partition, int(time.time() * 1000))
+        record = Record(self._topic, value, job_id, headers, message.partition, int(time.time() * 1000))
+        return self._context.signed(RESULT, record)
 
     def _tell(self, message: Message, headers: Headers, value: bytes = b"") -> None:
         job_id = self._id(message)

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 
+from kq import signing
 from kq.clients import topics
 from kq.errors import ChildLost, GiveUp, JobExpired, PoisonMessage, RetryLater
 from kq.executors import explained
@@ -64,6 +65,7 @@ class Retrier(Companion):
         self._ordering = ordering
         self._expect = expect
         self._count = 0
+        self._context = Context("", "", "", {})
 
     def open(self, context: Context) -> None:
         self._context = context
@@ -76,7 +78,7 @@ class Retrier(Companion):
         policy = self._policy(message, outcome)
         if policy is None or (seconds := _seconds_until_next(policy, attempt_of(message), outcome)) is None:
             return outcome, None
-        again = next_run(message) if self._is_in_place(message, policy) else None
+        again = self._again(message) if self._is_in_place(message, policy) else None
         return outcome._replace(retry_in=seconds), again
 
     def on_settled(self, message: Message, outcome: Outcome) -> Iterable[Record]:
@@ -92,7 +94,7 @@ class Retrier(Companion):
     def on_refused(self, message: Message, record: Record, error: BaseException) -> Record | None:
         if isinstance(error, (AssertionError, ValueError)) and record.partition:  # T has got more partitions since
             where = (HEADER_PARTITION, b"%d" % message.partition)
-            return record._replace(partition=0, headers=[where, *record.headers])
+            return self._context.signed(signing.LATER, record._replace(partition=0, headers=[where, *record.headers]))
         return None
 
     def prepare(self, topic: str) -> None:
@@ -126,11 +128,20 @@ class Retrier(Companion):
             return True
         return policy.ordered and self._ordering == "key" and bool(message.key)
 
+    def _again(self, message: Message) -> Message:
+        """Return a message as it runs again in place: verified as any other, and perhaps a letter in the end."""
+        again = next_run(message)
+        if self._context.signer is None:
+            return again
+        record = Record(again.topic, again.value, again.key, list(again.headers), None, 0)  # type: ignore[arg-type]
+        return again._replace(headers=tuple(self._context.signed(signing.JOB, record).headers))
+
     def _record(self, message: Message, seconds: float) -> Record:
         now, headers = time.time(), _next_headers(message)
         assert message.value is not None
         if not seconds:
-            return Record(message.topic, message.value, message.key, headers, message.partition, int(now * 1000))
+            again = Record(message.topic, message.value, message.key, headers, message.partition, int(now * 1000))
+            return self._context.signed(signing.JOB, again)
         if not self._is_expected:
             self._is_expected = True
             self._expect()
@@ -138,7 +149,8 @@ class Retrier(Companion):
         if message.key is not None:
             headers.insert(1, (HEADER_KEY, message.key))
         name = b"job:%b:%d-%d" % (dict(message.headers).get(HEADER_ID, b""), message.partition, message.offset)
-        return Record(self._later, message.value, name, headers, message.partition, int(now * 1000))
+        record = Record(self._later, message.value, name, headers, message.partition, int(now * 1000))
+        return self._context.signed(signing.LATER, record)
 
 
 def _seconds_until_next(policy: Retry, attempt: int, outcome: Outcome) -> float | None:

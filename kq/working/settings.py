@@ -13,6 +13,7 @@ from kq.errors import ArgumentError
 from kq.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
 from kq.retry import Retry, check_retry
 from kq.serializers import loads
+from kq.signing import Signer, check_signer
 from kq.working.backlog import Ordering
 from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
@@ -82,6 +83,8 @@ class Settings(NamedTuple):
     takes_message: bool = True
     #: Whether the worker takes part in firing delayed jobs; at which brokers, if not its own.
     later: bool | str = True
+    #: Verifies what is to run, and signs what is published.
+    signer: Signer | None = None
 
     @property
     def packs(self) -> Literal["none", "asked", "all"]:
@@ -113,6 +116,7 @@ class Settings(NamedTuple):
             "logger": given["logger"] or _logger,
             "retry": check_retry(given["retry"]),
             "dead_letters": _dead_letters(given["dead_letters"], topic),
+            "signer": check_signer(given["signer"]),
             "executor": _executor(given["executor"], given["concurrency"]),
         }
         return cls(**{**given, **made})

@@ -18,7 +18,7 @@ from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from kq.errors import PoisonMessage
-from kq.executors import Caller, Finished, unfit
+from kq.executors import Caller, Finished
 from kq.job import FAILURE, INVALID, SUCCESS, Outcome
 from kq.message import Message, job_from_headers
 from kq.utils import safe_str
@@ -26,6 +26,7 @@ from kq.working.companions import RESTART_WAIT, Companions
 from kq.working.publisher import Publisher
 from kq.working.reporter import Reporter
 from kq.working.settings import Settings
+from kq.working.verifier import Fault
 
 __all__ = ["Settled", "Settler", "not_to_run"]
 
@@ -156,9 +157,9 @@ class Settler:
         return Settled(message, outcome, again)
 
 
-def not_to_run(message: Message, deaths: int, most_deaths: int) -> Finished | None:
-    """Return the end of a message that is not run: its runs kept killing the worker, or it is unfit. Else None."""
-    return _poisoned(message, deaths) if deaths >= most_deaths else unfit(message)
+def not_to_run(message: Message, deaths: int, most_deaths: int, fault: Fault) -> Finished | None:
+    """Return the end of a message that is not run: its runs kept killing the worker, or it has a fault. Else None."""
+    return _poisoned(message, deaths) if deaths >= most_deaths else fault(message)
 
 
 def _poisoned(message: Message, deaths: int) -> Finished:

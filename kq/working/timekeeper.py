@@ -54,7 +54,8 @@ class Timekeeper(ThreadedCompanion):
             self.context.ask_for(f"{self.context.topic}.later", self._hear)
 
     def run(self, stopping: threading.Event) -> None:
-        owner = self._owner = Owner(self.context.topic, self._hosts or self.context.hosts, self.context.config)
+        context = self.context
+        owner = self._owner = Owner(context.topic, self._hosts or context.hosts, context.config, signer=context.signer)
         try:
             owner.run(stopping)
         finally:

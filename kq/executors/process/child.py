@@ -37,8 +37,9 @@ from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Interrupt
-from kq.executors.packing import PLAIN, pack, pack_error, why_not
+from kq.executors.packing import PLAIN, why_not
 from kq.executors.process.output import flush_output
+from kq.executors.process.packing import pack, pack_error
 from kq.executors.process.protocol import (
     LENGTH,
     NEVER,
@@ -55,7 +56,7 @@ from kq.executors.process.protocol import (
 )
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.logs import Router
-from kq.serializers import is_unimportable, loads
+from kq.serializers import JSONSerializer, is_unimportable, loads, serializer_of
 from kq.utils import get_call_repr, safe_str
 
 __all__ = ["run_child"]
@@ -104,6 +105,8 @@ class _Child:
         #: Of the job that runs: its number, 0 for none; whether its result is wanted as bytes; where it tells how far
         #: it is; and whether it has logged something that is captured.
         self.running_number, self._packs, self._report, self.has_logged = 0, False, _NOBODY, False
+        #: By what the running job came, where that was JSON: so does its result.
+        self._serializer: JSONSerializer | None = None
 
     def run(self) -> None:
         if not self._begin():
@@ -189,9 +192,11 @@ class _Child:
         self._note_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
         value, limit, expires, where, is_asked = self._job(number)
         self._packs = settings.packs == "all" or (settings.packs == "asked" and is_asked)
+        self._serializer = None if isinstance(value, tuple) else serializer_of(settings.deserialize, value)
         if expires and time.time() * 1000 >= expires:  # while it waited for the one before it
             error = JobExpired("the job had not started when it expired: it waited in its child")
-            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), pack_error(error), error=error)
+            packed = pack_error(error, self._serializer)
+            self._send_result(number, FAILURE, begun, "", stacktrace_of(error), packed, error=error)
             return
         if limit:
             self._note_start(number, begun, limit)
@@ -258,7 +263,7 @@ class _Child:
         if wants_result or settings.is_verbose or self._report.said is not None or self.has_logged:
             text = safe_str(result) if settings.is_verbose else ""
             errors: list[BaseException] = []
-            packed = self._pack(result, errors) if wants_result else None
+            packed = pack(result, errors, self._serializer, self._packs) if wants_result else None
             self._send_result(number, SUCCESS, begun, text, "" if packed is not None else why_not(errors), packed)
             return
         now = time.monotonic()
@@ -268,18 +273,14 @@ class _Child:
         if now - self._sent_at > _SEND_AFTER:
             self._send_done()
 
-    def _pack(self, result: Any, errors: list[BaseException]) -> Packed:
-        return (result,) if type(result) in PLAIN and not self._packs else pack(result, errors)
-
     def _fail(self, number: int, begun: float, error: BaseException) -> None:
         stacktrace = stacktrace_of(error)
         if isinstance(error, SystemExit):
             error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
-        packed, settings = None, self._settings
+        packed: Packed = None
+        settings = self._settings
         if settings.wants_outcome or settings.wants_errors or self._packs:
-            for name in ("__traceback__", "__cause__", "__context__"):  # frames cannot cross; the text does
-                BaseException.__setattr__(error, name, None)  # its class may have another way, which may raise
-            packed = pack_error(error)
+            packed = pack_error(error, self._serializer)
         self._send_result(number, FAILURE, begun, "", stacktrace, packed, error=error)
 
     def _has_done_its_share(self) -> bool:

@@ -16,16 +16,17 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from kq.context import Said
-from kq.errors import ChildLost, ChildTraceback, JobExpired, RemoteError
+from kq.errors import ChildLost, JobExpired
 from kq.executors.base import Finished, Setting, job_of, timed_out
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
-from kq.executors.process.protocol import Frame, Packed, Result
+from kq.executors.process.packing import unpack, unpack_error
+from kq.executors.process.protocol import Frame, Result
 from kq.executors.running import with_report
-from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome, Status
+from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome
 from kq.logs import FORMAT
 from kq.message import Message, job_from_headers
-from kq.serializers import safe_loads
+from kq.serializers import serializer_of
 from kq.utils import safe_str, type_name
 
 __all__ = ["Outcomes"]
@@ -210,20 +211,21 @@ class Outcomes:
         elif result.status == SUCCESS:
             if result.stacktrace:
                 log_unsent(message, job_id or job_from_headers(message).id, result.stacktrace)
-            self._finish(finished, message, self._unpacked(SUCCESS, result, told), ran)
+            self._finish(finished, message, self._unpacked(message, result, told), ran)
         else:
-            outcome = self._unpacked(FAILURE, result, told)
+            outcome = self._unpacked(message, result, told)
             is_expired = result.cause is not None and type_name(JobExpired) in result.cause[0]
             self._finish(finished, message, outcome, ran._replace(is_read=not is_expired))
 
-    def _unpacked(self, status: Status, result: Result, told: Outcome) -> Outcome:
+    def _unpacked(self, message: Message, result: Result, told: Outcome) -> Outcome:
         """Return an outcome; what it holds is unpickled only where somebody is told of it."""
-        packed, wants_object = result.packed, self._setting.wants_outcome
+        packed, setting = result.packed, self._setting
+        serializer = serializer_of(setting.deserialize, message.value)
         told = told._replace(packed=packed if isinstance(packed, bytes) else None)
-        if status == SUCCESS:
-            return told._replace(result=_unpack(packed) if wants_object else None, unpacked=result.stacktrace)
-        wants_error = wants_object or self._setting.wants_errors
-        error = _unpack_error(packed, result.stacktrace) if wants_error else None
+        if result.status == SUCCESS:
+            thing = unpack(packed, serializer) if setting.wants_outcome else None
+            return told._replace(result=thing, unpacked=result.stacktrace)
+        error = unpack_error(result, serializer) if setting.wants_outcome or setting.wants_errors else None
         trace, cause = result.stacktrace, _cause(result)
         return told._replace(status=FAILURE, exception=error, stacktrace=trace, cause=cause)
 
@@ -270,25 +272,3 @@ def _cause(result: Result) -> Cause | None:
     if result.cause is None:
         return None
     return Cause(*result.cause)._replace(trace=result.stacktrace if result.status == INVALID else "")
-
-
-def _unpack(packed: Packed) -> Any:
-    """Return what a child has packed; None, and a warning, where this process cannot read it: no payload ends it."""
-    if packed is None or isinstance(packed, tuple):
-        return packed and packed[0]
-    try:
-        return safe_loads(packed)
-    except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
-        warn_own("What a job returned or raised cannot be read here: %s: %s", type(error).__name__, safe_str(error))
-        return None
-
-
-def _unpack_error(packed: Packed, stacktrace: str) -> BaseException | None:
-    """Return the exception that a child has packed, with the child's traceback as its cause."""
-    if packed is None:
-        return None
-    unpacked = _unpack(packed)
-    last_line = stacktrace.rstrip().rpartition("\n")[2]
-    error = unpacked if isinstance(unpacked, BaseException) else RemoteError(last_line)
-    BaseException.__setattr__(error, "__cause__", ChildTraceback(stacktrace))  # its class may refuse attributes
-    return error
