@@ -5,6 +5,14 @@ from kq.resulting.event import RESULTS, SUFFIX, JobEvent, headers_of, too_large,
 from kq.resulting.watcher import Watch, Watcher
 
 __all__ = [
-    *("RESERVED", "RESULTS", "SUFFIX"),
-    *("JobEvent", "ResultConsumer", "Watch", "Watcher", "headers_of", "too_large", "with_content_type"),
+    "RESERVED",
+    "RESULTS",
+    "SUFFIX",
+    "JobEvent",
+    "ResultConsumer",
+    "Watch",
+    "Watcher",
+    "headers_of",
+    "too_large",
+    "with_content_type",
 ]

@@ -190,9 +190,7 @@ class _Child:
         self._report, self.has_logged = _NOBODY, False  # what the job before it said is not its own
         begun = time.monotonic()
         self._note_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
-        value, limit, expires, where, is_asked = self._job(number)
-        self._packs = settings.packs == "all" or (settings.packs == "asked" and is_asked)
-        self._serializer = None if isinstance(value, tuple) else serializer_of(settings.deserialize, value)
+        value, limit, expires, where = self._take(number)
         if expires and time.time() * 1000 >= expires:  # while it waited for the one before it
             error = JobExpired("the job had not started when it expired: it waited in its child")
             packed = pack_error(error, self._serializer)
@@ -226,6 +224,14 @@ class _Child:
             self._succeed(number, begun, result)
         self.running_id, self.running_number = None, 0
         leave()
+
+    def _take(self, number: int) -> tuple[Any, float, int, Any]:
+        """Return what there is of a job, and note how its result is to go back."""
+        value, limit, expires, where, is_asked = self._job(number)
+        packs = self._settings.packs
+        self._packs = packs == "all" or (packs == "asked" and is_asked)
+        self._serializer = None if isinstance(value, tuple) else serializer_of(self._settings.deserialize, value)
+        return value, limit, expires, where
 
     def _listen(self, number: int) -> None:
         """Have a job that begins heard, by who is interested."""
