@@ -25,7 +25,7 @@ HOUSE = {
     "words": "errors utils job message context retry letter",
     "clients": "kafka_python making assignor config connect topics reader scan",
     "serializers": "names handles byvalue legacy default",
-    "producing": "binding timing calls delivery later window aio spec decorator",
+    "producing": "binding timing ids calls delivery later window aio spec decorator",
     "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what enqueues": "queue",
     "what looks after letters": "deadletters",

@@ -17,8 +17,9 @@ from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
 from kq.message import HEADER_EXPIRES, HEADER_ID, HEADER_RETRY, Headers, Record, job_headers
 from kq.producing.aio import Bridge
-from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
+from kq.producing.calls import Terms, job_of_call, job_of_item
 from kq.producing.delivery import Delivery
+from kq.producing.ids import new_ids
 from kq.producing.later import Later
 from kq.producing.window import Progress, Window
 from kq.utils import safe_str
