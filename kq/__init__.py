@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kq.errors import PoisonMessage as PoisonMessage
     from kq.errors import RemoteError as RemoteError
     from kq.errors import RetryLater as RetryLater
+    from kq.errors import StoreError as StoreError
     from kq.errors import WorkerError as WorkerError
     from kq.executors import InlineExecutor as InlineExecutor
     from kq.executors import ProcessExecutor as ProcessExecutor
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from kq.letter import DeadLetter as DeadLetter
     from kq.local import LocalKafka as LocalKafka
     from kq.message import Message as Message
+    from kq.messagelog import LogStatus as LogStatus
+    from kq.messagelog import MessageLog as MessageLog
+    from kq.messagelog import MessageStore as MessageStore
     from kq.producing import JobFunction as JobFunction
     from kq.producing import JobSpec as JobSpec
     from kq.queue import EnqueueError as EnqueueError
@@ -78,7 +82,10 @@ _HOMES = {
     "KQError": "errors",
     "LocalKafka": "local",
     "LocalKafkaError": "errors",
+    "LogStatus": "messagelog",
     "Message": "message",
+    "MessageLog": "messagelog",
+    "MessageStore": "messagelog",
     "MissingExtra": "errors",
     "PoisonMessage": "errors",
     "ProcessExecutor": "executors",
@@ -88,6 +95,7 @@ _HOMES = {
     "RetryLater": "errors",
     "Schedule": "scheduling",
     "Status": "job",
+    "StoreError": "errors",
     "ThreadExecutor": "executors",
     "Worker": "worker",
     "WorkerError": "errors",

@@ -360,8 +360,8 @@ class _Replay:
         """Send the original of a letter, one of so many."""
         partition = letter.partition if letter.partition < self._partitions else None
         try:
-            value = self._letters.value_of(letter)
-            future = self._producer.send(letter.topic, value, letter.key, original(letter), partition)
+            value, headers = self._letters.value_of(letter), original(letter, int(time.time() * 1000))
+            future = self._producer.send(letter.topic, value, letter.key, headers, partition)
         except (KafkaError, KQError) as error:
             self._refuse(record, error)
             return

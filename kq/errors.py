@@ -18,6 +18,7 @@
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
   - ``RemoteError``: an exception of a job that could not cross from its child, as text
   - ``LocalKafkaError``: the Kafka for development did not start or went away
+  - ``StoreError``: the database of a message log refuses
   - ``MissingExtra``, also an ``ImportError``: an optional dependency is not installed
 
 ``EnqueueError`` and ``EnqueueUnknown`` live in :mod:`kq.producing.delivery`, because they are Kafka errors too and
@@ -40,6 +41,7 @@ __all__ = [
     "PoisonMessage",
     "RemoteError",
     "RetryLater",
+    "StoreError",
     "WorkerError",
 ]
 
@@ -66,6 +68,13 @@ class LocalKafkaError(KQError):
 
 class MissingExtra(KQError, ImportError):
     """An optional dependency is missing; the message is the command that installs it."""
+
+
+class StoreError(KQError):
+    """The database of a message log refuses, or is not one; the message is one line, without a password.
+
+    Jobs go on without it: only those who read the log get this error.
+    """
 
 
 class PoisonMessage(KQError):

@@ -25,7 +25,9 @@ __all__ = [
     "HEADER_PARTITION",
     "HEADER_PREFIX",
     "HEADER_PYTHON",
+    "HEADER_RENEWED",
     "HEADER_RETRY",
+    "HEADER_TASK_TYPE",
     "HEADER_TIMEOUT",
     "HEADER_TIMESTAMP",
     "PYTHON",
@@ -68,6 +70,11 @@ HEADER_KEY, HEADER_PARTITION = "kq-key", "kq-partition"
 HEADER_RETRY = "kq-retry"
 #: The number of this run, as decimal text; absent in the first one.
 HEADER_ATTEMPT = "kq-attempt"
+#: When the message was put onto its topic anew, to begin with its first attempt again: in Unix milliseconds, as decimal
+#: text.
+HEADER_RENEWED = "kq-renewed"
+#: What its consumer calls the kind of a message, UTF-8.
+HEADER_TASK_TYPE = "kq-task-type"
 
 
 class Message(NamedTuple):

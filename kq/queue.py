@@ -31,6 +31,7 @@ from kq.clients import (
 )
 from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
+from kq.messagelog import MessageStore, check_store
 from kq.producing import (
     Delivery,
     EnqueueError,
@@ -38,6 +39,7 @@ from kq.producing import (
     JobFunction,
     Later,
     Progress,
+    Publishing,
     Sender,
     Terms,
     check_timeout,
@@ -109,6 +111,7 @@ class Queue:
         request say; of ``enqueue_many`` each record. If left out, the producer's own settings bound it.
     :param retry: Which failed attempts run again where nothing else is said: a :class:`kq.Retry`, or how many attempts
         may follow the first one.
+    :param message_log: Where to write down what was enqueued: a :class:`kq.MessageStore`, or its address.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -124,6 +127,7 @@ class Queue:
         config: Mapping[str, Any] | None = None,
         enqueue_timeout: float | None = None,
         retry: Retry | int | None = None,
+        message_log: MessageStore | str | None = None,
     ) -> None:
         if topic is None and hosts is not None:
             topic = DEFAULT_TOPIC
@@ -147,6 +151,8 @@ class Queue:
         self._delivery = Delivery(repr(self), topic, producer, self._hosts, self._config, enqueue_timeout)
         self._later = Later(self._delivery, self._access)
         self._sender = Sender(self._delivery, self._later, serializer or dumps, logger or _logger)
+        self._publishing = None if check_store(message_log) is None else Publishing(message_log)  # type: ignore[arg-type]
+        self._sender.note = None if self._publishing is None else self._publishing.note
         self._schedules = Schedules(self._delivery, self._later, self._access)
         self._spec = EnqueueSpec(self._sender, self._terms, self._schedules)
         if (producer.config if producer is not None else self._config).get("acks") == 0:
@@ -376,6 +382,8 @@ class Queue:
         :param timeout: How long that may take, in seconds.
         """
         self._delivery.close(timeout)
+        if self._publishing is not None:
+            self._publishing.close(timeout)
 
     def _deliver_by(self, delivery: Delivery, later: Later) -> tuple[Delivery, Later]:
         """Have all that belongs to this queue go another way, for tests; return the way of before."""

@@ -22,6 +22,7 @@ from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python, sett
 from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor
+from kq.messagelog import MessageStore
 from kq.retry import Retry
 from kq.working import (
     Companion,
@@ -31,6 +32,7 @@ from kq.working import (
     Loop,
     Ordering,
     Plan,
+    Recording,
     Retrier,
     Settings,
     State,
@@ -100,6 +102,7 @@ class Worker:
     :param retry: Which failed attempts run again, for jobs that say nothing themselves: a :class:`kq.Retry`, or how
         many attempts may follow the first one.
     :param dead_letters: Whether messages that failed for good go to the topic ``<topic>.dead``; or the name of another.
+    :param message_log: Where to write down what becomes of each message: a :class:`kq.MessageStore`, or its address.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -125,6 +128,7 @@ class Worker:
         later: bool | str = True,
         retry: Retry | int | None = None,
         dead_letters: bool | str = False,
+        message_log: MessageStore | str | None = None,
     ) -> None:
         arguments = dict(locals())
         del arguments["self"]
@@ -278,6 +282,7 @@ class Worker:
             *([timekeeper] if fires else []),
             retrier,
             *([Letters(None if letters is True else letters)] if letters else []),
+            *([] if settings.message_log is None else [Recording(settings.message_log, bool(letters))]),
         ]
 
     def _warn_of_nobody(self) -> None:

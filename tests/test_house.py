@@ -25,7 +25,8 @@ HOUSE = {
     "words": "errors utils job message context retry letter",
     "clients": "kafka_python making assignor config connect topics reader scan",
     "serializers": "names handles byvalue legacy default",
-    "producing": "binding timing ids calls delivery later window aio spec decorator",
+    "messagelog": "entries rows schema writing recorder store",
+    "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
     "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what enqueues": "queue",
     "what looks after letters": "deadletters",
@@ -33,7 +34,7 @@ HOUSE = {
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "garbage callback waker stop state backlog brake reruns companions timekeeper publisher settings settle "
-    "messages retrier letters watchdog loop",
+    "messages retrier letters recording watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
     "what tests": "frozen testing",
@@ -47,6 +48,7 @@ PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),
     *("scheduling.table", "scheduling.entries"),
+    "messagelog.rows",
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog", "working.reruns"),
 ]
 # The table ends here.

@@ -18,7 +18,7 @@ from kq.job import EnqueuedJob, EnqueueItem, Job
 from kq.message import HEADER_EXPIRES, HEADER_ID, HEADER_RETRY, Headers, Record, job_headers
 from kq.producing.aio import Bridge
 from kq.producing.calls import Terms, job_of_call, job_of_item
-from kq.producing.delivery import Delivery
+from kq.producing.delivery import Delivery, Sent
 from kq.producing.ids import new_ids
 from kq.producing.later import Later
 from kq.producing.window import Progress, Window
@@ -42,6 +42,8 @@ class Sender:
         self.later = later
         self.serializer = serializer
         self.bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
+        #: Called with each record that was acknowledged; None if nobody asks.
+        self.note: Callable[[Sent], object] | None = None
         self._logger = logger
 
     def record(self, job: Job, terms: Terms) -> Record:
@@ -117,6 +119,8 @@ class EnqueueSpec:
         delivery.wait(sent)
         if error := delivery.verdict(sent):
             raise error
+        if self._sender.note is not None:
+            self._sender.note(sent)
         return job
 
     def enqueue_many(self, jobs: Iterable[EnqueueItem], *, on_progress: Progress | None = None) -> list[EnqueuedJob]:
@@ -143,7 +147,9 @@ class EnqueueSpec:
         """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
         job = job_of_call(self._terms, now_millis(), new_ids(), obj, args, kwargs)
         await self._prepare(job)
-        await self._sender.bridge().deliver(job, self._record(job))
+        sent = await self._sender.bridge().deliver(job, self._record(job))
+        if self._sender.note is not None:
+            self._sender.note(sent)
         return job
 
     async def aenqueue_many(
@@ -164,7 +170,8 @@ class EnqueueSpec:
             raise ArgumentError("on_progress must be a callable")
         if not isinstance(jobs, (Iterable, AsyncIterable)):
             raise ArgumentError("jobs must be an iterable of jobs, callables and (function, args, kwargs)")
-        return Window(self._sender.delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
+        total = len(jobs) if isinstance(jobs, Sized) else None
+        return Window(self._sender.delivery, on_progress, total, self._sender.note)
 
     def _jobs(self, items: Iterable[Any]) -> Iterator[EnqueuedJob]:
         ids = new_ids(_IDS_AHEAD)

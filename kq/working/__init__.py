@@ -7,6 +7,7 @@ from kq.working.companions import Companion, Companions, Context, ThreadedCompan
 from kq.working.garbage import rare_collections
 from kq.working.letters import Letters
 from kq.working.loop import Loop
+from kq.working.recording import Recording
 from kq.working.retrier import Retrier, next_run
 from kq.working.settings import Plan, Settings
 from kq.working.state import State, Stats
@@ -22,6 +23,7 @@ __all__ = [
     "Loop",
     "Ordering",
     "Plan",
+    "Recording",
     "Retrier",
     "Settings",
     "State",

@@ -1,8 +1,8 @@
 """Companions: how a capability joins a worker, and what a worker tells it.
 
 1. ``open`` is called before anything is polled. What it raises ends ``Worker.start``: better than to find out at night.
-2. ``on_started`` and ``on_settled`` are called for each message. What ``on_settled`` returns is published; the message
-   is done when all of it is acknowledged.
+2. ``on_started`` and ``on_settled`` are called for each message, ``on_started_many`` and ``on_ended`` for many at once.
+   What ``on_settled`` returns is published; the message is done when all of it is acknowledged.
 3. ``stop`` is called when the last outcome is settled, with the time by which it must return.
 
 The loop knows this protocol and none of the capabilities. It calls them in the thread that called ``Worker.start``, so
@@ -15,9 +15,10 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kq.executors import Finished
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
 
@@ -55,6 +56,15 @@ class Companion:
 
     def on_started(self, message: Message) -> None:
         """Note that the job of a message is handed to the executor."""
+
+    def on_started_many(self, messages: Sequence[Message]) -> None:
+        """Note that the jobs of messages are handed to the executor: all of a turn. The list stays as it is."""
+
+    def on_ended(self, ended: Sequence[Finished]) -> None:
+        """Note what became of messages that are done, or run again in place: all of a turn. The list stays as it is.
+
+        For those that answer with nothing: it costs nearly nothing for each message, and needs no publisher.
+        """
 
     def judge(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
         """Return an outcome as all are to hear of it, and what runs again in place; None for nothing.
@@ -168,8 +178,11 @@ class Companions:
         #: Those that hear of starts, and those that answer to outcomes: the others cost nothing there.
         self._hearing = [one for one in self._all if type(one).on_started is not Companion.on_started]
         self._answering = [one for one in self._all if type(one).on_settled is not Companion.on_settled]
+        self._hearing_many = [one for one in self._all if type(one).on_started_many is not Companion.on_started_many]
+        self._recording = [one for one in self._all if type(one).on_ended is not Companion.on_ended]
         self._judging = [one for one in self._all if type(one).judge is not Companion.judge]
-        self.hear_starts = bool(self._hearing)
+        self.hear_starts = bool(self._hearing or self._hearing_many)
+        self.hear_ends = bool(self._recording)
         self.answers_success = any(one.answers_success for one in self._answering)
 
     def __bool__(self) -> bool:
@@ -187,13 +200,26 @@ class Companions:
             companion.open(context)
             self._open.append(companion)
 
-    def started(self, messages: Iterable[Message]) -> None:
+    def started(self, messages: Sequence[Message]) -> None:
         """Tell all that jobs start. One that fails is said aloud, and holds back nothing."""
-        for companion, message in itertools.product(self._hearing, messages):
+        for companion in self._hearing_many:
+            try:
+                companion.on_started_many(messages)
+            except Exception:  # the door of a capability: the jobs matter more
+                _logger.exception("%s failed at the start of messages", type(companion).__name__)
+        for companion, message in itertools.product(self._hearing, messages if self._hearing else ()):
             try:
                 companion.on_started(message)
             except Exception:  # the door of a capability: the job matters more
                 _logger.exception("%s failed at the start of message %s", type(companion).__name__, message[:3])
+
+    def ended(self, ended: Sequence[Finished]) -> None:
+        """Tell all what became of messages. One that fails is said aloud, and holds back nothing."""
+        for companion in self._recording:
+            try:
+                companion.on_ended(ended)
+            except Exception:  # the door of a capability: the messages are done
+                _logger.exception("%s failed at the end of messages", type(companion).__name__)
 
     def judged(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
         """Return an outcome as all are to hear of it, and what runs again in place."""

@@ -18,6 +18,7 @@ import time
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked
 from kq.executors import Finished, Setting, describe, log_interrupted, log_invalid
+from kq.job import SUCCESS
 from kq.working.brake import Brake
 from kq.working.messages import Messages
 from kq.working.publisher import Publisher
@@ -69,6 +70,8 @@ class Loop:
         self._is_drained = False
         self._last_publish = 0.0
         self._unpublished = False
+        #: What companions are to be told of that have ended, this turn.
+        self._ended: list[Finished] = []
         self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, self._messages.running, plan.companions.look)
 
     def run(self) -> int:
@@ -108,6 +111,7 @@ class Loop:
         has_settled = self._settle(finished)
         # also where runs end in each turn, as those of an inline executor do: nothing would be done till there are none
         has_settled = self._complete_acknowledged() or has_settled
+        self._tell_of_ends()
         if has_settled and self._plan.commits_each:
             self._commit_each()
         has_started = self._start_jobs()
@@ -228,7 +232,10 @@ class Loop:
         """Settle runs that have ended; return whether there were any."""
         messages = self._messages
         is_plain = len(finished) > 1 and messages.suspect is None and self._settler.is_silent and not self._brake.is_on
-        for one in messages.settle_successes(finished) if is_plain else finished:
+        rest = messages.settle_successes(finished) if is_plain else finished
+        if is_plain and self._plan.companions.hear_ends:
+            self._ended += finished if not rest else filter(_is_success, finished)
+        for one in rest:
             if one.outcome is None:  # ended by a stop: it will run again
                 self._interrupt(one)
                 continue
@@ -258,6 +265,8 @@ class Loop:
         if settled is not None:
             self._go_on(settled)
         elif one.outcome is not None:
+            if self._plan.companions.hear_ends:
+                self._ended.append(one)
             self._messages.complete(one.message, one.outcome)
 
     def _go_on(self, settled: Settled) -> None:
@@ -268,6 +277,13 @@ class Loop:
             self._messages.run_again(message, again, outcome.retry_in or 0.0)
         else:
             self._messages.complete(message, outcome)
+        if self._plan.companions.hear_ends and not waits:
+            self._ended.append(Finished(message, None, outcome))
+
+    def _tell_of_ends(self) -> None:
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._plan.companions.ended(ended)
 
     def _complete_acknowledged(self) -> bool:
         """Complete what waited for its records; return whether there was anything."""
@@ -336,6 +352,7 @@ class Loop:
         if not self._pump.stop(_PUMP_PATIENCE):
             _own_logger.error("The consumer does not end; it is left behind")
         self._take_in()  # its last commit may have failed for good
+        self._tell_of_ends()
         self._plan.companions.stop(time.monotonic() + _LAST_PATIENCE)
         if self._publisher is not None:
             self._publisher.close(_LAST_PATIENCE)
@@ -343,3 +360,7 @@ class Loop:
             self._watchdog.executor = None
             self._executor.release()
         self.state = State.STOPPED
+
+
+def _is_success(one: Finished) -> bool:
+    return one.outcome is not None and one.outcome.status == SUCCESS
