@@ -60,11 +60,16 @@ def cleaned(text: str | None, longest: int, *, end: bool = False) -> str | None:
     """Return a text that any database takes, and no longer than so many characters: its beginning, or its end."""
     if text is None:
         return None
-    if len(text) > longest:
-        text = f"…{text[1 - longest :]}" if end else f"{text[: longest - 1]}…"
+    text = _cut(text, longest, end)
     if not text.isascii():
         text = text.encode("utf-8", "backslashreplace").decode()
-    return text.replace("\0", "\\x00") if "\0" in text else text
+    return _cut(text.replace("\0", "\\x00"), longest, end)  # which made it longer
+
+
+def _cut(text: str, longest: int, end: bool) -> str:
+    if len(text) <= longest:
+        return text
+    return f"…{text[1 - longest :]}" if end else f"{text[: longest - 1]}…"
 
 
 class _Brief(Repr):
