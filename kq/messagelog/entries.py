@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal, NamedTuple, get_args
 
-__all__ = ["STATUSES", "LogStatus", "MessageLog", "position"]
+__all__ = ["MOST_ATTEMPTS", "STATUSES", "LogStatus", "MessageLog", "position"]
 
 #: What is known of a message. From ``RETRIED`` it goes on, with the next attempt; the others behind ``IN_PROGRESS`` are
 #: an end.
@@ -22,7 +22,8 @@ _RANKS = {"PUBLISHED": 0, "IN_PROGRESS": 1}
 _ENDED = 2
 #: Bits of a position that tell of rank and attempt; and what stands before them at most, for all to be 63 bits.
 _RANK_BITS, _ATTEMPT_BITS, _MOST_RENEWED = 2, 16, (1 << 44) - 1
-_MOST_ATTEMPTS = (1 << _ATTEMPT_BITS) - 1
+#: Attempts beyond which they are told apart no more: another program may write any number.
+MOST_ATTEMPTS = (1 << _ATTEMPT_BITS) - 1
 
 
 class MessageLog(NamedTuple):
@@ -88,5 +89,5 @@ def position(status: str, attempt: int = 1, renewed: int = 0) -> int:
     :param renewed: When the message was put onto its topic anew, with its first attempt to come, in Unix milliseconds;
         0 if it was not.
     """
-    begun = min(renewed, _MOST_RENEWED) << _ATTEMPT_BITS | min(attempt, _MOST_ATTEMPTS)
+    begun = min(renewed, _MOST_RENEWED) << _ATTEMPT_BITS | min(attempt, MOST_ATTEMPTS)
     return begun << _RANK_BITS | _RANKS.get(status, _ENDED)

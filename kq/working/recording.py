@@ -29,7 +29,7 @@ from kq.message import (
     Message,
     millis_in,
 )
-from kq.messagelog import LogStatus, MessageStore, Row, cleaned, position
+from kq.messagelog import MOST_ATTEMPTS, LogStatus, MessageStore, Row, cleaned, position
 from kq.utils import type_name
 from kq.working.companions import Companion, Context
 
@@ -160,7 +160,7 @@ class Rows:
         function = task_type = None if func is None else self._names.get(func) or self._name(func)
         if len(told) > (name is not None) + (func is not None):
             task_type = self._name(told[HEADER_TASK_TYPE]) if HEADER_TASK_TYPE in told else function
-            attempt = max(1, millis_in(told.get(HEADER_ATTEMPT)) or 1)
+            attempt = min(max(1, millis_in(told.get(HEADER_ATTEMPT)) or 1), MOST_ATTEMPTS)
             timestamp = millis_in(told.get(HEADER_TIMESTAMP)) or timestamp
             place = position(status, attempt, millis_in(told.get(HEADER_RENEWED)) or 0)
         elif status != "COMPLETED":
