@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kq.queue import EnqueueSpec as EnqueueSpec
     from kq.queue import EnqueueUnknown as EnqueueUnknown
     from kq.queue import Queue as Queue
+    from kq.requeueing import requeue as requeue
     from kq.retry import Retry as Retry
     from kq.scheduling import Cron as Cron
     from kq.scheduling import Every as Every
@@ -102,6 +103,7 @@ _HOMES = {
     "current_job": "context",
     "dumps": "serializers",
     "loads": "serializers",
+    "requeue": "requeueing",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

@@ -29,7 +29,7 @@ HOUSE = {
     "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
     "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what enqueues": "queue",
-    "what looks after letters": "deadletters",
+    "what looks after messages": "deadletters requeueing",
     "executors": "coroutine calling interrupt lines base fitness inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
@@ -39,7 +39,7 @@ HOUSE = {
     "local": "install supervisor broker",
     "what tests": "frozen testing",
     "the top": "kq",
-    "cli": "logs reload together targets options output check survey topics broker dead demo enqueue schedule skip "
+    "cli": "logs reload together targets options output check survey topics broker dead demo enqueue schedule skip log "
     "groups info worker main",
     "the command": "__main__",
 }
