@@ -97,7 +97,7 @@ def _index(log: Any) -> None:
     """
     sa, changed = sqlalchemy(), log.c.changed
     bad, failed = log.c.status != literal("COMPLETED"), log.c.exception.is_not(None)
-    sa.Index(f"{NAME}_changed", changed)
+    sa.Index(f"{NAME}_changed", changed, log.c.topic)  # by which entries of a rare topic are found without the others
     sa.Index(f"{NAME}_function", log.c.function, changed)
     sa.Index(f"{NAME}_status", log.c.status, changed, sqlite_where=bad, postgresql_where=bad)
     sa.Index(f"{NAME}_exception", changed, sqlite_where=failed, postgresql_where=failed)
