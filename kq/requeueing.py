@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -136,7 +135,7 @@ def _notes(store: MessageStore | None) -> Iterator[Callable[[MessageLog, Any, in
     if store is None:
         yield lambda entry, place, now: None
         return
-    feed = store.feed(itertools.chain)
+    feed = store.feed(lambda batches: [batches])
     try:
         yield lambda entry, place, now: feed.put(_row(entry, place, now))
     finally:

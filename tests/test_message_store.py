@@ -60,7 +60,7 @@ def write(store: MessageStore, *rows: Row, seen: dict[str, bool] | None = None, 
 
 
 def fed(store: MessageStore, rows: Sequence[Row]) -> None:
-    feed = store.feed(lambda batches: itertools.chain.from_iterable(batches))
+    feed = store.feed(lambda batches: batches)
     feed.put(rows, len(rows))
     assert store.flush()
 
@@ -405,7 +405,7 @@ def test_a_store_cannot_be_pickled_and_hides_its_password() -> None:
 def test_a_child_of_a_fork_writes_for_itself(store_url: str) -> None:
     """It has no thread at first, and the connections are its parent's."""
     with MessageStore(store_url) as store:
-        feed = store.feed(lambda batches: itertools.chain.from_iterable(batches))
+        feed = store.feed(lambda batches: batches)
         feed.put([row("parent", "COMPLETED")])
         assert store.flush()
         pid = os.fork()

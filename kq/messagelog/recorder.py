@@ -44,9 +44,11 @@ EXIT_PATIENCE = 2.0
 #: Rows after which the thread lets others have Python's lock, and for how many seconds. It would keep it for longer
 #: than children have work.
 _SLICE, _BREATH = 64, 0.0002
+#: Columns of a row without long texts.
+_PLAIN = len(FIELDS)
 
-#: Turns what was put into rows. Called with nothing several times a second, too.
-RowsOf = Callable[[Sequence[Any]], Iterable[Row]]
+#: Turns what was put into rows, some at a time. Called with nothing several times a second, too.
+RowsOf = Callable[[Sequence[Any]], Iterable[Sequence[Row]]]
 
 
 class _Writer(Protocol):
@@ -93,8 +95,8 @@ class Feed:
             self._has_begun = True
             self._begin()
 
-    def take(self) -> Iterable[Row]:
-        """Return the rows of what was put. From the thread of the recorder."""
+    def take(self) -> Iterable[Sequence[Row]]:
+        """Return the rows of what was put, some at a time. From the thread of the recorder."""
         batches = [self._batches.popleft() for _ in range(len(self._batches))]
         self._taken += sum(count for count, _, _ in batches)
         self._taken_bytes += sum(size for _, size, _ in batches)
@@ -237,16 +239,27 @@ class Recorder:
         count = 0
         for feed in list(self._feeds):
             is_closed = feed.is_closed
-            for row in feed.take():
-                self._keep(row)
-                count += 1
-                if count % _SLICE == 0:
+            for rows in feed.take():
+                self._keep_all(rows)
+                count += len(rows)
+                if count >= _SLICE:
                     time.sleep(_BREATH)
+                    count = 0
             if is_closed:
                 self._feeds.remove(feed)
                 self._dropped += feed.dropped
                 if feed.worker is not None:
                     self._gone.add(feed.worker)
+
+    def _keep_all(self, rows: Sequence[Row]) -> None:
+        """Keep rows until they are written."""
+        fresh = {row[0]: row for row in rows}
+        is_plain = len(fresh) == len(rows) and all(len(row) == _PLAIN for row in rows)
+        if is_plain and len(self._rows) + len(rows) <= MOST and self._rows.keys().isdisjoint(fresh):
+            self._rows.update(fresh)  # nearly always, and several times as fast as one by one
+            return
+        for row in rows:
+            self._keep(row)
 
     def _keep(self, row: Row) -> None:
         """Keep a row until it is written, and merge it with what is there of its job."""
@@ -257,10 +270,10 @@ class Recorder:
         elif len(rows) >= MOST:
             self._dropped += 1
             return
-        if len(row) > len(FIELDS):
-            self._text += sum(len(text) for text in row[len(FIELDS) :] if text)
+        if len(row) > _PLAIN:
+            self._text += sum(len(text) for text in row[_PLAIN:] if text)
             if self._text > MOST_TEXT:  # the status is worth more than the traceback
-                row = row[: len(FIELDS)]
+                row = row[:_PLAIN]
         rows[row[0]] = row
 
     def _drop_rows(self) -> None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kq.job import Job
@@ -18,6 +18,8 @@ from kq.utils import get_call_repr
 __all__ = ["Publishing"]
 
 _PUBLISHED = position("PUBLISHED")
+#: Rows after which others have Python's lock.
+_AT_ONCE = 64
 
 
 class Publishing:
@@ -45,14 +47,18 @@ class Publishing:
             self.store.remove(self._feed, 1.0 if timeout is None else timeout)
 
 
-def _rows(batches: Iterable[tuple[Job, Any, str]]) -> Iterator[Row]:
+def _rows(batches: Sequence[tuple[Job, Any, str]]) -> Iterator[list[Row]]:
     """Yield the rows of jobs, each with the producer's word of where its record is."""
-    for job, place, arguments in batches:
-        is_there = place is not None and place.topic == job.topic  # otherwise it waits elsewhere
-        name = None if job.func is None else cleaned(get_call_repr(job.func)[:-2], 200)
-        yield (
-            *(cleaned(job.id, 255), _PUBLISHED, "PUBLISHED", 1, job.topic),
-            *((place.partition, place.offset) if is_there else (None, None)),
-            *(job.key or None, name, name, job.timestamp, None, None, None),
-            *(arguments, None, None, None, None),
-        )
+    for begin in range(0, len(batches), _AT_ONCE):
+        yield [_row(*one) for one in batches[begin : begin + _AT_ONCE]]
+
+
+def _row(job: Job, place: Any, arguments: str) -> Row:
+    is_there = place is not None and place.topic == job.topic  # otherwise it waits elsewhere
+    name = None if job.func is None else cleaned(get_call_repr(job.func)[:-2], 200)
+    return (
+        *(cleaned(job.id, 255), _PUBLISHED, "PUBLISHED", 1, job.topic),
+        *((place.partition, place.offset) if is_there else (None, None)),
+        *(job.key or None, name, name, job.timestamp, None, None, None),
+        *(arguments, None, None, None, None),
+    )

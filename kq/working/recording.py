@@ -100,29 +100,53 @@ class Rows:
         #: Names of functions, as they travel and as text: there are few.
         self._names: dict[bytes, str] = {}
 
-    def __call__(self, batches: Iterable[tuple[float, Sequence[Message], Sequence[Finished]]]) -> Iterator[Row]:
+    def __call__(self, batches: Iterable[tuple[float, Sequence[Message], Sequence[Finished]]]) -> Iterator[list[Row]]:
         """Yield the rows of starts and ends, each with its time."""
         for at, started, ended in batches:
             now = int(at * 1000)
             if started:
                 self._starts.update(dict.fromkeys(map(id, started), now))
                 self._fresh.append((now, started))
-            for one in ended:
-                yield self._end(one, now)
-        yield from self._late_starts(int((time.time() - HOLD) * 1000))
+            if ended:
+                yield self._ends(ended, now)
+        yield self._late_starts(int((time.time() - HOLD) * 1000))
 
-    def _late_starts(self, before: int) -> Iterator[Row]:
-        """Yield rows of what has run since a time, and go on waiting for its end."""
+    def _late_starts(self, before: int) -> list[Row]:
+        """Return rows of what has run since a time, and go on waiting for its end."""
+        rows = []
         while self._fresh and self._fresh[0][0] <= before:
             for message in self._fresh.popleft()[1]:
                 name = id(message)
                 if name in self._starts:
                     self._told[name] = message
-                    yield self._row(message, "IN_PROGRESS", self._starts[name], None)
+                    rows.append(self._row(message, "IN_PROGRESS", self._starts[name], None))
         while len(self._told) > _MOST_STARTS:  # their ends were dropped
             name = next(iter(self._told))
             del self._told[name]
             self._starts.pop(name, None)
+        return rows
+
+    def _ends(self, ended: Sequence[Finished], now: int) -> list[Row]:
+        """Return the rows of ends. Nearly all are plain successes, for which this takes a third of the usual time."""
+        rows, names, take_start = list[Row](), self._names, self._starts.pop
+        for message, job, outcome, why in ended:
+            headers = message[6]
+            if len(headers) == 2 and outcome is not None and outcome[0] == SUCCESS:
+                (first, name), (second, func) = headers
+                if first == HEADER_ID and second == HEADER_FUNC and func in names and name.isalnum() and len(name) < 99:
+                    topic, partition, offset, key, _, timestamp, _ = message
+                    function, begun = names[func], take_start(id(message), None)
+                    if self._told:
+                        self._told.pop(id(message), None)
+                    rows.append(
+                        (
+                            *(name.decode(), _COMPLETED_FIRST, "COMPLETED", 1, topic, partition, offset, key),
+                            *(function, function, timestamp, begun, now, self._worker),
+                        )
+                    )
+                    continue
+            rows.append(self._end(Finished(message, job, outcome, why), now))
+        return rows
 
     def _end(self, one: Finished, now: int) -> Row:
         message, _, outcome, _ = one
