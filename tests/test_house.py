@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import django
 import pytest
+from django.conf import settings
 
 import kq
 
@@ -39,6 +41,7 @@ HOUSE = {
     "local": "install supervisor broker",
     "what tests": "frozen testing",
     "the top": "kq",
+    "django": "conf tables models admin apps management.commands.kq_worker management.commands management",
     "cli": "logs reload together targets options output check survey topics broker dead demo enqueue schedule skip log "
     "groups info worker main",
     "the command": "__main__",
@@ -53,7 +56,7 @@ PURE = [
 ]
 # The table ends here.
 #: Departments that nothing else imports: what they need now and then may wait until then.
-EDGE = ("kq.local", "kq.cli", "kq.__main__")
+EDGE = ("kq.local", "kq.cli", "kq.django", "kq.__main__")
 DEPARTMENTS = [name for name in HOUSE if (PACKAGE / name.replace(".", "/")).is_dir()]
 
 #: What a pure rule has no business with: Kafka, threads, processes, files' readiness, and clocks.
@@ -263,9 +266,19 @@ def test_rules_are_pure(name):
 @pytest.mark.parametrize("name", [name for name in modules() if tree(modules()[name]).body[1:]])
 def test_public_names_are_listed_and_sorted(name):
     """Every module says in a sorted ``__all__`` what is public, and has what it lists."""
+    if name.startswith("kq.django."):
+        set_up_django()
     module = importlib.import_module(name)
     assert sorted(module.__all__, key=rank) == list(module.__all__)
     assert [public for public in module.__all__ if not hasattr(module, public)] == []
+
+
+def set_up_django() -> None:
+    """Have models and admin be importable."""
+    if not settings.configured:
+        contrib = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "messages", "sessions")]
+        settings.configure(INSTALLED_APPS=[*contrib, "kq.django"], SECRET_KEY="x", USE_TZ=True)
+    django.setup()
 
 
 def rank(name: str) -> tuple[bool, bool, str]:

@@ -6,6 +6,7 @@ A queue and a worker get a ``MessageStore``, and write with a ``Feed`` of it. No
 from kq.messagelog.entries import MOST_ATTEMPTS, STATUSES, LogStatus, MessageLog, position
 from kq.messagelog.recorder import Feed
 from kq.messagelog.rows import MASKED, Row, brief, call_text, cleaned
+from kq.messagelog.schema import statements_of
 from kq.messagelog.store import MessageStore, check_store
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "check_store",
     "cleaned",
     "position",
+    "statements_of",
 ]

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from kq.errors import ArgumentError, MissingExtra, StoreError
 
@@ -26,6 +26,7 @@ __all__ = [
     "reading",
     "shown",
     "sqlalchemy",
+    "statements_of",
     "tables",
     "tidy",
 ]
@@ -111,6 +112,28 @@ def _make_first(connection: Any) -> None:
 
 #: What makes the schema of one version of that before it, from nothing on. Steps are added, and never changed.
 STEPS: list[Callable[[Any], None]] = [_make_first]
+
+
+class Statements(NamedTuple):
+    """What makes the tables, for who has a connection of its own."""
+
+    #: The table that is there if all are.
+    name: str
+    make: list[str]
+
+
+def statements_of(dialect: str) -> Statements:
+    """Return the statements that make the tables.
+
+    :param dialect: ``"sqlite"`` or ``"postgresql"``.
+    """
+    sa, found = sqlalchemy(), tables()
+    spoken = import_module(f"sqlalchemy.dialects.{dialect}").dialect()
+    made = []
+    for table in (found.log, found.workers, found.schema):
+        made.append(str(sa.schema.CreateTable(table).compile(dialect=spoken)))
+        made += [str(sa.schema.CreateIndex(index).compile(dialect=spoken)) for index in table.indexes]
+    return Statements(found.schema.name, [*made, f"INSERT INTO {found.schema.name} (version) VALUES ({len(STEPS)})"])
 
 
 def open_engine(url: str) -> Any:
