@@ -119,6 +119,25 @@ def test_a_delayed_job_is_published_without_a_place(topic: str, hosts: str, stor
     assert found.published_at is not None and abs(found.published_at.timestamp() * 1000 - job.timestamp) < 2
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("mask", [False, True])
+def test_what_jobs_return_is_shown_where_the_worker_has_it(
+    topic: str, hosts: str, url: str, executor: str, mask: bool
+) -> None:
+    """Children tell it if there is a callback; it stays out where arguments do."""
+    with Queue(topic, hosts=hosts) as queue:
+        made = [queue.enqueue(operator.add, 1, 2), queue.enqueue(jobs.echo), queue.enqueue(jobs.make_unprintable)]
+        none = queue.enqueue(jobs.say, "nothing is returned")
+        long = queue.enqueue(operator.mul, "x", 10_000)
+    calls = jobs.Calls()
+    with MessageStore(url, mask_arguments=mask) as store:
+        Worker(topic, hosts=hosts, callback=calls, message_log=store, **EXECUTORS[executor]).start(max_messages=5)
+        shown = [entry(store, job.id).result for job in made]
+        assert shown == (["***"] * 3 if mask else ["3", "((), {})", "<unprintable Unprintable>"])
+        assert entry(store, none.id).result is None
+        assert mask or len(entry(store, long.id).result or "") <= 2_000
+
+
 async def _enqueue(queue: Queue) -> list[kq.Job]:
     return [await queue.aenqueue(operator.neg, 3), *await queue.aenqueue_many([(operator.neg, (4,))])]
 

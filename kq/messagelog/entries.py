@@ -46,7 +46,7 @@ class MessageLog(NamedTuple):
     :param changed_at: When the store heard of this status.
     :param worker: Which worker runs it, or ran it: host, process ID, and what tells two of one number apart.
     :param worker_died_at: When that worker was last heard of, if it is gone and the message is in progress.
-    :param result: What the job returned, as text.
+    :param result: What the job returned, as text, where the worker has that: children tell it if there is a callback.
     :param exception: Dotted type and message of the exception.
     :param traceback: The traceback of the exception.
     :param logs: What the job logged.

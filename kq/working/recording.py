@@ -29,7 +29,7 @@ from kq.message import (
     Message,
     millis_in,
 )
-from kq.messagelog import MOST_ATTEMPTS, LogStatus, MessageStore, Row, cleaned, position
+from kq.messagelog import MASKED, MOST_ATTEMPTS, LogStatus, MessageStore, Row, brief, cleaned, position
 from kq.utils import type_name
 from kq.working.companions import Companion, Context
 
@@ -65,7 +65,8 @@ class Recording(Companion):
     def open(self, context: Context) -> None:
         self._store = self._given if isinstance(self._given, MessageStore) else MessageStore(self._given)
         worker = f"{socket.gethostname()}:{os.getpid()}-{os.urandom(3).hex()}"
-        self._feed = self._store.feed(Rows(worker, self._has_letters), worker)
+        rows = Rows(worker, self._has_letters, MASKED if self._store.mask_arguments else None)
+        self._feed = self._store.feed(rows, worker)
 
     def on_started_many(self, messages: Sequence[Message]) -> None:
         self._feed.put((time.time(), messages, ()), len(messages))
@@ -87,9 +88,13 @@ class Recording(Companion):
 
 
 class Rows:
-    """Makes rows of what was put. Belongs to the thread of the recorder."""
+    """Makes rows of what was put. Belongs to the thread of the recorder.
 
-    def __init__(self, worker: str, has_letters: bool) -> None:
+    :param mask: Stands for what jobs return; None where that may be shown.
+    """
+
+    def __init__(self, worker: str, has_letters: bool, mask: str | None = None) -> None:
+        self._mask = mask
         self._worker = worker
         self._has_letters = has_letters
         #: When what has no end was started, by the identity of its message.
@@ -131,7 +136,7 @@ class Rows:
         rows, names, take_start = list[Row](), self._names, self._starts.pop
         for message, job, outcome, why in ended:
             headers = message[6]
-            if len(headers) == 2 and outcome is not None and outcome[0] == SUCCESS:
+            if len(headers) == 2 and outcome is not None and outcome[0] == SUCCESS and outcome[1] is None:
                 (first, name), (second, func) = headers
                 if first == HEADER_ID and second == HEADER_FUNC and func in names and name.isalnum() and len(name) < 99:
                     topic, partition, offset, key, _, timestamp, _ = message
@@ -155,7 +160,10 @@ class Rows:
         if self._told:
             self._told.pop(id(message), None)
         if outcome.status == SUCCESS:
-            return self._row(message, "COMPLETED", begun, now)
+            row = self._row(message, "COMPLETED", begun, now)
+            if outcome.result is None:
+                return row
+            return (*row, None, self._mask or brief(outcome.result), None, None, None)
         cause = explained(outcome)
         error = f"{cause.kinds[0] if cause.kinds else outcome.status}: {cause.text}"
         traceback = cleaned(outcome.stacktrace or cause.trace or None, _LONGEST_TRACEBACK, end=True)
