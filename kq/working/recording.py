@@ -47,8 +47,8 @@ _LONGEST_ID, _LONGEST_NAME, _LONGEST_ERROR, _LONGEST_TRACEBACK = 255, 200, 4_000
 _CANCELLED = "kq.errors.Cancelled"
 _EXPIRED = type_name(JobExpired)
 _COMPLETED_FIRST = position("COMPLETED")
-#: Names that are remembered.
-_MOST_NAMES = 1_000
+#: Names that are remembered, and rows that are handed on at once.
+_MOST_NAMES, _AT_ONCE = 1_000, 64
 
 
 class Recording(Companion):
@@ -107,14 +107,18 @@ class Rows:
 
     def __call__(self, batches: Iterable[tuple[float, Sequence[Message], Sequence[Finished]]]) -> Iterator[list[Row]]:
         """Yield the rows of starts and ends, each with its time."""
+        rows = list[Row]()
         for at, started, ended in batches:
             now = int(at * 1000)
             if started:
                 self._starts.update(dict.fromkeys(map(id, started), now))
                 self._fresh.append((now, started))
             if ended:
-                yield self._ends(ended, now)
-        yield self._late_starts(int((time.time() - HOLD) * 1000))
+                rows += self._ends(ended, now)
+            if len(rows) >= _AT_ONCE:  # a turn of an inline executor has one
+                yield rows
+                rows = []
+        yield rows + self._late_starts(int((time.time() - HOLD) * 1000))
 
     def _late_starts(self, before: int) -> list[Row]:
         """Return rows of what has run since a time, and go on waiting for its end."""
