@@ -30,6 +30,9 @@ _logger = logging.getLogger("kq.message_log")
 #: Seconds between two writes. What was not written when a worker is killed is this old at most, beyond what its feed
 #: holds back.
 WRITE_EVERY = 0.25
+#: Seconds between two looks at the feeds while they have something: messages that are kept for longer cost the process
+#: more, in its garbage collector and its caches, than all the rest.
+GATHER_EVERY = 0.04
 #: Messages, and bytes of their values, that a feed keeps until the thread takes them; and rows that are kept while the
 #: database is away: half a kB each, and beyond that so many characters of tracebacks and the like.
 MOST, MOST_BYTES, MOST_TEXT = 50_000, 32 * 1024 * 1024, 16 * 1024 * 1024
@@ -132,7 +135,7 @@ class Recorder:
         self._text = 0
         #: Workers that have ended, until that is written.
         self._gone: set[str] = set()
-        self._try_at = self._beat_at = self._tidy_at = self._complain_at = 0.0
+        self._try_at = self._write_at = self._beat_at = self._tidy_at = self._complain_at = 0.0
         self._wait, self._failed_since, self._told = RETRY_WAIT[0], 0.0, 0
 
     @property
@@ -197,7 +200,7 @@ class Recorder:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(WRITE_EVERY)
+            self._wake.wait(GATHER_EVERY if self._rows else WRITE_EVERY)
             self._wake.clear()
             asked = self._asked
             try:
@@ -217,8 +220,10 @@ class Recorder:
     def _work(self, now: float) -> bool:
         """Take what there is and write what can be written; return whether nothing is left."""
         self._gather()
-        if now < self._try_at:
+        is_asked = self._asked > self._answered or self._end_by is not None
+        if now < self._try_at or (now < self._write_at and not is_asked):
             return False
+        self._write_at = now + WRITE_EVERY
         seen = {feed.worker: False for feed in list(self._feeds) if feed.worker is not None}
         seen = {} if now < self._beat_at and not self._gone else {**seen, **dict.fromkeys(self._gone, True)}
         if self._rows or seen:

@@ -12,8 +12,8 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 from kq.errors import JobExpired
@@ -97,11 +97,10 @@ class Rows:
         self._mask = mask
         self._worker = worker
         self._has_letters = has_letters
-        #: When what has no end was started, by the identity of its message.
-        self._starts: dict[int, int] = {}
-        #: Starts of which no row was made: they wait for their ends. And messages of which one was, which keeps them.
-        self._fresh: deque[tuple[int, Sequence[Message]]] = deque()
-        self._told: dict[int, Message] = {}
+        #: What has no end, and when it was started, by the identity of its message, oldest first: that of which no row
+        #: was made, and that of which one was.
+        self._fresh: dict[int, tuple[int, Message]] = {}
+        self._told: dict[int, tuple[int, Message]] = {}
         #: Names of functions, as they travel and as text: there are few.
         self._names: dict[bytes, str] = {}
 
@@ -111,8 +110,7 @@ class Rows:
         for at, started, ended in batches:
             now = int(at * 1000)
             if started:
-                self._starts.update(dict.fromkeys(map(id, started), now))
-                self._fresh.append((now, started))
+                self._fresh.update(zip(map(id, started), zip(repeat(now), started)))  # noqa: B905 - repeat has no end
             if ended:
                 rows += self._ends(ended, now)
             if len(rows) >= _AT_ONCE:  # a turn of an inline executor has one
@@ -123,30 +121,31 @@ class Rows:
     def _late_starts(self, before: int) -> list[Row]:
         """Return rows of what has run since a time, and go on waiting for its end."""
         rows = []
-        while self._fresh and self._fresh[0][0] <= before:
-            for message in self._fresh.popleft()[1]:
-                name = id(message)
-                if name in self._starts:
-                    self._told[name] = message
-                    rows.append(self._row(message, "IN_PROGRESS", self._starts[name], None))
+        while self._fresh:
+            name, (at, message) = next(iter(self._fresh.items()))
+            if at > before:
+                break
+            self._told[name] = self._fresh.pop(name)
+            rows.append(self._row(message, "IN_PROGRESS", at, None))
         while len(self._told) > _MOST_STARTS:  # their ends were dropped
-            name = next(iter(self._told))
-            del self._told[name]
-            self._starts.pop(name, None)
+            del self._told[next(iter(self._told))]
         return rows
+
+    def _begun(self, message: Message) -> int | None:
+        """Forget the start of a message that has ended, and return when it was."""
+        found = self._fresh.pop(id(message), None) or self._told.pop(id(message), None)
+        return None if found is None else found[0]
 
     def _ends(self, ended: Sequence[Finished], now: int) -> list[Row]:
         """Return the rows of ends. Nearly all are plain successes, for which this takes a third of the usual time."""
-        rows, names, take_start = list[Row](), self._names, self._starts.pop
+        rows, names = list[Row](), self._names
         for message, job, outcome, why in ended:
             headers = message[6]
             if len(headers) == 2 and outcome is not None and outcome[0] == SUCCESS and outcome[1] is None:
                 (first, name), (second, func) = headers
                 if first == HEADER_ID and second == HEADER_FUNC and func in names and name.isalnum() and len(name) < 99:
                     topic, partition, offset, key, _, timestamp, _ = message
-                    function, begun = names[func], take_start(id(message), None)
-                    if self._told:
-                        self._told.pop(id(message), None)
+                    function, begun = names[func], self._begun(message)
                     rows.append(
                         (
                             *(name.decode(), _COMPLETED_FIRST, "COMPLETED", 1, topic, partition, offset, key),
@@ -160,9 +159,7 @@ class Rows:
     def _end(self, one: Finished, now: int) -> Row:
         message, _, outcome, _ = one
         assert outcome is not None
-        begun = self._starts.pop(id(message), None)
-        if self._told:
-            self._told.pop(id(message), None)
+        begun = self._begun(message)
         if outcome.status == SUCCESS:
             row = self._row(message, "COMPLETED", begun, now)
             if outcome.result is None:
