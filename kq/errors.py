@@ -25,6 +25,7 @@
   - ``ChildTraceback``: the traceback of a job's exception, as text, where it crossed from a child
   - ``RemoteError``: an exception of a job that could not cross from its child, or must not, as text
   - ``LocalKafkaError``: the Kafka for development did not start or went away
+  - ``StoreError``: the database of a message log refuses
   - ``MissingExtra``, also an ``ImportError``: an optional dependency is not installed
 
 ``EnqueueError`` and ``EnqueueUnknown`` live in :mod:`kq.producing.delivery`, because they are Kafka errors too and
@@ -54,6 +55,7 @@ __all__ = [
     "ResultUnreadable",
     "RetryLater",
     "SignatureError",
+    "StoreError",
     "WorkerError",
 ]
 
@@ -80,6 +82,13 @@ class LocalKafkaError(KQError):
 
 class MissingExtra(KQError, ImportError):
     """An optional dependency is missing; the message is the command that installs it."""
+
+
+class StoreError(KQError):
+    """The database of a message log refuses, or is not one; the message is one line, without a password.
+
+    Jobs go on without it: only those who read the log get this error.
+    """
 
 
 class PoisonMessage(KQError):

@@ -11,7 +11,17 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Literal, NamedTuple, get_args
 
-from kq.message import HEADER_AT, HEADER_ATTEMPT, HEADER_EXPIRES, Headers, Message, Record, attempt_of, millis_of
+from kq.message import (
+    HEADER_AT,
+    HEADER_ATTEMPT,
+    HEADER_EXPIRES,
+    HEADER_RENEWED,
+    Headers,
+    Message,
+    Record,
+    attempt_of,
+    millis_of,
+)
 
 __all__ = [
     "DEAD",
@@ -26,6 +36,7 @@ __all__ = [
     "marked",
     "original",
     "parsed",
+    "renewed",
     "without_value",
 ]
 
@@ -54,7 +65,7 @@ _NULL, _LEFT_OUT = b"null", b"left out"
 #: Bytes of the error's text and, from its end, of the traceback.
 _LONGEST_ERROR, _LONGEST_TRACEBACK = 1000, 8000
 #: Headers of the original that a job which begins anew has not: it may have expired, or would be the fourth attempt.
-_NOT_AGAIN = frozenset((HEADER_AT, HEADER_ATTEMPT, HEADER_EXPIRES, REPLAYED_FROM))
+_NOT_AGAIN = frozenset((HEADER_AT, HEADER_ATTEMPT, HEADER_EXPIRES, HEADER_RENEWED, REPLAYED_FROM))
 #: The latest time that a letter can have: the last millisecond of the year 9999.
 _LATEST = 253_402_300_799_999
 
@@ -189,10 +200,21 @@ def parsed(record: Any) -> DeadLetter | None:
     )
 
 
-def original(letter: DeadLetter) -> Headers:
-    """Return the headers with which a letter's message begins anew, at its first attempt."""
-    kept = [header for header in letter.headers if header[0] not in _NOT_AGAIN]
-    return [*kept, (REPLAYED_FROM, _bytes(letter.id))]
+def original(letter: DeadLetter, now: int) -> Headers:
+    """Return the headers with which a letter's message begins anew, at its first attempt.
+
+    :param now: Unix milliseconds.
+    """
+    return [*renewed(letter.headers, now), (REPLAYED_FROM, _bytes(letter.id))]
+
+
+def renewed(headers: Iterable[tuple[str, bytes]], now: int) -> Headers:
+    """Return the headers with which a message begins anew, at its first attempt.
+
+    :param now: Unix milliseconds.
+    """
+    kept = [header for header in headers if header[0] not in _NOT_AGAIN]
+    return [*kept, (HEADER_RENEWED, b"%d" % now)]
 
 
 def marked(headers: Iterable[tuple[str, bytes]], now: int) -> Headers:

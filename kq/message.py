@@ -26,8 +26,10 @@ __all__ = [
     "HEADER_PARTITION",
     "HEADER_PREFIX",
     "HEADER_PYTHON",
+    "HEADER_RENEWED",
     "HEADER_REPLY",
     "HEADER_RETRY",
+    "HEADER_TASK_TYPE",
     "HEADER_TIMEOUT",
     "HEADER_TIMESTAMP",
     "PYTHON",
@@ -74,6 +76,11 @@ HEADER_RETRY = "kq-retry"
 HEADER_ATTEMPT = "kq-attempt"
 #: Whether somebody asks for the job's result: ``1``; absent where nobody does.
 HEADER_REPLY = "kq-reply"
+#: When the message was put onto its topic anew, to begin with its first attempt again: in Unix milliseconds, as decimal
+#: text.
+HEADER_RENEWED = "kq-renewed"
+#: What its consumer calls the kind of a message, UTF-8.
+HEADER_TASK_TYPE = "kq-task-type"
 
 
 class Message(NamedTuple):

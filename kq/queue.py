@@ -31,6 +31,7 @@ from kq.clients import (
 )
 from kq.errors import ArgumentError
 from kq.job import EnqueuedJob, EnqueueItem, Job
+from kq.messagelog import MessageStore, check_store
 from kq.producing import (
     Delivery,
     EnqueueError,
@@ -38,6 +39,7 @@ from kq.producing import (
     JobFunction,
     Later,
     Progress,
+    Publishing,
     Sender,
     Terms,
     check_timeout,
@@ -113,6 +115,7 @@ class Queue:
         may follow the first one.
     :param results: Whether the jobs are marked, so that workers with ``results="asked"`` publish their results.
     :param signer: A :class:`kq.Signer`: signs jobs, delayed jobs and schedules.
+    :param message_log: Where to write down what was enqueued: a :class:`kq.MessageStore`, or its address.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -130,6 +133,7 @@ class Queue:
         retry: Retry | int | None = None,
         results: bool = False,
         signer: Signer | None = None,
+        message_log: MessageStore | str | None = None,
     ) -> None:
         if topic is None and hosts is not None:
             topic = DEFAULT_TOPIC
@@ -158,6 +162,8 @@ class Queue:
         parts = serializer or dumps, logger or _logger, signer
         self._sender = Sender(self._delivery, self._later, *parts, wants_results=results)
         self._schedules = Schedules(self._delivery, self._later, self._access, signer)
+        self._publishing = None if check_store(message_log) is None else Publishing(message_log)  # type: ignore[arg-type]
+        self._sender.note = None if self._publishing is None else self._publishing.note
         self._spec = EnqueueSpec(self._sender, self._terms, self._schedules)
         if (producer.config if producer is not None else self._config).get("acks") == 0:
             _logger.warning("The producer has acks=0: no broker acknowledges a job, and it may be lost without a word.")
@@ -397,6 +403,8 @@ class Queue:
         :param timeout: How long that may take, in seconds.
         """
         self._delivery.close(timeout)
+        if self._publishing is not None:
+            self._publishing.close(timeout)
 
     def _deliver_by(self, delivery: Delivery, later: Later) -> tuple[Delivery, Later]:
         """Have all that belongs to this queue go another way, for tests; return the way of before."""

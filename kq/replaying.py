@@ -123,7 +123,7 @@ class Replay:
             where.signer.verify(DEAD, record, now, since=now)
         value = where.value_of(letter)
         partition = letter.partition if letter.partition < where.partitions else None
-        made = Record(letter.topic, value, letter.key, original(letter), partition, 0)  # type: ignore[arg-type]
+        made = Record(letter.topic, value, letter.key, original(letter, now), partition, 0)  # type: ignore[arg-type]
         if where.signer is None:
             return made
         message = Message(letter.topic, letter.partition, letter.offset, letter.key, value, None, letter.headers)

@@ -22,6 +22,7 @@ from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python, sett
 from kq.consuming import Pump
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor
+from kq.messagelog import MessageStore
 from kq.retry import Retry
 from kq.signing import Signer
 from kq.working import (
@@ -32,6 +33,7 @@ from kq.working import (
     Loop,
     Ordering,
     Plan,
+    Recording,
     Replies,
     Retrier,
     Settings,
@@ -108,6 +110,7 @@ class Worker:
     :param capture_lines: How many lines of each job: the last ones.
     :param signer: A :class:`kq.Signer`: what it does not verify is invalid, and not unpickled. It signs what the worker
         publishes: retries, dead letters, delayed jobs that it fires.
+    :param message_log: Where to write down what becomes of each message: a :class:`kq.MessageStore`, or its address.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -137,6 +140,7 @@ class Worker:
         capture_logs: bool = False,
         capture_lines: int = 1000,
         signer: Signer | None = None,
+        message_log: MessageStore | str | None = None,
     ) -> None:
         arguments = dict(locals())
         del arguments["self"]
@@ -291,6 +295,7 @@ class Worker:
             retrier,
             *([Letters(None if letters is True else letters)] if letters else []),
             *([Replies(only_asked=results == "asked")] if results else []),
+            *([] if settings.message_log is None else [Recording(settings.message_log, bool(letters))]),
         ]
 
     def _warn_of_nobody(self) -> None:

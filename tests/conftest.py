@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from helpers import wait_until as _wait_until
 from journal import Journal
+from postgres import Postgres, find_programs
 from process_bench import quiet, work  # noqa: F401 - fixtures
 
 import kq
@@ -187,6 +188,26 @@ def tell(
 def wait_until() -> Callable[..., Any]:
     """Return ``helpers.wait_until``."""
     return _wait_until
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Return a PostgreSQL that runs; a test that stops it starts it again."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    server = Postgres(programs)
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of a new database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'kq.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.make(_name("log"))
 
 
 def _name(kind: str) -> str:

@@ -197,7 +197,9 @@ def test_replay_runs_a_letter_once(topic: str, hosts: str, journal: Journal) -> 
     (letter,) = [one for one in letters.iterate(replayed=True) if one.key == b"k"]
     kept = [header for header in original.headers if header[0] != "kq-attempt"]
     timestamps = [header for header in letter.headers if header[0] == "kq-timestamp"]
-    assert list(call.message.headers) == [*kept, *timestamps, ("kq-replayed-from", letter.id.encode())]
+    (when,) = [header for header in call.message.headers if header[0] == "kq-renewed"]
+    assert abs(int(when[1]) / 1000 - time.time()) < 60
+    assert list(call.message.headers) == [*kept, *timestamps, when, ("kq-replayed-from", letter.id.encode())]
     assert (call.message.key, call.message.value) == (original.key, original.value)
     assert letter.replayed_at is not None
     assert letters.replay(letter.id) == 1

@@ -7,6 +7,7 @@ import pickle
 import re
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +20,7 @@ from kafka.errors import MessageSizeTooLargeError
 import kq
 from kq import ArgumentError, EnqueueError, EnqueueUnknown, Job, Queue
 from kq.producing import window as window
-from kq.producing.calls import new_ids
+from kq.producing.ids import new_ids
 
 #: A program that enqueues in forked children of every kind; prints a line for each.
 FORKED = """
@@ -311,13 +312,15 @@ def test_many_threads_share_one_queue(queue: Queue, hosts: str) -> None:
     assert len(found) == 1800
 
 
-def test_ids_are_random_uuids() -> None:
-    """Of version 4, however many are made ahead."""
+def test_ids_are_uuids_in_the_order_of_time() -> None:
+    """Of version 7, however many are made ahead."""
     for ahead in (1, 3, 256):
         ids = new_ids(ahead)
         made = [uuid.UUID(next(ids)) for _ in range(600)]
-        assert {(one.version, one.variant) for one in made} == {(4, uuid.RFC_4122)}
+        assert {(one.version, one.variant) for one in made} == {(7, uuid.RFC_4122)}
         assert len(set(made)) == 600
+        assert made == sorted(made)
+        assert abs((made[-1].int >> 80) / 1000 - time.time()) < 60
 
 
 # -- what failed -------------------------------------------------------------------------------------------------------

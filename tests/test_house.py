@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import django
 import pytest
+from django.conf import settings
 
 import kq
 
@@ -26,24 +28,26 @@ HOUSE = {
     "what signs": "signing",
     "clients": "kafka_python making doorbell assignor config connect topics reader scan",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
-    "producing": "binding timing calls delivery later window aio spec decorator",
+    "messagelog": "entries rows schema writing recorder store",
+    "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
     "resulting": "event feed consumer watcher",
     "scheduling": "table entries when schedule stamp part rereader owner reading schedules",
     "what waits for results": "results",
     "what enqueues": "queue",
-    "what looks after letters": "replaying deadletters",
+    "what looks after messages": "replaying deadletters requeueing",
     "executors": "coroutine calling interrupt lines packing running base fitness inline thread process",
     "executors.process": "protocol output packing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper publisher "
-    "settings verifier settle messages retrier letters replies watchdog loop",
+    "settings verifier settle messages retrier letters replies recording watchdog loop",
     "what works": "worker",
     "fleet": "virtual_host entry task_logging pauses hooks attendant consumer consumer_set",
     "local": "install supervisor broker",
     "what tests": "frozen testing",
     "the top": "kq",
+    "django": "conf tables models admin apps management.commands.kq_worker management.commands management",
     "cli": "logs reload together targets options output result check survey topics broker dead demo enqueue schedule "
-    "skip groups info worker main",
+    "skip log groups info worker main",
     "the command": "__main__",
 }
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
@@ -51,11 +55,12 @@ PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default", "serializers.allowed", "serializers.plain", "serializers.content"),
     *("scheduling.table", "scheduling.entries"),
+    "messagelog.rows",
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog", "working.reruns"),
 ]
 # The table ends here.
 #: Departments that nothing else imports: what they need now and then may wait until then.
-EDGE = ("kq.local", "kq.cli", "kq.__main__")
+EDGE = ("kq.local", "kq.cli", "kq.django", "kq.__main__")
 DEPARTMENTS = [name for name in HOUSE if (PACKAGE / name.replace(".", "/")).is_dir()]
 
 #: What a pure rule has no business with: Kafka, threads, processes, files' readiness, and clocks.
@@ -265,9 +270,19 @@ def test_rules_are_pure(name):
 @pytest.mark.parametrize("name", [name for name in modules() if tree(modules()[name]).body[1:]])
 def test_public_names_are_listed_and_sorted(name):
     """Every module says in a sorted ``__all__`` what is public, and has what it lists."""
+    if name.startswith("kq.django."):
+        set_up_django()
     module = importlib.import_module(name)
     assert sorted(module.__all__, key=rank) == list(module.__all__)
     assert [public for public in module.__all__ if not hasattr(module, public)] == []
+
+
+def set_up_django() -> None:
+    """Have models and admin be importable."""
+    if not settings.configured:
+        contrib = [f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "messages", "sessions")]
+        settings.configure(INSTALLED_APPS=[*contrib, "kq.django"], SECRET_KEY="x", USE_TZ=True)
+    django.setup()
 
 
 def rank(name: str) -> tuple[bool, bool, str]:

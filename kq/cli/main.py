@@ -23,6 +23,7 @@ from kq.cli.demo import demo
 from kq.cli.enqueue import enqueue
 from kq.cli.groups import group
 from kq.cli.info import info
+from kq.cli.log import log
 from kq.cli.output import FAILED, fail
 from kq.cli.result import result
 from kq.cli.schedule import schedule, scheduler
@@ -85,5 +86,5 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (broker, dead, demo, enqueue, group, info, result, schedule, scheduler, skip, topic, worker):
+for command in (broker, dead, demo, enqueue, group, info, log, result, schedule, scheduler, skip, topic, worker):
     cli.add_command(command)

@@ -14,7 +14,6 @@ import operator
 import os
 import sys
 import traceback
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
@@ -25,7 +24,7 @@ from typing import Any, NoReturn, cast
 import click
 
 import kq
-from kq.producing import check_binding
+from kq.producing import check_binding, new_ids
 
 __all__ = [
     "at_line",
@@ -200,7 +199,7 @@ def _job_of(fields: Any, functions: dict[str, Callable[..., Any]]) -> kq.Job:
     if func not in functions:
         functions[func] = load_function(func)
     given = {name: value for name, value in fields.items() if value is not None}
-    given |= {"func": functions[func], "id": given.get("id") or uuid.uuid4().hex}
+    given |= {"func": functions[func], "id": given.get("id") or next(new_ids())}
     if isinstance(given.get("key"), str):
         given["key"] = given["key"].encode()
     args, kwargs = given.get("args", []), given.get("kwargs", {})

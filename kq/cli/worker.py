@@ -76,6 +76,7 @@ _OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "r
     "--set", "consumers", type=click.IntRange(min=1), metavar="N", help="Run N consumers, each replaced if it dies."
 )
 @click.option("--consumer-class", metavar="MODULE.CLASS", help="With --set: a subclass of kq.Consumer.")
+@click.option("--store", metavar="URL", envvar="KQ_STORE", show_envvar=True, help="Database for a message log.")
 @click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
 @click.option(
     "--log-level",
@@ -215,6 +216,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "callback": callback,
         "dead_letters": dead_letters,
         "capture_logs": options["capture_logs"],
+        "message_log": options["store"],
     }
 
 

@@ -1,10 +1,12 @@
 """Producing: from a call to a record that a broker has acknowledged."""
 
 from kq.producing.binding import check_binding
-from kq.producing.calls import Terms, check_timeout, job_of_call, new_ids, told_retry
+from kq.producing.calls import Terms, check_timeout, job_of_call, told_retry
 from kq.producing.decorator import JobFunction, JobSpec, job_function
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
+from kq.producing.ids import new_ids
 from kq.producing.later import LATER, SUFFIX, Later
+from kq.producing.publishing import Publishing
 from kq.producing.spec import EnqueueSpec, Sender, now_millis
 from kq.producing.timing import LATEST, Moment, check_expiry, moment_in, moment_of
 from kq.producing.window import Progress
@@ -22,6 +24,7 @@ __all__ = [
     "Later",
     "Moment",
     "Progress",
+    "Publishing",
     "Sender",
     "Sent",
     "Terms",

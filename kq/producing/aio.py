@@ -43,8 +43,8 @@ class Bridge:
         #: Who waits for room, in order.
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def deliver(self, job: Job, record: Record) -> None:
-        """Send a record, and return when the broker has acknowledged it."""
+    async def deliver(self, job: Job, record: Record) -> Sent:
+        """Send a record, and return it when the broker has acknowledged it."""
         deadline = self._delivery.deadline()
         while self._is_full() or not self._delivery.is_ready(job.partition):
             await self._within(deadline, self._prepared(job, deadline), job)
@@ -52,7 +52,7 @@ class Bridge:
         self._count += 1
         self._bytes += len(record.value)
         try:
-            await self._send(job, record, deadline)
+            return await self._send(job, record, deadline)
         finally:
             self._count -= 1
             self._bytes -= len(record.value)
@@ -116,11 +116,12 @@ class Bridge:
         else:
             window.add(job, make)
 
-    async def _send(self, job: Job, record: Record, deadline: float) -> None:
+    async def _send(self, job: Job, record: Record, deadline: float) -> Sent:
         sent = self._delivery.send(job, record, deadline)
         await self.wait(sent)
         if error := self._delivery.verdict(sent):
             raise error
+        return sent
 
     async def _prepared(self, job: Job, deadline: float) -> None:
         """Return when ``send`` has nothing to wait for; all tasks share one thread for that."""

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -26,15 +25,11 @@ __all__ = [
     "complete_job",
     "job_of_call",
     "job_of_item",
-    "new_ids",
     "told_retry",
 ]
 
 #: So much of a key is shown in a hint: enough to know it, and no page of text.
 _HINT_LENGTH = 40
-#: What makes an UUID of version 4 of 16 random bytes: the seventh and the ninth are changed.
-_UUID_VERSION = bytes(byte & 0x0F | 0x40 for byte in range(256))
-_UUID_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 #: Makes a named tuple of all its fields, in half the time of calling its class.
 _make_job = tuple.__new__
 #: Terms that hold wherever a decorated function is enqueued.
@@ -191,19 +186,6 @@ def _check_call(func: Any, args: Any, kwargs: Any) -> None:
         raise ArgumentError("Job.func must be a callable")
     if not (kwargs is None or isinstance(kwargs, dict)):
         raise ArgumentError("Job.kwargs must be a dict")
-
-
-def new_ids(ahead: int = 1) -> Iterator[str]:
-    """Yield what ``uuid.uuid4().hex`` returns, made of so much of the system's randomness at once.
-
-    Each system call lets other threads run first: one for every job halves the speed of many.
-    """
-    while True:
-        block = bytearray(os.urandom(16 * ahead))
-        block[6::16] = block[6::16].translate(_UUID_VERSION)
-        block[8::16] = block[8::16].translate(_UUID_VARIANT)
-        text = block.hex()
-        yield from (text[begin : begin + 32] for begin in range(0, len(text), 32))
 
 
 def check_timeout(timeout: Any, name: str) -> float | int:

@@ -26,8 +26,9 @@ from kq.message import (
     job_headers,
 )
 from kq.producing.aio import Bridge
-from kq.producing.calls import Terms, job_of_call, job_of_item, new_ids
-from kq.producing.delivery import Delivery
+from kq.producing.calls import Terms, job_of_call, job_of_item
+from kq.producing.delivery import Delivery, Sent
+from kq.producing.ids import new_ids
 from kq.producing.later import Later
 from kq.producing.window import Progress, Window
 from kq.serializers import content_type_of
@@ -60,6 +61,8 @@ class Sender:
         self.serializer = serializer
         self.bridges: dict[asyncio.AbstractEventLoop, Bridge] = {}
         self.signer = signer
+        #: Called with each record that was acknowledged; None if nobody asks.
+        self.note: Callable[[Sent], object] | None = None
         self._logger = logger
         content = content_type_of(serializer)
         self._content: Headers = [] if content is None else [(HEADER_CONTENT_TYPE, content)]
@@ -143,6 +146,8 @@ class EnqueueSpec:
         delivery.wait(sent)
         if error := delivery.verdict(sent):
             raise error
+        if self._sender.note is not None:
+            self._sender.note(sent)
         return job
 
     def enqueue_many(self, jobs: Iterable[EnqueueItem], *, on_progress: Progress | None = None) -> list[EnqueuedJob]:
@@ -169,7 +174,9 @@ class EnqueueSpec:
         """Enqueue a function call or a job in asyncio code; see :meth:`Queue.aenqueue`."""
         job = job_of_call(self._terms, now_millis(), new_ids(), obj, args, kwargs)
         await self._prepare(job)
-        await self._sender.bridge().deliver(job, self._record(job))
+        sent = await self._sender.bridge().deliver(job, self._record(job))
+        if self._sender.note is not None:
+            self._sender.note(sent)
         return job
 
     async def aenqueue_many(
@@ -190,7 +197,8 @@ class EnqueueSpec:
             raise ArgumentError("on_progress must be a callable")
         if not isinstance(jobs, (Iterable, AsyncIterable)):
             raise ArgumentError("jobs must be an iterable of jobs, callables and (function, args, kwargs)")
-        return Window(self._sender.delivery, on_progress, len(jobs) if isinstance(jobs, Sized) else None)
+        total = len(jobs) if isinstance(jobs, Sized) else None
+        return Window(self._sender.delivery, on_progress, total, self._sender.note)
 
     def _jobs(self, items: Iterable[Any]) -> Iterator[EnqueuedJob]:
         ids = new_ids(_IDS_AHEAD)

@@ -34,10 +34,18 @@ class Window:
     """Many records on their way, in order, and what became of them. One thread, or one event loop, owns it.
 
     :param on_progress: Called with how many were acknowledged and how many there are, None where that is not known.
+    :param note: Called with each record that was acknowledged.
     """
 
-    def __init__(self, delivery: Delivery, on_progress: Progress | None, total: int | None):
+    def __init__(
+        self,
+        delivery: Delivery,
+        on_progress: Progress | None,
+        total: int | None,
+        note: Callable[[Sent], object] | None = None,
+    ) -> None:
         self._delivery = delivery
+        self._note_sent = note
         self._on_progress = on_progress
         self._total = total
         self._sent: deque[Sent] = deque()
@@ -109,6 +117,8 @@ class Window:
                 self._note(sent.job, error)
             else:
                 self._done += 1
+                if self._note_sent is not None:
+                    self._note_sent(sent)
         if self._on_progress is not None and self._done > before:
             try:
                 self._on_progress(self._done, self._total)

@@ -7,6 +7,7 @@ from kq.working.companions import Companion, Companions, Context, Move, Threaded
 from kq.working.garbage import rare_collections
 from kq.working.letters import Letters
 from kq.working.loop import Loop
+from kq.working.recording import Recording
 from kq.working.replies import Replies
 from kq.working.retrier import Retrier, next_run
 from kq.working.settings import Plan, Settings
@@ -24,6 +25,7 @@ __all__ = [
     "Move",
     "Ordering",
     "Plan",
+    "Recording",
     "Replies",
     "Retrier",
     "Settings",

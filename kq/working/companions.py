@@ -1,8 +1,8 @@
 """Companions: how a capability joins a worker, and what a worker tells it.
 
 1. ``open`` is called before anything is polled. What it raises ends ``Worker.start``: better than to find out at night.
-2. ``on_started`` and ``on_settled`` are called for each message. What ``on_settled`` returns is published; the message
-   is done when all of it is acknowledged.
+2. ``on_started`` and ``on_settled`` are called for each message, ``on_started_many`` and ``on_ended`` for many at once.
+   What ``on_settled`` returns is published; the message is done when all of it is acknowledged.
 3. ``stop`` is called when the last outcome is settled, with the time by which it must return.
 
 The loop knows this protocol and none of the capabilities. It calls them in the thread that called ``Worker.start``, so
@@ -86,6 +86,15 @@ class Companion:
 
     def on_started(self, message: Message) -> None:
         """Note that the job of a message is handed to the executor."""
+
+    def on_started_many(self, messages: Sequence[Message]) -> None:
+        """Note that the jobs of messages are handed to the executor: all of a turn. The list stays as it is."""
+
+    def on_ended(self, ended: Sequence[Finished]) -> None:
+        """Note what became of messages that are done, or run again in place: all of a turn. The list stays as it is.
+
+        For those that answer with nothing: it costs nearly nothing for each message, and needs no publisher.
+        """
 
     def on_given_up(self, message: Message) -> None:
         """Note that a message which was admitted has no outcome: it runs again, here or elsewhere."""
@@ -217,9 +226,12 @@ class Companions:
         #: Those that hear of starts, and those that answer to outcomes: the others cost nothing there.
         self._hearing = [one for one in self._all if type(one).on_started is not Companion.on_started]
         self._answering = [one for one in self._all if type(one).on_settled is not Companion.on_settled]
+        self._hearing_many = [one for one in self._all if type(one).on_started_many is not Companion.on_started_many]
+        self._recording = [one for one in self._all if type(one).on_ended is not Companion.on_ended]
         self._judging = [one for one in self._all if type(one).judge is not Companion.judge]
         self._admitting = [one for one in self._all if type(one).admit is not Companion.admit]
-        self.hear_starts, self.admit_starts = bool(self._hearing), bool(self._admitting)
+        self.hear_starts, self.admit_starts = bool(self._hearing or self._hearing_many), bool(self._admitting)
+        self.hear_ends = bool(self._recording)
         self.wants_errors = any(one.wants_errors for one in self._all)
         hooks = ("on_begun", "on_progress", "on_logs")
         self._following = [
@@ -272,9 +284,14 @@ class Companions:
         for companion in self._admitting:
             companion.on_given_up(message)
 
-    def started(self, messages: Iterable[Message]) -> None:
+    def started(self, messages: Sequence[Message]) -> None:
         """Tell all that jobs start. One that fails is said aloud, and holds back nothing."""
-        for companion, message in itertools.product(self._hearing, messages):
+        for companion in self._hearing_many:
+            try:
+                companion.on_started_many(messages)
+            except Exception:  # the door of a capability: the jobs matter more
+                _logger.exception("%s failed at the start of messages", type(companion).__name__)
+        for companion, message in itertools.product(self._hearing, messages if self._hearing else ()):
             try:
                 companion.on_started(message)
             except Exception:  # the door of a capability: the job matters more
@@ -298,6 +315,14 @@ class Companions:
                 getattr(companion, hook)(message, *args)
             except Exception:  # the door of a capability: the job matters more
                 _logger.exception("%s failed in %s of message %s", type(companion).__name__, hook, message[:3])
+
+    def ended(self, ended: Sequence[Finished]) -> None:
+        """Tell all what became of messages. One that fails is said aloud, and holds back nothing."""
+        for companion in self._recording:
+            try:
+                companion.on_ended(ended)
+            except Exception:  # the door of a capability: the messages are done
+                _logger.exception("%s failed at the end of messages", type(companion).__name__)
 
     def judged(self, message: Message, outcome: Outcome) -> tuple[Outcome, Message | None]:
         """Return an outcome as all are to hear of it, and what runs again in place."""

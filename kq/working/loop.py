@@ -20,6 +20,7 @@ from operator import itemgetter
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked
 from kq.executors import Finished, Run, Setting, describe, log_interrupted, log_invalid
+from kq.job import SUCCESS
 from kq.logs import Router
 from kq.working.brake import Brake
 from kq.working.companions import Move
@@ -83,6 +84,8 @@ class Loop:
         self._unpublished = False
         look = plan.companions.look
         self._watchdog = Watchdog(settings.shutdown_timeout, stop, pump, running, look, reporter)
+        #: What companions are to be told of that have ended, this turn.
+        self._ended: list[Finished] = []
 
     def run(self) -> int:
         """Work until there is a reason to end; return how many messages were processed."""
@@ -132,6 +135,7 @@ class Loop:
         has_settled = self._settle(finished)
         # also where runs end in each turn, as those of an inline executor do: nothing would be done till there are none
         has_settled = self._complete_acknowledged() or has_settled
+        self._tell_of_ends()
         if has_settled and self._plan.commits_each:
             self._commit_each()
         has_started = self._start_jobs()
@@ -268,7 +272,10 @@ class Loop:
         """Settle runs that have ended; return whether there were any."""
         messages = self._messages
         is_plain = len(finished) > 1 and messages.suspect is None and self._settler.is_silent and not self._brake.is_on
-        for one in messages.settle_successes(finished) if is_plain else finished:
+        rest = messages.settle_successes(finished) if is_plain else finished
+        if is_plain and self._plan.companions.hear_ends:
+            self._ended += finished if not rest else filter(_is_success, finished)
+        for one in rest:
             if one.outcome is None:  # ended by a stop: it will run again
                 self._interrupt(one)
                 continue
@@ -298,6 +305,8 @@ class Loop:
         if settled is not None:
             self._go_on(settled)
         elif one.outcome is not None:
+            if self._plan.companions.hear_ends:
+                self._ended.append(one)
             self._messages.complete(one.message, one.outcome)
 
     def _go_on(self, settled: Settled) -> None:
@@ -308,6 +317,13 @@ class Loop:
             self._messages.run_again(message, again, outcome.retry_in or 0.0)
         else:
             self._messages.complete(message, outcome)
+        if self._plan.companions.hear_ends and not waits:
+            self._ended.append(Finished(message, None, outcome))
+
+    def _tell_of_ends(self) -> None:
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._plan.companions.ended(ended)
 
     def _complete_acknowledged(self) -> bool:
         """Complete what waited for its records; return whether there was anything."""
@@ -376,6 +392,7 @@ class Loop:
         if not self._pump.stop(_PUMP_PATIENCE):
             _own_logger.error("The consumer does not end; it is left behind")
         self._take_in()  # its last commit may have failed for good
+        self._tell_of_ends()
         self._plan.companions.stop(time.monotonic() + _LAST_PATIENCE)
         if self._publisher is not None:
             self._publisher.close(_LAST_PATIENCE)
@@ -385,3 +402,7 @@ class Loop:
         if self._router is not None:
             self._router.detach()
         self.state = State.STOPPED
+
+
+def _is_success(one: Finished) -> bool:
+    return one.outcome is not None and one.outcome.status == SUCCESS

@@ -11,6 +11,7 @@ from kafka import KafkaConsumer
 from kq.clients import DEFAULT_TOPIC, check_config, check_hosts, check_topic, hosts_of
 from kq.errors import ArgumentError
 from kq.executors import Executor, InlineExecutor, ProcessExecutor, ThreadExecutor
+from kq.messagelog import MessageStore, check_store
 from kq.retry import Retry, check_retry
 from kq.serializers import loads
 from kq.signing import Signer, check_signer
@@ -79,6 +80,8 @@ class Settings(NamedTuple):
     #: Whether what jobs log is captured, and how many lines of each.
     capture_logs: bool = False
     capture_lines: int = 1000
+    #: Where to write down what becomes of each message, if anywhere.
+    message_log: MessageStore | str | None = None
     #: Whether the callback is KQ 2.x's, with six arguments.
     takes_message: bool = True
     #: Whether the worker takes part in firing delayed jobs; at which brokers, if not its own.
@@ -115,6 +118,7 @@ class Settings(NamedTuple):
             "deserializer": given["deserializer"] or loads,
             "logger": given["logger"] or _logger,
             "retry": check_retry(given["retry"]),
+            "message_log": check_store(given["message_log"]),
             "dead_letters": _dead_letters(given["dead_letters"], topic),
             "signer": check_signer(given["signer"]),
             "executor": _executor(given["executor"], given["concurrency"]),

@@ -1,0 +1,29 @@
+"""IDs of jobs: unlike any other, and in the order of time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+__all__ = ["new_ids"]
+
+#: Nanoseconds of a millisecond, and parts of one that an ID tells apart.
+_MILLI, _PARTS = 1_000_000, 4096
+
+
+def new_ids(ahead: int = 1) -> Iterator[str]:
+    """Yield UUIDs of version 7, as hex digits, made of so much of the system's randomness at once.
+
+    They begin with the time, and those made at once are numbered (RFC 9562, 6.2, methods 3 and 1). In the index of a
+    database new ones stand together at its end, which makes writing there several times as fast as with random ones.
+
+    Each system call lets other threads run first: one for every job halves the speed of many.
+
+    :param ahead: 16,384 at most.
+    """
+    numbers = [f"{0x8000 | number:04x}" for number in range(ahead)]
+    while True:
+        millis, rest = divmod(time.time_ns(), _MILLI)
+        since, text = f"{millis:012x}7{rest * _PARTS // _MILLI:03x}", os.urandom(6 * ahead).hex()
+        yield from (f"{since}{number}{text[at * 12 : at * 12 + 12]}" for at, number in enumerate(numbers))

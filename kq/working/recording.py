@@ -1,0 +1,217 @@
+"""Recording: what a worker sees of each message goes to a message log.
+
+1. In the loop's thread starts and ends are put into a feed as they are, a turn's at once: no job waits for more.
+2. In the thread of the store they become rows. A start waits for its end for a moment: most jobs are short, and then
+   one row tells of both.
+3. At a stop what was put is written, as far as there is time; the worker is known to have ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+from kq.errors import JobExpired
+from kq.executors import Finished, explained
+from kq.job import INVALID, SUCCESS, TIMEOUT, Outcome
+from kq.message import (
+    HEADER_ATTEMPT,
+    HEADER_FUNC,
+    HEADER_ID,
+    HEADER_RENEWED,
+    HEADER_TASK_TYPE,
+    HEADER_TIMESTAMP,
+    Message,
+    millis_in,
+)
+from kq.messagelog import MASKED, MOST_ATTEMPTS, LogStatus, MessageStore, Row, brief, cleaned, position
+from kq.utils import type_name
+from kq.working.companions import Companion, Context
+
+__all__ = ["Recording"]
+
+_logger = logging.getLogger("kq.message_log")
+
+#: Seconds that a start waits for its end. With what a recorder takes to write, a start is known within a second.
+HOLD = 0.5
+#: Starts that are remembered until their end is told of: more than ever run at once.
+_MOST_STARTS = 50_000
+#: Characters of a job's ID, of its function's name, of an exception, and of the end of a traceback.
+_LONGEST_ID, _LONGEST_NAME, _LONGEST_ERROR, _LONGEST_TRACEBACK = 255, 200, 4_000, 32_000
+#: What is known to end a job that was called off.
+_CANCELLED = "kq.errors.Cancelled"
+_EXPIRED = type_name(JobExpired)
+_COMPLETED_FIRST = position("COMPLETED")
+#: Names that are remembered, and rows that are handed on at once.
+_MOST_NAMES, _AT_ONCE = 1_000, 64
+
+
+class Recording(Companion):
+    """Writes a message log.
+
+    :param given: Where to; with an address, the store is made, and closed, by this.
+    :param has_letters: Whether what fails for good becomes a dead letter.
+    """
+
+    def __init__(self, given: MessageStore | str, has_letters: bool) -> None:
+        self._given = given
+        self._has_letters = has_letters
+
+    def open(self, context: Context) -> None:
+        self._store = self._given if isinstance(self._given, MessageStore) else MessageStore(self._given)
+        worker = f"{socket.gethostname()}:{os.getpid()}-{os.urandom(3).hex()}"
+        rows = Rows(worker, self._has_letters, MASKED if self._store.mask_arguments else None)
+        self._feed = self._store.feed(rows, worker)
+
+    def on_started_many(self, messages: Sequence[Message]) -> None:
+        self._feed.put((time.time(), messages, ()), len(messages))
+
+    def on_ended(self, ended: Sequence[Finished]) -> None:
+        size = 0
+        for one in ended:
+            size += len(one[0][4] or b"")
+        self._feed.put((time.time(), (), ended), len(ended), size)
+
+    def stats(self) -> Mapping[str, float]:
+        return {"dropped": self._store.dropped}
+
+    def stop(self, deadline: float) -> None:
+        if not self._store.remove(self._feed, deadline - time.monotonic()):
+            _logger.error("Not all entries of the message log could be written before the end")
+        if self._store is not self._given:
+            self._store.close(max(0.0, deadline - time.monotonic()))
+
+
+class Rows:
+    """Makes rows of what was put. Belongs to the thread of the recorder.
+
+    :param mask: Stands for what jobs return; None where that may be shown.
+    """
+
+    def __init__(self, worker: str, has_letters: bool, mask: str | None = None) -> None:
+        self._mask = mask
+        self._worker = worker
+        self._has_letters = has_letters
+        #: What has no end, and when it was started, by the identity of its message, oldest first: that of which no row
+        #: was made, and that of which one was.
+        self._fresh: dict[int, tuple[int, Message]] = {}
+        self._told: dict[int, tuple[int, Message]] = {}
+        #: Names of functions, as they travel and as text: there are few.
+        self._names: dict[bytes, str] = {}
+
+    def __call__(self, batches: Iterable[tuple[float, Sequence[Message], Sequence[Finished]]]) -> Iterator[list[Row]]:
+        """Yield the rows of starts and ends, each with its time."""
+        rows = list[Row]()
+        for at, started, ended in batches:
+            now = int(at * 1000)
+            if started:
+                self._fresh.update(zip(map(id, started), zip(repeat(now), started)))  # noqa: B905 - repeat has no end
+            if ended:
+                rows += self._ends(ended, now)
+            if len(rows) >= _AT_ONCE:  # a turn of an inline executor has one
+                yield rows
+                rows = []
+        yield rows + self._late_starts(int((time.time() - HOLD) * 1000))
+
+    def _late_starts(self, before: int) -> list[Row]:
+        """Return rows of what has run since a time, and go on waiting for its end."""
+        rows = []
+        while self._fresh:
+            name, (at, message) = next(iter(self._fresh.items()))
+            if at > before:
+                break
+            self._told[name] = self._fresh.pop(name)
+            rows.append(self._row(message, "IN_PROGRESS", at, None))
+        while len(self._told) > _MOST_STARTS:  # their ends were dropped
+            del self._told[next(iter(self._told))]
+        return rows
+
+    def _begun(self, message: Message) -> int | None:
+        """Forget the start of a message that has ended, and return when it was."""
+        found = self._fresh.pop(id(message), None) or self._told.pop(id(message), None)
+        return None if found is None else found[0]
+
+    def _ends(self, ended: Sequence[Finished], now: int) -> list[Row]:
+        """Return the rows of ends. Nearly all are plain successes, for which this takes a third of the usual time."""
+        rows, names = list[Row](), self._names
+        for message, job, outcome, why in ended:
+            headers = message[6]
+            if len(headers) == 2 and outcome is not None and outcome[0] == SUCCESS and outcome[1] is None:
+                (first, name), (second, func) = headers
+                if first == HEADER_ID and second == HEADER_FUNC and func in names and name.isalnum() and len(name) < 99:
+                    topic, partition, offset, key, _, timestamp, _ = message
+                    function, begun = names[func], self._begun(message)
+                    rows.append(
+                        (
+                            *(name.decode(), _COMPLETED_FIRST, "COMPLETED", 1, topic, partition, offset, key),
+                            *(function, function, timestamp, begun, now, self._worker),
+                        )
+                    )
+                    continue
+            rows.append(self._end(Finished(message, job, outcome, why), now))
+        return rows
+
+    def _end(self, one: Finished, now: int) -> Row:
+        message, _, outcome, _ = one
+        assert outcome is not None
+        begun = self._begun(message)
+        if outcome.status == SUCCESS:
+            row = self._row(message, "COMPLETED", begun, now)
+            if outcome.result is None:
+                return row
+            return (*row, None, self._mask or brief(outcome.result), None, None, None)
+        cause = explained(outcome)
+        error = f"{cause.kinds[0] if cause.kinds else outcome.status}: {cause.text}"
+        traceback = cleaned(outcome.stacktrace or cause.trace or None, _LONGEST_TRACEBACK, end=True)
+        row = self._row(message, self._status(outcome, cause.kinds), begun, now)
+        return (*row, None, None, cleaned(error, _LONGEST_ERROR), traceback, None)
+
+    def _status(self, outcome: Outcome, kinds: Sequence[str]) -> LogStatus:
+        """Return the status of what was no success."""
+        if outcome.retry_in is not None:
+            return "RETRIED"
+        if self._has_letters:
+            return "DEAD"
+        if outcome.status == INVALID:
+            return "INVALID"
+        if outcome.status == TIMEOUT:
+            return "TIMED_OUT"
+        if _EXPIRED in kinds:
+            return "EXPIRED"
+        return "CANCELLED" if _CANCELLED in kinds else "FAILED"
+
+    def _row(self, message: Message, status: LogStatus, begun: int | None, ended: int | None) -> Row:
+        topic, partition, offset, key, _, timestamp, headers = message
+        attempt, place, told = 1, _COMPLETED_FIRST, dict(headers)
+        name, func = told.get(HEADER_ID), told.get(HEADER_FUNC)
+        job_id = f"{topic}-{partition}-{offset}" if name is None else _text(name, _LONGEST_ID)
+        function = task_type = None if func is None else self._names.get(func) or self._name(func)
+        if len(told) > (name is not None) + (func is not None):
+            task_type = self._name(told[HEADER_TASK_TYPE]) if HEADER_TASK_TYPE in told else function
+            attempt = min(max(1, millis_in(told.get(HEADER_ATTEMPT)) or 1), MOST_ATTEMPTS)
+            timestamp = millis_in(told.get(HEADER_TIMESTAMP)) or timestamp
+            place = position(status, attempt, millis_in(told.get(HEADER_RENEWED)) or 0)
+        elif status != "COMPLETED":
+            place = position(status)
+        return (
+            *(job_id, place, status, attempt, topic, partition, offset, key, task_type, function),
+            *(timestamp, begun, ended, self._worker),
+        )
+
+    def _name(self, told: bytes) -> str:
+        if len(self._names) >= _MOST_NAMES:  # another program's may be endless
+            self._names.clear()
+        text = self._names[told] = _text(told, _LONGEST_NAME)
+        return text
+
+
+def _text(told: bytes, longest: int) -> str:
+    if told.isalnum() and len(told) <= longest:  # as nearly all are: it is clean
+        return told.decode()
+    text: Any = cleaned(told.decode("utf-8", "replace"), longest)
+    return str(text)
