@@ -5,7 +5,7 @@ A queue and a worker get a ``MessageStore``, and write with a ``Feed`` of it. No
 
 from kq.messagelog.entries import MOST_ATTEMPTS, STATUSES, LogStatus, MessageLog, position
 from kq.messagelog.recorder import Feed
-from kq.messagelog.rows import MASKED, Row, brief, call_text, cleaned
+from kq.messagelog.rows import MASKED, Row, brief, call_text, cleaned, size_of
 from kq.messagelog.schema import statements_of
 from kq.messagelog.store import MessageStore, check_store
 
@@ -23,5 +23,6 @@ __all__ = [
     "check_store",
     "cleaned",
     "position",
+    "size_of",
     "statements_of",
 ]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from kq.errors import StoreError
-from kq.messagelog.rows import FIELDS, Row, merged
+from kq.messagelog.rows import FIELDS, Row, merged, size_of
 
 __all__ = ["Feed", "Recorder"]
 
@@ -30,12 +30,9 @@ _logger = logging.getLogger("kq.message_log")
 #: Seconds between two writes. What was not written when a worker is killed is this old at most, beyond what its feed
 #: holds back.
 WRITE_EVERY = 0.25
-#: Seconds between two looks at the feeds while they have something: messages that are kept for longer cost the process
-#: more, in its garbage collector and its caches, than all the rest.
-GATHER_EVERY = 0.04
-#: Messages, and bytes of their values, that a feed keeps until the thread takes them; and rows that are kept while the
-#: database is away: half a kB each, and beyond that so many characters of tracebacks and the like.
-MOST, MOST_BYTES, MOST_TEXT = 50_000, 32 * 1024 * 1024, 16 * 1024 * 1024
+#: Rows that a feed keeps until the thread takes them, and that are kept while the database is away: half a kB each, and
+#: beyond that so many characters of tracebacks and the like.
+MOST, MOST_TEXT = 50_000, 16 * 1024 * 1024
 #: Seconds until a write that failed is tried again, at first and at most; each failure doubles it.
 RETRY_WAIT = (0.25, 5.0)
 #: Seconds between two lines in the log about a database that refuses, and between two signs of life of a worker.
@@ -81,18 +78,18 @@ class Feed:
     def reset(self) -> None:
         """Begin anew: what was put is another process's."""
         self._batches: deque[tuple[int, int, Any]] = deque()
-        #: Messages and bytes that were put, and that were taken.
-        self._put = self._put_bytes = self._taken = self._taken_bytes = 0
+        #: Rows and characters that were put, and that were taken.
+        self._put = self._put_text = self._taken = self._taken_text = 0
         self._has_begun = False
 
     def put(self, batch: Any, count: int = 1, size: int = 0) -> None:
-        """Take what there is to say of so many messages, with so many bytes, or drop it."""
-        is_full = self._put - self._taken >= MOST or self._put_bytes - self._taken_bytes >= MOST_BYTES
+        """Take what there is to say of so many messages, with so many characters of long texts, or drop it."""
+        is_full = self._put - self._taken >= MOST or self._put_text - self._taken_text >= MOST_TEXT
         if is_full or len(self._batches) >= MOST or self.is_closed:
             self.dropped += count
             return
         self._put += count
-        self._put_bytes += size
+        self._put_text += size
         self._batches.append((count, size, batch))
         if not self._has_begun:
             self._has_begun = True
@@ -102,7 +99,7 @@ class Feed:
         """Return the rows of what was put, some at a time. From the thread of the recorder."""
         batches = [self._batches.popleft() for _ in range(len(self._batches))]
         self._taken += sum(count for count, _, _ in batches)
-        self._taken_bytes += sum(size for _, size, _ in batches)
+        self._taken_text += sum(size for _, size, _ in batches)
         if not self._batches:  # threads that put at once may have miscounted
             self._put = self._taken
         return self._rows_of([batch for _, _, batch in batches])
@@ -135,7 +132,7 @@ class Recorder:
         self._text = 0
         #: Workers that have ended, until that is written.
         self._gone: set[str] = set()
-        self._try_at = self._write_at = self._beat_at = self._tidy_at = self._complain_at = 0.0
+        self._try_at = self._beat_at = self._tidy_at = self._complain_at = 0.0
         self._wait, self._failed_since, self._told = RETRY_WAIT[0], 0.0, 0
 
     @property
@@ -200,7 +197,7 @@ class Recorder:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait(GATHER_EVERY if self._rows else WRITE_EVERY)
+            self._wake.wait(WRITE_EVERY)
             self._wake.clear()
             asked = self._asked
             try:
@@ -220,10 +217,8 @@ class Recorder:
     def _work(self, now: float) -> bool:
         """Take what there is and write what can be written; return whether nothing is left."""
         self._gather()
-        is_asked = self._asked > self._answered or self._end_by is not None
-        if now < self._try_at or (now < self._write_at and not is_asked):
+        if now < self._try_at:
             return False
-        self._write_at = now + WRITE_EVERY
         seen = {feed.worker: False for feed in list(self._feeds) if feed.worker is not None}
         seen = {} if now < self._beat_at and not self._gone else {**seen, **dict.fromkeys(self._gone, True)}
         if self._rows or seen:
@@ -276,7 +271,7 @@ class Recorder:
             self._dropped += 1
             return
         if len(row) > _PLAIN:
-            self._text += sum(len(text) for text in row[_PLAIN:] if text)
+            self._text += size_of(row)
             if self._text > MOST_TEXT:  # the status is worth more than the traceback
                 row = row[:_PLAIN]
         rows[row[0]] = row

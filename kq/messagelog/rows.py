@@ -12,7 +12,7 @@ from typing import Any
 
 from kq.utils import safe_repr
 
-__all__ = ["FIELDS", "FILLED", "LATEST", "MASKED", "MORE", "Row", "brief", "call_text", "cleaned", "merged"]
+__all__ = ["FIELDS", "FILLED", "LATEST", "MASKED", "MORE", "Row", "brief", "call_text", "cleaned", "merged", "size_of"]
 
 #: Stands for arguments that are to stay out.
 MASKED = "***"
@@ -39,7 +39,7 @@ Row = tuple[Any, ...]
 _AT = {name: number for number, name in enumerate((*FIELDS, *MORE))}
 _POSITION, _PUBLISHED, _STARTED, _ENDED = (_AT[name] for name in ("position", "published", "started", "ended"))
 _FILLED = [_AT[name] for name in FILLED]
-_FULL = len(FIELDS) + len(MORE)
+_PLAIN, _FULL = len(FIELDS), len(FIELDS) + len(MORE)
 
 
 def merged(one: Row, other: Row) -> Row:
@@ -108,6 +108,11 @@ def call_text(args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     else:
         text = ", ".join([*map(brief, args), *(f"{name}={brief(kwargs[name])}" for name in sorted(kwargs))])
     return cleaned(text, LONGEST) or ""
+
+
+def size_of(row: Row) -> int:
+    """Return how many characters the long texts of a row have."""
+    return sum(len(text) for text in row[_PLAIN:] if text) if len(row) > _PLAIN else 0
 
 
 def _time_of(row: Row) -> tuple[int, int]:

@@ -1,8 +1,9 @@
 """Recording: what a worker sees of each message goes to a message log.
 
-1. In the loop's thread starts and ends are put into a feed as they are, a turn's at once: no job waits for more.
-2. In the thread of the store they become rows. A start waits for its end for a moment: most jobs are short, and then
-   one row tells of both.
+1. In the loop's thread starts are noted, and ends become rows, a turn's at once. To keep messages for another thread
+   would cost more: its caches are cold, and the garbage collector would look through them again and again.
+2. A start waits for its end for a moment: most jobs are short, and then one row tells of both. Of what runs for longer
+   the thread of the store makes a row.
 3. At a stop what was put is written, as far as there is time; the worker is known to have ended.
 """
 
@@ -13,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
@@ -29,7 +31,7 @@ from kq.message import (
     Message,
     millis_in,
 )
-from kq.messagelog import MASKED, MOST_ATTEMPTS, LogStatus, MessageStore, Row, brief, cleaned, position
+from kq.messagelog import MASKED, MOST_ATTEMPTS, LogStatus, MessageStore, Row, brief, cleaned, position, size_of
 from kq.utils import type_name
 from kq.working.companions import Companion, Context
 
@@ -39,8 +41,6 @@ _logger = logging.getLogger("kq.message_log")
 
 #: Seconds that a start waits for its end. With what a recorder takes to write, a start is known within a second.
 HOLD = 0.5
-#: Starts that are remembered until their end is told of: more than ever run at once.
-_MOST_STARTS = 50_000
 #: Characters of a job's ID, of its function's name, of an exception, and of the end of a traceback.
 _LONGEST_ID, _LONGEST_NAME, _LONGEST_ERROR, _LONGEST_TRACEBACK = 255, 200, 4_000, 32_000
 #: What is known to end a job that was called off.
@@ -65,17 +65,15 @@ class Recording(Companion):
     def open(self, context: Context) -> None:
         self._store = self._given if isinstance(self._given, MessageStore) else MessageStore(self._given)
         worker = f"{socket.gethostname()}:{os.getpid()}-{os.urandom(3).hex()}"
-        rows = Rows(worker, self._has_letters, MASKED if self._store.mask_arguments else None)
-        self._feed = self._store.feed(rows, worker)
+        self._rows = Rows(worker, self._has_letters, MASKED if self._store.mask_arguments else None)
+        self._feed = self._store.feed(self._rows.handed_on, worker)
 
     def on_started_many(self, messages: Sequence[Message]) -> None:
-        self._feed.put((time.time(), messages, ()), len(messages))
+        self._rows.note_starts(messages, int(time.time() * 1000))
 
     def on_ended(self, ended: Sequence[Finished]) -> None:
-        size = 0
-        for one in ended:
-            size += len(one[0][4] or b"")
-        self._feed.put((time.time(), (), ended), len(ended), size)
+        rows = self._rows.of_ends(ended, int(time.time() * 1000))
+        self._feed.put(rows, len(rows), sum(map(size_of, rows)))
 
     def stats(self) -> Mapping[str, float]:
         return {"dropped": self._store.dropped}
@@ -88,7 +86,7 @@ class Recording(Companion):
 
 
 class Rows:
-    """Makes rows of what was put. Belongs to the thread of the recorder.
+    """Makes rows of what a worker sees. Belongs to the loop's thread, but for ``handed_on``.
 
     :param mask: Stands for what jobs return; None where that may be shown.
     """
@@ -104,31 +102,36 @@ class Rows:
         #: Names of functions, as they travel and as text: there are few.
         self._names: dict[bytes, str] = {}
 
-    def __call__(self, batches: Iterable[tuple[float, Sequence[Message], Sequence[Finished]]]) -> Iterator[list[Row]]:
-        """Yield the rows of starts and ends, each with its time."""
+    def note_starts(self, messages: Sequence[Message], now: int) -> None:
+        """Note that the jobs of messages have started.
+
+        :param now: Unix milliseconds.
+        """
+        self._fresh.update(zip(map(id, messages), zip(repeat(now), messages)))  # noqa: B905 - repeat has no end
+
+    def handed_on(self, batches: Iterable[list[Row]]) -> Iterator[list[Row]]:
+        """Yield rows that were put, and those of what has run for long. From the thread of the store."""
         rows = list[Row]()
-        for at, started, ended in batches:
-            now = int(at * 1000)
-            if started:
-                self._fresh.update(zip(map(id, started), zip(repeat(now), started)))  # noqa: B905 - repeat has no end
-            if ended:
-                rows += self._ends(ended, now)
+        for batch in batches:
+            rows += batch
             if len(rows) >= _AT_ONCE:  # a turn of an inline executor has one
                 yield rows
                 rows = []
         yield rows + self._late_starts(int((time.time() - HOLD) * 1000))
 
     def _late_starts(self, before: int) -> list[Row]:
-        """Return rows of what has run since a time, and go on waiting for its end."""
+        """Return rows of what has run since a time. The loop goes on meanwhile: whoever takes a start has it."""
         rows = []
-        while self._fresh:
-            name, (at, message) = next(iter(self._fresh.items()))
-            if at > before:
-                break
-            self._told[name] = self._fresh.pop(name)
-            rows.append(self._row(message, "IN_PROGRESS", at, None))
-        while len(self._told) > _MOST_STARTS:  # their ends were dropped
-            del self._told[next(iter(self._told))]
+        with suppress(StopIteration, RuntimeError):  # there is none, or one has come at this moment: next time
+            while True:
+                name, start = next(iter(self._fresh.items()))
+                if start[0] > before:
+                    break
+                self._told[name] = start
+                if self._fresh.pop(name, None) is None:  # it has ended
+                    self._told.pop(name, None)
+                else:
+                    rows.append(self._row(start[1], "IN_PROGRESS", start[0], None))
         return rows
 
     def _begun(self, message: Message) -> int | None:
@@ -136,8 +139,11 @@ class Rows:
         found = self._fresh.pop(id(message), None) or self._told.pop(id(message), None)
         return None if found is None else found[0]
 
-    def _ends(self, ended: Sequence[Finished], now: int) -> list[Row]:
-        """Return the rows of ends. Nearly all are plain successes, for which this takes a third of the usual time."""
+    def of_ends(self, ended: Sequence[Finished], now: int) -> list[Row]:
+        """Return the rows of ends. Nearly all are plain successes, for which this takes a third of the usual time.
+
+        :param now: Unix milliseconds.
+        """
         rows, names = list[Row](), self._names
         for message, job, outcome, why in ended:
             headers = message[6]
