@@ -18,9 +18,10 @@ from kafka.errors import KafkaError
 from kq.clients import check_config, check_hosts, connect, ends_of, kafka_python, scan, settings_for
 from kq.errors import ArgumentError, KQError
 from kq.letter import renewed
-from kq.message import HEADER_ID
+from kq.message import HEADER_ID, Record
 from kq.messagelog import MessageLog, MessageStore, Row, position
 from kq.producing import describe
+from kq.signing import JOB, Signer, check_signer
 
 __all__ = ["requeue"]
 
@@ -53,6 +54,7 @@ def requeue(
     config: Mapping[str, Any] | None = None,
     *,
     store: MessageStore | None = None,
+    signer: Signer | None = None,
     on_progress: Progress | None = None,
 ) -> int:
     """Put the messages of entries onto their topics again, and return how many.
@@ -63,6 +65,7 @@ def requeue(
     :param hosts: Kafka brokers as ``"host:port,host:port"``.
     :param config: More settings for Kafka clients, such as those that get to the brokers.
     :param store: Where to write down that they are published.
+    :param signer: Verifies what is on the topic, whatever its age, and signs it anew.
     :param on_progress: Called with how many are done, after each.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     :raises kq.KQError: A message is gone from its topic, or the brokers refuse; those before it are on their topics.
@@ -71,6 +74,7 @@ def requeue(
     if not all(isinstance(entry, MessageLog) for entry in wanted):
         raise ArgumentError("entries must be a MessageLog, or several")
     known = {**KafkaConsumer.DEFAULT_CONFIG, **KafkaProducer.DEFAULT_CONFIG}
+    signer = check_signer(signer)
     given = check_config(config, known, ("bootstrap_servers", "group_id", "transactional_id"))
     done = 0
     if not wanted:
@@ -78,7 +82,7 @@ def requeue(
     with _clients(check_hosts(hosts), given) as (consumer, producer), _notes(store) as note:
         for done, entry in enumerate(wanted):
             try:
-                note(entry, *_publish(producer, entry, _find(consumer, entry)))
+                note(entry, *_publish(producer, entry, _find(consumer, entry), signer))
             except (KafkaError, KQError) as error:
                 told = str(error) if isinstance(error, KQError) else describe(error)
                 before = f"; {done} before it are on their topics again" if done else ""
@@ -104,13 +108,16 @@ def _find(consumer: KafkaConsumer, entry: MessageLog) -> Any:
     return record
 
 
-def _publish(producer: KafkaProducer, entry: MessageLog, record: Any) -> tuple[Any, int]:
+def _publish(producer: KafkaProducer, entry: MessageLog, record: Any, signer: Signer | None) -> tuple[Any, int]:
     """Publish a record anew; return where it stands, and when that was."""
     now = int(time.time() * 1000)
     count = len(producer.partitions_for(entry.topic))
     partition = entry.partition if entry.partition is not None and entry.partition < count else None
-    headers = renewed(record.headers, now)
-    sent = producer.send(entry.topic, record.value, key=record.key, headers=headers, partition=partition)
+    made = Record(entry.topic, record.value, record.key, renewed(record.headers, now), partition, now)
+    if signer is not None:
+        signer.verify(JOB, record, now, since=now)
+        made = signer.sign(JOB, made, now)
+    sent = producer.send(made.topic, made.value, made.key, made.headers, made.partition)
     return sent.get(_PATIENCE), now
 
 

@@ -20,7 +20,6 @@ from kafka import KafkaAdminClient, KafkaProducer
 
 import kq
 from kq import ArgumentError, DeadLetters
-from kq.fleet import MessageEntry
 from kq.fleet.pauses import Pauses
 
 EXECUTORS = ["inline", "thread", "process"]
@@ -304,7 +303,10 @@ def test_an_entry_tells_what_the_headers_say(hosts, queue):
 
     with consuming(Asking, hosts, queue.topic) as consumer:
         wait_for_end(consumer, 1)
-    assert seen == [(MessageEntry(job.id, queue.topic, 0, 0, b"k", "journal.work", 1, job.timestamp), "journal.work")]
+    ((entry, task),) = seen
+    told = (entry.job_id, entry.topic, entry.partition, entry.offset, entry.key, entry.function, entry.attempt)
+    assert told == (job.id, queue.topic, 0, 0, b"k", "journal.work", 1)
+    assert (entry.published_at.timestamp() * 1000, task) == (job.timestamp, "journal.work")
 
 
 @pytest.mark.parametrize("letters", [True, False])

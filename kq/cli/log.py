@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import click
 from rich.text import Text
 
 import kq
-from kq.cli.options import Ago, Duration, config_option, hosts_option
+from kq.cli.options import Ago, Duration, config_option, hosts_option, signer_option
 from kq.cli.output import confirm, counted, json_option, make_console, print_table, show_progress, yes_option
 from kq.messagelog import STATUSES
 
@@ -130,19 +131,21 @@ def log_prune(store: str, older_than: float) -> None:
 @store_option
 @hosts_option
 @config_option
+@signer_option
 @click.argument("topic_or_id")
 @_filter_options
 @yes_option
 def log_retry(
-    store: str, hosts: str, config: dict[str, Any], topic_or_id: str, yes: bool, topic: str | None, **filters: Any
-) -> None:
+    store: str, hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic_or_id: str, yes: bool,
+    topic: str | None, **filters: Any,
+) -> None:  # fmt: skip
     """Enqueue the message of a job again; or those of a TOPIC that have failed, or have a --status."""
     if topic is not None:
         raise click.UsageError("the topic is the argument: leave out --topic")
     with kq.MessageStore(store) as found:
         one = found.get(topic_or_id)
         if one is not None:
-            click.echo(f"{kq.requeue(one, hosts, config, store=found)} job enqueued")
+            click.echo(f"{kq.requeue(one, hosts, config, store=found, signer=signer)} job enqueued")
             return
         filters["status"] = filters["status"] or _FAILED
         which = _filters(**filters, topic=topic_or_id)
@@ -155,7 +158,8 @@ def log_retry(
         pages = [found.list(**which, limit=_PAGE, offset=begin) for begin in range(0, total, _PAGE)]
         entries = [entry for page in pages for entry in page]
         with show_progress(make_console(stderr=True), "jobs", max(1, len(entries))) as show:
-            done = kq.requeue(reversed(entries), hosts, config, store=found, on_progress=show)
+            put_back = partial(kq.requeue, store=found, signer=signer, on_progress=show)
+            done = put_back(reversed(entries), hosts, config)
     click.echo(f"{counted(done, 'job')} enqueued")
 
 

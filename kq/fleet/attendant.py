@@ -17,7 +17,7 @@ from typing import Any
 
 from kq.errors import ChildTraceback, JobTimeout, KQError, MessageRefused, RemoteError
 from kq.executors import Caller, Finished, cause_of, explained, log_invalid, stacktrace_of
-from kq.fleet.entry import MessageEntry
+from kq.fleet.entry import entry_of
 from kq.fleet.hooks import FAILED, Hooks, call_hook, tell_failure
 from kq.job import INVALID, SUCCESS, TIMEOUT, Job, Outcome
 from kq.message import Message, Record, job_from_headers
@@ -80,7 +80,7 @@ class Attendant(Companion):
 
     def _log_of(self, message: Message) -> Any:
         log = call_hook(self._hooks, "get_message_log", message)
-        return MessageEntry.of(message) if log is FAILED else log  # None is a decision, an error is none
+        return entry_of(message) if log is FAILED else log  # None is a decision, an error is none
 
 
 class Asking(Attendant):

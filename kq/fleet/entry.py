@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from datetime import datetime, timezone
 
 from kq.message import Message, attempt_of, job_from_headers, name_of
+from kq.messagelog import MessageLog
 
-__all__ = ["MessageEntry"]
+__all__ = ["entry_of"]
 
 
-class MessageEntry(NamedTuple):
-    """One attempt of one message, as its headers tell it. Nothing is unpickled for that.
-
-    It is what ``Consumer.get_message_log`` returns unless a subclass has something better: a row of a table, say.
-
-    :param job_id: The job's ID; None of a record that another program wrote.
-    :param topic: Name of the Kafka topic.
-    :param partition: Kafka partition.
-    :param offset: Offset in the partition.
-    :param key: Kafka message key, raw bytes, or None.
-    :param function: The name of the job's function, or None.
-    :param attempt: The number of this run, from 1.
-    :param published: When the job was enqueued, in Unix milliseconds, or None.
-    """
-
-    job_id: str | None
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    function: str | None
-    attempt: int
-    published: int | None
-
-    @classmethod
-    def of(cls, message: Message) -> MessageEntry:
-        """Return the entry of a message."""
-        told = job_from_headers(message)
-        place = message.topic, message.partition, message.offset, message.key
-        return cls(told.id, *place, name_of(message), attempt_of(message), told.timestamp)
+def entry_of(message: Message) -> MessageLog:
+    """Return what the headers of a message tell of it, as an entry of a message log. Nothing is unpickled for that."""
+    topic, partition, offset, key = message[:4]
+    told, function = job_from_headers(message), name_of(message)
+    at = None if told.timestamp is None else datetime.fromtimestamp(told.timestamp / 1000, timezone.utc)
+    return MessageLog(
+        told.id or f"{topic}-{partition}-{offset}",
+        "IN_PROGRESS",
+        attempt_of(message),
+        *(topic, partition, offset, key, function, function),
+        published_at=at,
+    )

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from kq.errors import ArgumentError
 from kq.executors import Caller
-from kq.fleet.entry import MessageEntry
+from kq.fleet.entry import entry_of
 from kq.message import Message, name_of
 from kq.worker import Worker
 
@@ -82,9 +82,11 @@ class Hooks:
     def get_message_log(self, message: Message) -> Any:
         """Return what keeps the story of a message; called first, so that later errors have a place to be told.
 
+        A :class:`kq.MessageLog` of what its headers tell, unless a subclass has something better, a row of a table say.
+
         None refuses the message: it is a dead letter where these are on, and in any case invalid.
         """
-        return MessageEntry.of(message)
+        return entry_of(message)
 
     def get_task_type(self, message: Message) -> str:
         """Return the name of a message's task: from the header ``task_type``, else the name of the job's function."""

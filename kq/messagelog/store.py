@@ -158,11 +158,10 @@ class MessageStore:
         :param follow: Go on with what changes, for ever.
         :param filters: Those of :meth:`list`, but for ``offset`` and ``limit``.
         """
-        shown: dict[str, MessageLog] = {}
         last = time.time()
-        for entry in reversed(self.list(**filters, limit=count)):
-            shown[entry.job_id] = entry
-            yield entry
+        known = self.list(**filters, limit=max(count, _MOST_SHOWN))
+        shown = {entry.job_id: entry for entry in known}  # those before the first one are no news
+        yield from reversed(known[:count])
         while follow:
             time.sleep(_LOOK_EVERY)
             begun = time.time()

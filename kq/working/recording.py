@@ -18,7 +18,7 @@ from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
-from kq.errors import JobExpired
+from kq.errors import Cancelled, JobExpired
 from kq.executors import Finished, explained
 from kq.job import INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import (
@@ -42,10 +42,11 @@ _logger = logging.getLogger("kq.message_log")
 #: Seconds that a start waits for its end. With what a recorder takes to write, a start is known within a second.
 HOLD = 0.5
 #: Characters of a job's ID, of its function's name, of an exception, and of the end of a traceback.
-_LONGEST_ID, _LONGEST_NAME, _LONGEST_ERROR, _LONGEST_TRACEBACK = 255, 200, 4_000, 32_000
+_LONGEST_ID, _LONGEST_NAME, _LONGEST_ERROR, _LONGEST_TRACEBACK, _LONGEST_LOGS = 255, 200, 4_000, 32_000, 64_000
 #: What is known to end a job that was called off.
 _CANCELLED = "kq.errors.Cancelled"
-_EXPIRED = type_name(JobExpired)
+_EXPIRED, _CANCELLED = type_name(JobExpired), type_name(Cancelled)
+_CANCELLED = type_name(Cancelled)
 _COMPLETED_FIRST = position("COMPLETED")
 #: Names that are remembered, and rows that are handed on at once.
 _MOST_NAMES, _AT_ONCE = 1_000, 64
@@ -147,7 +148,8 @@ class Rows:
         rows, names = list[Row](), self._names
         for message, job, outcome, why in ended:
             headers = message[6]
-            if len(headers) == 2 and outcome is not None and outcome[0] == SUCCESS and outcome[1] is None:
+            is_plain = outcome is not None and outcome[0] == SUCCESS and outcome[1] is None and not outcome[8]
+            if is_plain and len(headers) == 2:
                 (first, name), (second, func) = headers
                 if first == HEADER_ID and second == HEADER_FUNC and func in names and name.isalnum() and len(name) < 99:
                     topic, partition, offset, key, _, timestamp, _ = message
@@ -168,19 +170,22 @@ class Rows:
         begun = self._begun(message)
         if outcome.status == SUCCESS:
             row = self._row(message, "COMPLETED", begun, now)
-            if outcome.result is None:
+            if outcome.result is None and not outcome.logs:
                 return row
-            return (*row, None, self._mask or brief(outcome.result), None, None, None)
+            result = None if outcome.result is None else self._mask or brief(outcome.result)
+            return (*row, None, result, None, None, _lines(outcome))
         cause = explained(outcome)
         error = f"{cause.kinds[0] if cause.kinds else outcome.status}: {cause.text}"
         traceback = cleaned(outcome.stacktrace or cause.trace or None, _LONGEST_TRACEBACK, end=True)
         row = self._row(message, self._status(outcome, cause.kinds), begun, now)
-        return (*row, None, None, cleaned(error, _LONGEST_ERROR), traceback, None)
+        return (*row, None, None, cleaned(error, _LONGEST_ERROR), traceback, _lines(outcome))
 
     def _status(self, outcome: Outcome, kinds: Sequence[str]) -> LogStatus:
         """Return the status of what was no success."""
         if outcome.retry_in is not None:
             return "RETRIED"
+        if _CANCELLED in kinds:
+            return "CANCELLED"
         if self._has_letters:
             return "DEAD"
         if outcome.status == INVALID:
@@ -214,6 +219,11 @@ class Rows:
             self._names.clear()
         text = self._names[told] = _text(told, _LONGEST_NAME)
         return text
+
+
+def _lines(outcome: Outcome) -> str | None:
+    """Return what a run has logged, as one text; None if that is nothing, or nobody captures it."""
+    return cleaned("\n".join(outcome.logs), _LONGEST_LOGS, end=True) if outcome.logs else None
 
 
 def _text(told: bytes, longest: int) -> str:
