@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, cast
 from kq.clients import DEFAULT_TOPIC
 from kq.errors import ArgumentError, ResultTimeout
 from kq.job import Job
+from kq.producing import made_at
 from kq.resulting import JobEvent, ResultConsumer, Watch, Watcher
 from kq.serializers import JSONSerializer
 from kq.signing import Signer
@@ -146,8 +147,8 @@ class Results:
     def get(self, job: Job | str, timeout: float | None = None) -> Any:
         """Wait until a job has ended, and return what it returned.
 
-        :param job: The job as ``enqueue`` returned it, or its ID. With the job, less has to be read: nothing from
-            before it was enqueued.
+        :param job: The job as ``enqueue`` returned it, or its ID. Nothing is read from before it was enqueued; an ID
+            of your own making does not tell when that was, and all is read.
         :param timeout: How long to wait, in seconds; None for no limit.
         :returns: What the job returned.
         :raises Exception: What the job raised; :class:`kq.RemoteError` where that cannot be built again here.
@@ -243,7 +244,8 @@ class Results:
     def _told(self, job: Job | str) -> tuple[str, float | None]:
         """Return a job's ID, and since when to read; raise where it is none."""
         if isinstance(job, str) and job:
-            return job, None
+            made = made_at(job)
+            return job, None if made is None else made - _SKEW
         if not isinstance(job, Job) or not isinstance(job.id, str):
             raise ArgumentError("job must be a Job, as enqueue returns it, or a job's ID")
         if job.topic not in (None, self.topic):

@@ -20,7 +20,7 @@ from kafka.errors import MessageSizeTooLargeError
 import kq
 from kq import ArgumentError, EnqueueError, EnqueueUnknown, Job, Queue
 from kq.producing import window as window
-from kq.producing.ids import new_ids
+from kq.producing.ids import made_at, new_ids
 
 #: A program that enqueues in forked children of every kind; prints a line for each.
 FORKED = """
@@ -419,3 +419,11 @@ def test_the_settings_of_an_own_producer_reach_the_one_that_makes_topics(hosts: 
     """What it takes to get to the brokers, and nothing that is the producer's alone."""
     queue = Queue("t", hosts=hosts, config={"linger_ms": 3, "client_id": "mine", "request_timeout_ms": 5000})
     assert queue._access({"request_timeout_ms", "client_id", "linger_ms_"}) == {"request_timeout_ms": 5000}
+
+
+def test_an_id_tells_when_it_was_made():
+    before = int(time.time() * 1000)
+    made = [next(new_ids(ahead)) for ahead in (1, 100)]
+    assert all(before <= made_at(one) <= time.time() * 1000 for one in made)
+    for other in ("", "mine", uuid.uuid4().hex, str(uuid.UUID(made[0])), made[0].upper()):
+        assert made_at(other) is None

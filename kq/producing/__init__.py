@@ -4,7 +4,7 @@ from kq.producing.binding import check_binding
 from kq.producing.calls import Terms, check_timeout, job_of_call, told_retry
 from kq.producing.decorator import JobFunction, JobSpec, job_function
 from kq.producing.delivery import Delivery, EnqueueError, EnqueueUnknown, Sent, describe
-from kq.producing.ids import new_ids
+from kq.producing.ids import made_at, new_ids
 from kq.producing.later import LATER, SUFFIX, Later
 from kq.producing.publishing import Publishing
 from kq.producing.spec import EnqueueSpec, Sender, now_millis
@@ -34,6 +34,7 @@ __all__ = [
     "describe",
     "job_function",
     "job_of_call",
+    "made_at",
     "moment_in",
     "moment_of",
     "new_ids",
