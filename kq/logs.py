@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,6 +21,8 @@ __all__ = ["Capture", "ListHandler", "LoggingTask", "Router", "capturing"]
 
 #: What a line looks like.
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+#: Records that a handler keeps: who logs in a loop must not fill the memory.
+_MOST_RECORDS = 10_000
 #: Characters of a line; what is longer is cut.
 _LONGEST_LINE = 4000
 #: Seconds between looks for loggers that keep their records to themselves.
@@ -28,7 +30,7 @@ _LOOK_EVERY = 1.0
 
 
 class ListHandler(logging.Handler):
-    """A handler that keeps the records of one thread in a list.
+    """A handler that keeps the records of one thread in a list: the latest 10,000.
 
     :param thread_name: Name of the thread; records of others are passed over.
     :param level: The lowest level that is kept.
@@ -38,7 +40,7 @@ class ListHandler(logging.Handler):
     def __init__(self, thread_name: str, level: int) -> None:
         super().__init__(level)
         self.thread_name = thread_name
-        self.records: MutableSequence[logging.LogRecord] = []
+        self.records: deque[logging.LogRecord] = deque(maxlen=_MOST_RECORDS)
         self.setFormatter(logging.Formatter(FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -71,7 +73,7 @@ class LoggingTask:
         self.thread_name = thread_name
         self.args = args
         self.kwargs = kwargs
-        self.handler = ListHandler(thread_name, logging.NOTSET)
+        self.handler = ListHandler(thread_name, logger.getEffectiveLevel())
 
     def run(self) -> Any:
         """Call it with the handler attached, and return what it returns."""
@@ -85,6 +87,10 @@ class LoggingTask:
     def lines(self) -> list[str]:
         """What it has logged, as text."""
         return self.handler.lines
+
+    def get_logs(self) -> str:
+        """Return what it has logged, one line below the other."""
+        return "\n".join(self.lines)
 
 
 class Capture(ListHandler):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import kq
-from kq import fleet
+from kq import logs
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parent / "docs" / "consumers.rst").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ ROWS = dict(re.findall(r"^    \* - ``([\w.]+)``\n      - (.*)$", PAGE, re.MULTIL
 def here(name: str) -> Any:
     """Return what has a name of the reference here; None if nothing has."""
     owner, _, method = name.partition(".")
-    found = getattr(kq, owner, None) or getattr(fleet, owner)
+    found = getattr(kq, owner, None) or getattr(logs, owner)
     return getattr(found, method, None) if method else found
 
 
@@ -102,24 +102,3 @@ def test_a_signature_that_differs_is_noticed():
     ]
     assert parameters("(a: str, b: int = 1)") != described(lambda b, a=1: None)
     assert parameters("(a: int = 1)") != described(lambda a=2: None)
-
-
-def test_the_lines_of_a_task_are_kept():
-    """Those of its thread, while it runs, and what it returns."""
-    import logging
-    import threading
-
-    logger = logging.getLogger("carrot.test")
-    logger.setLevel(logging.INFO)
-
-    def task(a: int, b: int = 0) -> int:
-        logger.info("adds %d", a)
-        other = threading.Thread(target=logger.info, args=("somebody else",))
-        other.start()
-        other.join()
-        return a + b
-
-    made = fleet.LoggingTask(task, logger, threading.current_thread().name, 1, b=2)
-    assert made.run() == 3
-    logger.info("afterwards")
-    assert made.get_logs() == "adds 1"

@@ -41,7 +41,7 @@ HOUSE = {
     "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper publisher "
     "settings verifier settle messages retrier letters replies recording watchdog loop",
     "what works": "worker",
-    "fleet": "virtual_host entry task_logging pauses hooks attendant consumer consumer_set",
+    "fleet": "virtual_host entry pauses hooks attendant consumer consumer_set",
     "local": "install supervisor broker",
     "what tests": "frozen testing",
     "the top": "kq",

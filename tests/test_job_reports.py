@@ -231,6 +231,7 @@ def test_a_logging_task_keeps_what_it_logs() -> None:
     assert logging_task.run() == 3
     logger.info("afterwards")
     assert [line.partition(": ")[2] for line in logging_task.lines] == ["adding 1 and 2"]
+    assert logging_task.get_logs() == logging_task.lines[0]
     assert logger.handlers == []
     with pytest.raises(TypeError):
         LoggingTask(task, logger, "x", 1).run()

@@ -2,7 +2,6 @@
 
 from kq.fleet.consumer import Consumer
 from kq.fleet.consumer_set import ConsumerSet
-from kq.fleet.task_logging import ListHandler, LoggingTask
 from kq.fleet.virtual_host import VirtualHost
 
-__all__ = ["Consumer", "ConsumerSet", "ListHandler", "LoggingTask", "VirtualHost"]
+__all__ = ["Consumer", "ConsumerSet", "VirtualHost"]
