@@ -221,13 +221,13 @@ class Outcomes:
         """Return an outcome; what it holds is unpickled only where somebody is told of it."""
         packed, setting = result.packed, self._setting
         serializer = serializer_of(setting.deserialize, message.value)
-        told = told._replace(packed=packed if isinstance(packed, bytes) else None)
+        kept = packed if isinstance(packed, bytes) else None
         if result.status == SUCCESS:
             thing = unpack(packed, serializer) if setting.wants_outcome else None
-            return told._replace(result=thing, unpacked=result.stacktrace)
+            return told._replace(result=thing, packed=kept, unpacked=result.stacktrace)
         error = unpack_error(result, serializer) if setting.wants_outcome or setting.wants_errors else None
         trace, cause = result.stacktrace, _cause(result)
-        return told._replace(status=FAILURE, exception=error, stacktrace=trace, cause=cause)
+        return told._replace(status=FAILURE, exception=error, stacktrace=trace, cause=cause, packed=kept)
 
     def _finish_invalid(self, finished: list[Finished], message: Message, result: Result) -> None:
         why = (result.text, result.stacktrace)
