@@ -149,7 +149,7 @@ def test_info_knows_the_members(tell: Callable[..., Told], hosts: str, topic: st
         found = wait_until(group_of, timeout=PATIENCE)
     (member,) = found["members"]
     assert (found["group"], found["state"], found["partitions"][0]["member"]) == (group, "Stable", member["member"])
-    assert found["partitions"][0]["committed"] is None
+    assert not found["partitions"][0]["committed"]  # an idle worker may have said that it is at work
 
 
 def test_a_partition_without_a_leader_is_said_and_not_waited_for() -> None:

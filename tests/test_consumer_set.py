@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import re
 import threading
@@ -22,6 +21,7 @@ from test_worker_cli import started
 
 import kq
 from kq import ArgumentError, ConsumerSet, Queue
+from kq.working import State
 
 BAD = [
     (lambda: ConsumerSet("h:1", "t", LOGGER, 0), "concurrency must be an int of 1"),
@@ -59,12 +59,18 @@ def done(consumers: ConsumerSet) -> int:
     return sum(consumer.stats().done for consumer in consumers.consumers)
 
 
-def kill(consumer: kq.Consumer, patience: float = 10.0) -> None:
-    """Have the thread of a consumer die: again where a hook was in the way, which is guarded."""
+def kill(consumer: kq.Consumer) -> None:
+    """Have the thread of a consumer die while it is at work: anywhere else the client may wait for ever for its own."""
     thread = next(one for one in threading.enumerate() if one.name == consumer.name)
-    while thread.is_alive():
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
-        thread.join(patience)
+    worker: Any = wait_until(lambda: consumer.connection, 30)
+    wait_until(lambda: worker.state is State.RUNNING, 30)
+
+    def die() -> None:
+        raise SystemExit
+
+    worker._loop._turn = die
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(("make", "message"), BAD, ids=[message for _, message in BAD])

@@ -160,8 +160,9 @@ def _consume(options: Mapping[str, Any]) -> None:
         options = {**options, "processes": max(1, _cores() // count)}
     _, concurrency, words = _executor(options)
     worker = {**_settings(options), "executor": lambda: _executor(options)[0], "concurrency": concurrency}
+    store = worker.pop("message_log")
     hosts, config, name = options["hosts"], options["config"], options["consumer_class"] or "kq.Consumer"
-    access = {"group": options["group"], "config": config, "worker": worker}
+    access = {"group": options["group"], "config": config, "message_log": store, "worker": worker}
     consumers = kq.ConsumerSet(hosts, topic, logging.getLogger("kq.worker"), count, "consumer", name, **access)
     with open_admin(hosts, config) as admin:
         partitions = len(partitions_of(admin, hosts, topic))
