@@ -245,6 +245,7 @@ def test_a_paused_node_answers_nothing_until_it_is_resumed(kafka):
 # -- several nodes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_three_nodes_are_one_cluster(three):
     """Three processes, three brokers, and internal topics with three replicas."""
     assert len(set(three.pids)) == 3
@@ -256,6 +257,7 @@ def test_three_nodes_are_one_cluster(three):
     assert set(offsets["partitions"][0]["replica_nodes"]) == {0, 1, 2}
 
 
+@pytest.mark.long
 def test_a_cluster_outlives_one_of_its_nodes(three):
     """With one node of three dead, messages are sent and received; then it comes back."""
     send(three.hosts, "survives", b"one", acks="all")
@@ -268,6 +270,7 @@ def test_a_cluster_outlives_one_of_its_nodes(three):
     assert len(three.pids) == 3
 
 
+@pytest.mark.long
 def test_a_node_that_is_not_there_is_refused(three):
     """Nodes are counted from 0."""
     with pytest.raises(kq.ArgumentError, match="node must be an int from 0 to 2"):

@@ -47,7 +47,7 @@ class Feeder:
                 continue
 
 
-@pytest.mark.parametrize("hard", [False, True], ids=["TERM", "KILL"])
+@pytest.mark.parametrize("hard", [pytest.param(False, marks=pytest.mark.long), True], ids=["TERM", "KILL"])
 def test_workers_survive_a_restart_of_the_broker(
     kafka: kq.LocalKafka, make_topic: Callable[..., str], journal: Journal, hard: bool
 ) -> None:
@@ -65,6 +65,7 @@ def test_workers_survive_a_restart_of_the_broker(
         assert worker.terminate() == 0
 
 
+@pytest.mark.long
 def test_the_death_of_a_leader_is_survived(journal: Journal) -> None:
     """Three nodes, the leader of the partition and of the group killed: jobs go on within 30 s, and none is lost."""
     with kq.LocalKafka(nodes=3) as kafka:
@@ -87,6 +88,7 @@ def test_the_death_of_a_leader_is_survived(journal: Journal) -> None:
             assert worker.terminate() == 0
 
 
+@pytest.mark.long
 def test_a_broker_that_is_away_is_two_lines(kafka: kq.LocalKafka, topic: str, journal: Journal, tmp_path: Path) -> None:
     """One when it goes, one with the seconds when it is back; none of the client's, none about commits."""
     log = tmp_path / "log"
@@ -127,7 +129,8 @@ def test_a_broker_that_is_away_is_two_lines(kafka: kq.LocalKafka, topic: str, jo
     assert abs(told - seconds) < 5
 
 
-@pytest.mark.parametrize("has_done", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("has_done", [False, True])
 def test_a_stop_while_the_broker_is_away_speaks_of_what_was_done_only(
     kafka: kq.LocalKafka, topic: str, journal: Journal, caplog: pytest.LogCaptureFixture, has_done: bool
 ) -> None:

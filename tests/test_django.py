@@ -97,7 +97,7 @@ class Site:
         return json.loads(self.printed.strip().splitlines()[-1])
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.long)])
 def site(request: pytest.FixtureRequest, tmp_path: Path, topic: str, hosts: str) -> Site:
     """Return a project whose tables are made, in each database."""
     if request.param == "sqlite":

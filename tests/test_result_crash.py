@@ -40,7 +40,7 @@ kq.Worker(topic, hosts=hosts, config=quick, results=True, commit_interval=0.02).
 
 def test_a_death_between_a_result_and_its_commit(topic: str, hosts: str, request: pytest.FixtureRequest) -> None:
     """Again and again: each job has a result, and the first one counts, whoever asks and when."""
-    rounds = 50 if request.config.getoption("--long") else 3
+    rounds = 50 if request.config.getoption("--long") else 2
     moments, made, first = random.Random(13), [], {}
     with kq.Queue(topic, hosts=hosts) as queue, queue.collect() as results:
         for _ in range(rounds):
@@ -92,6 +92,7 @@ def _leader(hosts: str, topic: str) -> int:
     return int(described["partitions"][0]["leader_id"])
 
 
+@pytest.mark.long
 def test_a_broker_that_is_away_while_jobs_end(kafka: kq.LocalKafka, make_topic: Callable[..., str]) -> None:
     """The results come late, and the jobs are done no sooner."""
     topic = make_topic()

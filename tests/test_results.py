@@ -285,6 +285,7 @@ def test_a_job_is_cancelled_or_asked_again_without_a_trace(topic: str, hosts: st
             assert asyncio.run(results.aget(job.id, timeout=30)) == 4
 
 
+@pytest.mark.long
 def test_partitions_that_are_added_are_read_too(topic: str, hosts: str, admin: KafkaAdminClient) -> None:
     with kq.Queue(topic, hosts=hosts) as queue, queue.collect() as results, working(topic, hosts):
         assert results.get(queue.enqueue(jobs.add, 1, 1), timeout=30) == 2
@@ -352,7 +353,7 @@ def test_what_nobody_waits_for_costs_no_memory(
     topic: str, hosts: str, client: KafkaProducer, request: pytest.FixtureRequest
 ) -> None:
     """Whoever waits for one job among many passes the others by."""
-    count = 1_000_000 if request.config.getoption("--long") else 50_000
+    count = 1_000_000 if request.config.getoption("--long") else 20_000
     code = """
 import resource, sys
 import kq

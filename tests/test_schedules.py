@@ -155,6 +155,7 @@ def nights(begin: datetime, end: datetime) -> list[str]:
     return found
 
 
+@pytest.mark.long
 def test_both_changes_of_daylight_saving_time(make_topic: Callable[..., str], hosts: str) -> None:
     """An owner whose clock is 400 days ahead makes up for every night, with the IDs of the contract."""
     topic = make_topic(message_timestamp_type="LogAppendTime")  # brokers refuse times that are far ahead
