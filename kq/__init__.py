@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kq.context import JobContext as JobContext
     from kq.context import current_job as current_job
     from kq.context import progress as progress
+    from kq.control import Control as Control
     from kq.deadletters import DeadLetters as DeadLetters
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
@@ -68,6 +69,7 @@ _HOMES = {
     "Callback": "worker",
     "Cancelled": "errors",
     "ChildLost": "errors",
+    "Control": "control",
     "Cron": "scheduling",
     "DeadLetter": "letter",
     "DeadLetters": "deadletters",

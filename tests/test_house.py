@@ -27,14 +27,16 @@ HOUSE = {
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
     "resulting": "event feed consumer watcher",
+    "controlling": "wishes board",
     "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what waits for results": "results",
     "what enqueues": "queue",
     "what looks after letters": "deadletters",
+    "what steers workers": "control",
     "executors": "coroutine calling interrupt lines packing running base fitness inline thread process",
     "executors.process": "protocol output child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
-    "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper publisher "
+    "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper agent publisher "
     "settings settle messages retrier letters replies watchdog loop",
     "what works": "worker",
     "local": "install supervisor broker",
@@ -48,7 +50,7 @@ HOUSE = {
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),
-    *("scheduling.table", "scheduling.entries"),
+    *("controlling.wishes", "scheduling.table", "scheduling.entries"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog", "working.reruns"),
 ]
 # The table ends here.

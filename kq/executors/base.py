@@ -124,6 +124,10 @@ class Executor(Protocol):
         """Return the seconds after which ``finished`` should be asked again, though nothing woke the worker."""
         return float("inf")
 
+    def withdraw(self, is_meant: Callable[[Message], bool]) -> list[Message]:
+        """Take back those that are meant, of what was begun and waits for its place, and return them."""
+        return []
+
     def running(self) -> list[Run]:
         """Return what runs at this moment, as far as is known. From any thread."""
         return []

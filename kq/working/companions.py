@@ -21,12 +21,23 @@ from typing import Any, NamedTuple
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
 
-__all__ = ["Companion", "Companions", "Context", "ThreadedCompanion", "prepare_soon"]
+__all__ = ["Companion", "Companions", "Context", "Refusal", "Steering", "ThreadedCompanion", "prepare_soon"]
 
 _logger = logging.getLogger("kq.companions")
 
 #: Seconds until a companion's thread that failed is started again, at first and at most; each failure doubles it.
 RESTART_WAIT = (1.0, 30.0)
+
+
+#: Says of a message whether its job was cancelled.
+Refusal = Callable[[Message], bool]
+
+
+class Steering(NamedTuple):
+    """What a companion may have the loop do. From any thread."""
+
+    #: Look at once whether there is something to do.
+    wake: Callable[[], object] = lambda: None
 
 
 class Context(NamedTuple):
@@ -42,6 +53,7 @@ class Context(NamedTuple):
     #: Publishes a record of a companion that nothing waits for, in its order with that companion's others. From any
     #: thread. Where it cannot be published soon, it is dropped.
     tell: Callable[[Companion, Record], None] = lambda companion, record: None
+    steering: Steering = Steering()
 
 
 class Companion:
@@ -55,6 +67,19 @@ class Companion:
 
         :raises kq.KQError: It cannot work like this; ``Worker.start`` raises it.
         """
+
+    def holds(self) -> bool:
+        """Return whether no job is to start at present; asked before each start."""
+        return False
+
+    def refusal(self) -> Refusal | None:
+        """Return what says of a message whether its job was cancelled; None where none was."""
+        return None
+
+    @property
+    def refusals(self) -> int:
+        """A number that is another one as soon as something more is cancelled."""
+        return 0
 
     def on_started(self, message: Message) -> None:
         """Note that the job of a message is handed to the executor."""
@@ -188,6 +213,8 @@ class Companions:
         self._answering = [one for one in self._all if type(one).on_settled is not Companion.on_settled]
         self._judging = [one for one in self._all if type(one).judge is not Companion.judge]
         self.hear_starts = bool(self._hearing)
+        self._holding = [one for one in self._all if type(one).holds is not Companion.holds]
+        self._refusing = [one for one in self._all if type(one).refusal is not Companion.refusal]
         hooks = ("on_begun", "on_progress", "on_logs")
         self._following = [
             one for one in self._all if any(getattr(type(one), n) is not getattr(Companion, n) for n in hooks)
@@ -211,6 +238,21 @@ class Companions:
         for companion in self._all:
             companion.open(context)
             self._open.append(companion)
+
+    def hold(self) -> bool:
+        """Return whether no job is to start at present."""
+        return any(one.holds() for one in self._holding)
+
+    def refusal(self) -> Refusal | None:
+        """Return what says of a message whether its job was cancelled; None where none was."""
+        several = [refusal for one in self._refusing if (refusal := one.refusal()) is not None]
+        if len(several) > 1:
+            return lambda message: any(is_refused(message) for is_refused in several)
+        return several[0] if several else None
+
+    def refusals(self) -> int:
+        """Return a number that is another one as soon as something more is cancelled."""
+        return sum(one.refusals for one in self._refusing)
 
     def started(self, messages: Iterable[Message]) -> None:
         """Tell all that jobs start. One that fails is said aloud, and holds back nothing."""

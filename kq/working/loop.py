@@ -17,9 +17,10 @@ import logging
 import time
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked
-from kq.executors import Finished, Run, Setting, describe, log_interrupted, log_invalid
+from kq.executors import Finished, Run, Setting, cancelled, describe, log_interrupted, log_invalid
 from kq.logs import Router
 from kq.working.brake import Brake
+from kq.working.companions import Steering
 from kq.working.messages import Messages
 from kq.working.publisher import Publisher
 from kq.working.reporter import Reporter
@@ -73,6 +74,8 @@ class Loop:
         self.failure: BaseException | None = None
         self._last_activity = time.monotonic()
         self._is_drained = False
+        #: What was cancelled when that was looked at last.
+        self._refusals = 0
         self._last_publish = 0.0
         self._unpublished = False
         look = plan.companions.look
@@ -105,7 +108,8 @@ class Loop:
     def _open(self) -> None:
         settings, waker = self._settings, self._waker
         context = self._plan.context
-        self._plan.companions.open(context if self._publisher is None else context._replace(tell=self._publisher.tell))
+        tell = context.tell if self._publisher is None else self._publisher.tell
+        self._plan.companions.open(context._replace(tell=tell, steering=Steering(waker.wake)))
         asked = settings.deserializer, settings.timeout, settings.logger, settings.callback is not None
         runs: dict[int, Run] | None = {} if self._plan.companions.follow_runs or settings.most_lines else None
         wants = settings.packs, runs, self._router, settings.most_lines
@@ -115,6 +119,8 @@ class Loop:
 
     def _turn(self) -> None:
         self._take_in()
+        if self._plan.companions.refusals() != self._refusals:
+            self._withdraw()
         finished = self._executor.finished()
         has_settled = self._settle(finished)
         # also where runs end in each turn, as those of an inline executor do: nothing would be done till there are none
@@ -192,7 +198,10 @@ class Loop:
         self._take_in()  # callbacks and commits took their time: partitions may have moved meanwhile
         if self.state not in _STARTING or self._stop.requests or not self._pump.is_vouched(time.monotonic()):
             return False
-        is_careful, refused = self._messages.take(*self._room())
+        companions = self._plan.companions
+        if companions.hold():
+            return False
+        is_careful, refused = self._messages.take(*self._room(), companions.refusal())
         for one in refused:
             self._report(one)
         if not self._messages.starting:
@@ -201,11 +210,21 @@ class Loop:
         if is_careful or refused:  # also a callback takes its time
             self._look_again()
         batch, self._messages.starting = self._messages.starting, []
-        if self._plan.companions.hear_starts:
-            self._plan.companions.started(batch)
+        if companions.hear_starts:
+            companions.started(batch)
         self._executor.start_all(batch)
         self._executor.flush()
         return bool(batch)
+
+    def _withdraw(self) -> None:
+        """Let go of what was cancelled after it was handed out, or while it waits to run again."""
+        self._refusals = self._plan.companions.refusals()
+        is_refused = self._plan.companions.refusal()
+        if is_refused is None:
+            return
+        for message in self._executor.withdraw(is_refused):
+            self._report(cancelled(message))
+        self._messages.reruns.hasten(is_refused)
 
     def _room(self) -> tuple[float, float]:
         """Return how many jobs may be started now, and how many of them with messages that have not begun."""

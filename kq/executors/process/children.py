@@ -17,6 +17,7 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import Any
 
@@ -332,6 +333,17 @@ class Children:
             if len(child.queue) > 1 and child.ran_for(now) > STEAL_AFTER:
                 self._catch_up(child)
                 self._reassign(child)
+
+    def withdraw(self, is_meant: Callable[[Message], bool]) -> list[Message]:
+        """Take back what is meant of that which has not started; the rest of that goes to children anew."""
+        for child in self.all:
+            if len(child.queue) > 0 and any(is_meant(message) for _, message in child.queue):
+                self.unassigned.extend(child.take_back())
+        waiting = list(self.unassigned)
+        withdrawn = [message for message in waiting if is_meant(message)]
+        self.unassigned = deque(message for message in waiting if not is_meant(message))
+        self.assign()
+        return withdrawn
 
     def _reassign(self, child: Handle) -> None:
         """Take back what waits in a child, and give it to others."""

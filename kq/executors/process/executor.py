@@ -185,6 +185,10 @@ class ProcessExecutor(Executor):
                 return 0.0
             return children.patience()
 
+    def withdraw(self, is_meant: Callable[[Message], bool]) -> list[Message]:
+        with self._lock:
+            return self._children.withdraw(is_meant) if self._is_open else []
+
     def running(self) -> list[Run]:
         with self._lock:
             runs = [child.run() for child in self._children.all] if self._is_open else []
