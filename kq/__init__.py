@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from kq.context import current_job as current_job
     from kq.context import progress as progress
     from kq.control import Control as Control
+    from kq.control import Lag as Lag
+    from kq.controlling import RunningJob as RunningJob
+    from kq.controlling import WorkerInfo as WorkerInfo
     from kq.deadletters import DeadLetters as DeadLetters
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
@@ -90,6 +93,7 @@ _HOMES = {
     "JobSpec": "producing",
     "JobTimeout": "errors",
     "KQError": "errors",
+    "Lag": "control",
     "LocalKafka": "local",
     "LocalKafkaError": "errors",
     "Message": "message",
@@ -105,10 +109,12 @@ _HOMES = {
     "Results": "results",
     "Retry": "retry",
     "RetryLater": "errors",
+    "RunningJob": "controlling",
     "Schedule": "scheduling",
     "Status": "job",
     "ThreadExecutor": "executors",
     "Worker": "worker",
+    "WorkerInfo": "controlling",
     "WorkerError": "errors",
     "current_job": "context",
     "dumps": "serializers",

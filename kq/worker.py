@@ -98,8 +98,8 @@ class Worker:
     :param unimportable: What becomes of a message whose job cannot be imported here. ``"brake"``: while nothing could
         be imported, such messages wait, and the tenth stops the worker; where something could, they are invalid.
         ``"invalid"``: they are invalid at once, as in KQ 2.x. ``"stop"``: the first one stops the worker.
-    :param control: Whether the worker takes part in control: :class:`kq.Control` has it cancel jobs. By default, with
-        ``hosts``, it does as soon as somebody has used that. True: always, and the topic ``<topic>.control`` is made.
+    :param control: Whether the worker takes part in control: :class:`kq.Control` steers it and sees it. By default,
+        with ``hosts``, it does once somebody has used that. True: always; the topic ``<topic>.control`` is made.
     :param later: With ``hosts``: whether the worker takes part in firing delayed jobs. ``"host:port,host:port"``: it
         does, at these brokers, also with a consumer of your own.
     :param retry: Which failed attempts run again, for jobs that say nothing themselves: a :class:`kq.Retry`, or how

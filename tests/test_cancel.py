@@ -20,7 +20,7 @@ from test_retries import records
 
 import kq
 from kq import Retry
-from kq.controlling import Cancels, cancel_key, packed
+from kq.controlling import Cancels, Wish, key_of, packed
 
 EXECUTORS = ["inline", "thread", "process"]
 
@@ -189,7 +189,7 @@ def test_what_others_write_cancels_nothing(
     """No record ends a worker, and no value is unpickled."""
     control.cancel("nobody")
     job = queue.enqueue(journals.work, journal.path, "runs")
-    key = cancel_key(str(job.id))
+    key = key_of(Wish.CANCEL, str(job.id))
     for value in (b"", b"{", b"[]", b"null", b"[" * 100_000, b"x" * 500_000, b"\x80\x04."):
         client.send(f"{queue.topic}.control", value, key=key)
     client.send(f"{queue.topic}.control", b"{}", key=None)

@@ -27,7 +27,7 @@ HOUSE = {
     "serializers": "names handles byvalue legacy default",
     "producing": "binding timing calls delivery later window aio spec decorator",
     "resulting": "event feed consumer watcher",
-    "controlling": "wishes board",
+    "controlling": "wishes reports board",
     "scheduling": "table entries when schedule part rereader owner reading schedules",
     "what waits for results": "results",
     "what enqueues": "queue",
@@ -50,7 +50,8 @@ HOUSE = {
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default"),
-    *("controlling.wishes", "scheduling.table", "scheduling.entries"),
+    "controlling.wishes",
+    *("scheduling.table", "scheduling.entries"),
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog", "working.reruns"),
 ]
 # The table ends here.

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["CONTROL", "SUFFIX", "Cancel", "Cancels", "Wish", "cancel_key", "packed", "unpacked"]
+__all__ = ["CONTROL", "LONGEST_KEY", "SUFFIX", "Cancel", "Cancels", "Wish", "key_of", "packed", "unpacked"]
 
 #: What the name of the topic has behind the name of the jobs'.
 SUFFIX = "control"
@@ -29,13 +29,13 @@ CONTROL: Mapping[str, str] = {
 
 
 class Wish:
-    """How the keys of records begin, by what they are."""
+    """What a record is: how its key begins, before a colon and a name."""
 
-    CANCEL = b"cancel:"
+    CANCEL, PAUSE, STOP, WORKER, PING = b"cancel", b"pause", b"stop", b"worker", b"ping"
 
 
 #: Bytes of a key, and of a value, that are read.
-_LONGEST_KEY, _LONGEST_VALUE = 1_000, 262_144
+LONGEST_KEY, _LONGEST_VALUE = 1_000, 262_144
 #: IDs that are remembered at most: about 150 bytes each.
 _MOST = 1_000_000
 
@@ -49,9 +49,9 @@ class Cancel(NamedTuple):
     terminate: bool = False
 
 
-def cancel_key(job_id: str) -> bytes:
-    """Return the key of the wish that a job does not run."""
-    return Wish.CANCEL + job_id.encode("utf-8", "replace")
+def key_of(kind: bytes, name: str = "") -> bytes:
+    """Return the key of a record: of a job by its ID, of a group or a worker by its name."""
+    return kind + b":" + name.encode("utf-8", "replace")
 
 
 def packed(**fields: Any) -> bytes:
@@ -61,7 +61,7 @@ def packed(**fields: Any) -> bytes:
 
 def unpacked(key: bytes | None, value: bytes | None) -> dict[str, Any] | None:
     """Return the fields of a value; None where it is a tombstone, or another program's."""
-    if key is None or value is None or len(key) > _LONGEST_KEY or len(value) > _LONGEST_VALUE:
+    if key is None or value is None or len(key) > LONGEST_KEY or len(value) > _LONGEST_VALUE:
         return None
     try:
         fields = json.loads(value)

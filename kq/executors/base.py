@@ -178,7 +178,7 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
         enter(job_id, timeout, begun, message, run and run.report)
         if run is not None:
             capturing.set(run.capture)
-        outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout), timeout)
+        outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout, message), timeout)
     except BaseException as error:  # not the job's, but without an outcome its message is stuck  # noqa: BLE001
         return failed(message, error, setting, job)
     finally:

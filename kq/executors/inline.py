@@ -68,7 +68,9 @@ class InlineExecutor(Executor):
         return finished
 
     def running(self) -> list[Run]:
-        return list((self._setting.runs or {}).values())
+        if self._setting.runs is not None:
+            return list(self._setting.runs.values())
+        return [Run(message, since) for message, since in self._interrupter.running()]
 
     def kill(self) -> None:
         self._interrupter.interrupt_all()

@@ -69,6 +69,9 @@ class SignalInterrupter:
         self._timer = signal.getitimer(signal.ITIMER_REAL)
         self._opened = time.monotonic()
         self._running = False
+        #: What runs, as ``call`` was told, and since when.
+        self._source: Any = None
+        self._since = 0.0
         self._deadline = 0.0
         self._stop = False
         self._fired: Reason | None = None
@@ -78,11 +81,15 @@ class SignalInterrupter:
         self._wakeup_fd = signal.set_wakeup_fd(-1)  # there is no other way to read it
         signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
 
-    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
+    def call(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float,
+        source: Any = None,
+    ) -> Called:  # fmt: skip
         handlers = ((_SIGINT, _getsignal(_SIGINT)), (_SIGTERM, _getsignal(_SIGTERM)))
         self._fired = None
         begun = time.monotonic()
         self._deadline = begun + timeout if timeout else 0.0
+        self._source, self._since = source, begun
         self._running = True
         if timeout:
             signal.setitimer(signal.ITIMER_REAL, max(_SHORTEST, min(timeout, _LONGEST)), REPEAT)
@@ -98,6 +105,10 @@ class SignalInterrupter:
         if time.monotonic() - begun > _BRIEF:
             signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
         return Called(self._fired, result, error)
+
+    def running(self) -> list[tuple[Any, float]]:
+        """Return what runs, and since when. From any thread."""
+        return [(self._source, self._since)] if self._running else []
 
     def interrupt_all(self) -> None:
         with self._lock:
@@ -145,8 +156,9 @@ def _is_inside_job(frame: FrameType | None) -> bool:
 class _Running:
     """A job that runs in a thread."""
 
-    def __init__(self, thread_id: int, deadline: float) -> None:
+    def __init__(self, thread_id: int, deadline: float, source: Any, since: float) -> None:
         self.thread_id = thread_id
+        self.source, self.since = source, since
         self.deadline = deadline
         self.fired: Reason | None = None
         #: Whether it has ended; nothing is raised in its thread from then on.
@@ -164,8 +176,12 @@ class ThreadInterrupter:
         self._closed = False
         self._watcher: threading.Thread | None = None
 
-    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
-        running = _Running(threading.get_ident(), time.monotonic() + timeout if timeout else 0.0)
+    def call(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float,
+        source: Any = None,
+    ) -> Called:  # fmt: skip
+        begun = time.monotonic()
+        running = _Running(threading.get_ident(), begun + timeout if timeout else 0.0, source, begun)
         result, error = None, None
         try:
             self._begin(running)
@@ -177,6 +193,11 @@ class ThreadInterrupter:
         except Interrupt:  # it came before the job began, or after it ended
             self._end_again(running)
         return Called(running.fired, result, error)
+
+    def running(self) -> list[tuple[Any, float]]:
+        """Return what runs, and since when. From any thread."""
+        with self._lock:
+            return [(running.source, running.since) for running in self._jobs]
 
     def interrupt_all(self) -> None:
         with self._lock:

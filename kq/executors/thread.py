@@ -83,7 +83,9 @@ class ThreadExecutor(Executor):
         return ended
 
     def running(self) -> list[Run]:
-        return list((self._setting.runs or {}).values())
+        if self._setting.runs is not None:
+            return list(self._setting.runs.values())
+        return [Run(message, since) for message, since in self._crew.interrupter.running()]
 
     def kill(self) -> None:
         self._crew.interrupter.interrupt_all()

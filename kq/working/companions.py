@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from kq.executors import Run
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
 
@@ -38,6 +39,14 @@ class Steering(NamedTuple):
 
     #: Look at once whether there is something to do.
     wake: Callable[[], object] = lambda: None
+    #: Stop, as ``Worker.stop`` does.
+    stop: Callable[[], object] = lambda: None
+    #: Return the worker's figures, and what it runs.
+    stats: Callable[[], Any] = lambda: None
+    running: Callable[[], list[Run]] = list
+    #: Where jobs run, and how many at once.
+    executor: str = ""
+    concurrency: int = 1
 
 
 class Context(NamedTuple):

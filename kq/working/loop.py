@@ -109,13 +109,25 @@ class Loop:
         settings, waker = self._settings, self._waker
         context = self._plan.context
         tell = context.tell if self._publisher is None else self._publisher.tell
-        self._plan.companions.open(context._replace(tell=tell, steering=Steering(waker.wake)))
+        self._plan.companions.open(context._replace(tell=tell, steering=self._steering()))
         asked = settings.deserializer, settings.timeout, settings.logger, settings.callback is not None
         runs: dict[int, Run] | None = {} if self._plan.companions.follow_runs or settings.most_lines else None
         wants = settings.packs, runs, self._router, settings.most_lines
         setting = Setting(*asked, waker.wake, waker.watch, waker.unwatch, *wants)
         self._executor.open(setting, settings.concurrency)
         self._watchdog.executor = self._executor
+
+    def _steering(self) -> Steering:
+        executor = self._executor
+        name = type(executor).__name__.removesuffix("Executor").lower()
+        return Steering(
+            *(self._waker.wake, self._stop.request, self.stats, self._running, name, self._settings.concurrency)
+        )
+
+    def _running(self) -> list[Run]:
+        """Return what runs. From any thread."""
+        executor = self._watchdog.executor
+        return [] if executor is None else executor.running()
 
     def _turn(self) -> None:
         self._take_in()
