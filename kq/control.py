@@ -25,7 +25,9 @@ from kq.clients import (
     check_hosts,
     check_topic,
     connect,
+    ends_of,
     kafka_python,
+    scan,
     settings_for,
     topics,
 )
@@ -249,9 +251,8 @@ class Control:
             committed = admin.list_group_offsets([group])[group]
         consumer = connect(KafkaConsumer, self._hosts, {**reading, **_READING})
         try:
-            return self._lags(
-                consumer, {tp.partition: at.offset for tp, at in committed.items() if tp.topic == self._topic}
-            )
+            own = {tp.partition: at.offset for tp, at in committed.items() if tp.topic == self._topic}
+            return self._lags(consumer, own)
         except KafkaError as error:
             raise KQError(f"topic {self._topic} does not tell how far group {group} is: {describe(error)}") from error
         finally:

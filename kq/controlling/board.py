@@ -19,6 +19,8 @@ from kq.controlling.wishes import LONGEST_KEY, SUFFIX, Cancels, Wish, unpacked
 
 __all__ = ["Board", "Seen"]
 
+#: Milliseconds that the broker waits for news, which it sends at once: to ask seldom costs less.
+_IDLE = {"fetch_max_wait_ms": 1_500}
 #: Workers that are remembered at most.
 _MOST = 10_000
 
@@ -68,8 +70,9 @@ class Board:
         #: The offset of what was noted last.
         self.offset = -1
         self._on_change = on_change
-        settings = settings_for(KafkaConsumer.DEFAULT_CONFIG, config)
-        self._reader = TableReader(hosts, f"{topic}.{SUFFIX}", self._apply, reset=self._reset, config=settings)
+        settings = {**settings_for(KafkaConsumer.DEFAULT_CONFIG, config), **_IDLE}
+        name, wait = f"{topic}.{SUFFIX}", _IDLE["fetch_max_wait_ms"]
+        self._reader = TableReader(hosts, name, self._apply, reset=self._reset, config=settings, poll_ms=wait)
 
     def start(self) -> None:
         """Begin to read."""

@@ -130,10 +130,8 @@ class Agent(ThreadedCompanion):
     def refusals(self) -> int:
         return self._cancels.count
 
-    def stop(self, deadline: float) -> None:
-        self._stopping.set()
+    def rouse(self) -> None:
         self._news.set()
-        super().stop(deadline)
 
     def _is_cancelled(self, message: Message) -> bool:
         for name, text in message.headers:
@@ -172,7 +170,7 @@ class Agent(ThreadedCompanion):
             _logger.info(line, context.topic, context.group)
             self._news.set()
             context.steering.wake()
-        if self.id in board.stops and not self._stopping.is_set():
+        if self.id in board.stops and not self.is_stopping:
             _logger.info("Worker %s is asked to stop", self.id)
             board.stops.discard(self.id)
             context.steering.stop()

@@ -180,6 +180,14 @@ class ThreadedCompanion(Companion):
         self.begin()
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether the thread is to end."""
+        return self._stopping.is_set()
+
+    def rouse(self) -> None:
+        """Have the thread look whether it is to end, where it waits for something else."""
+
+    @property
     def has_begun(self) -> bool:
         """Whether the thread was started, or is not to be."""
         return self._thread.ident is not None or self._stopping.is_set()
@@ -190,6 +198,7 @@ class ThreadedCompanion(Companion):
 
     def stop(self, deadline: float) -> None:
         self._stopping.set()
+        self.rouse()
         if self._thread.ident is None:
             return
         self._thread.join(max(0.0, deadline - time.monotonic()))
