@@ -153,7 +153,19 @@ class Control:
         :raises kq.KQError: The broker did not acknowledge it, or there is no such topic.
         :raises kq.ArgumentError: It is no job.
         """
-        self._cancel(self._id_of(job), None)
+        self._cancel(self._id_of(job))
+
+    def terminate(self, job: Job | str) -> None:
+        """Cancel a job, and end it if it runs: it is a ``failure`` with :class:`kq.Cancelled`.
+
+        A child gets SIGTERM, and after the grace SIGKILL, as by a timeout; in threads and inline the job is interrupted
+        as by a timeout.
+
+        :param job: The job as ``enqueue`` returned it, or its ID.
+        :raises kq.KQError: The broker did not acknowledge it, or there is no such topic.
+        :raises kq.ArgumentError: It is no job.
+        """
+        self._cancel(self._id_of(job), terminate=True)
 
     def pause(self, group: str | None = None) -> None:
         """Have workers start no more jobs of this topic, until ``resume``: also those that start later.
@@ -296,7 +308,7 @@ class Control:
             time.sleep(_LOOK_EVERY)
         return board
 
-    def _cancel(self, job_id: str, terminate: bool | None) -> None:
+    def _cancel(self, job_id: str, *, terminate: bool | None = None) -> None:
         retention = self._have_topic()
         until = None if retention is None else int(time.time() * 1000) + retention
         self._write(key_of(Wish.CANCEL, job_id), packed(until=until, terminate=terminate))

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cancel_jobs
 import journal as journals
 import pytest
 import retry_jobs
@@ -224,3 +225,65 @@ def test_cancels_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     cancels.note(b"4", None, now=0)
     assert (cancels.ids, cancels.terminated, cancels.count) == ({}, set(), 5)
     assert packed(until=None, terminate=True) == b'{"terminate": true}'
+
+
+# -- what runs --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("executor", "seconds"), [("inline", 3), ("thread", 3), ("process", 4), ("stubborn", 4)])
+def test_a_job_that_runs_is_terminated(
+    queue: kq.Queue, hosts: str, control: kq.Control, journal: Journal, executor: Any, seconds: float
+) -> None:
+    """It is a failure with Cancelled, told once, and has no retry; the next job runs."""
+    calls = Calls()
+    job = {"stubborn": cancel_jobs.swallow}.get(executor, cancel_jobs.wait)
+    where = kq.ProcessExecutor(kill_grace=1.0) if executor in ("process", "stubborn") else executor
+    worker = kq.Worker(queue.topic, hosts=hosts, executor=where, callback=calls, results=True, control=True)
+    with queue.collect() as results, at_work(worker):
+        long = queue.using(retry=Retry(3, delay=0)).enqueue(job, journal.path, 40.0)
+        wait_until(lambda: journal.names("start") == {"long"}, timeout=20)
+        control.terminate(long)
+        begun = time.monotonic()
+        queue.enqueue(journals.work, journal.path, "next")
+        wait_until(lambda: len(calls) == 2, timeout=30)
+        assert time.monotonic() - begun < seconds
+        with pytest.raises(kq.Cancelled, match="while it ran"):
+            results.get(long, timeout=20)
+        assert results.status(long) == "cancelled"
+    assert [type(call.exception) for call in calls] == [kq.Cancelled, type(None)]
+    assert calls[0].job.id == long.id
+    assert journal.names("end") == {"next"}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_job_may_ask_whether_it_is_cancelled(
+    queue: kq.Queue, hosts: str, control: kq.Control, journal: Journal, executor: Any
+) -> None:
+    """In each executor, and in a thread of its own; the one that runs after it is not."""
+    calls = Calls()
+    with at_work(kq.Worker(queue.topic, hosts=hosts, executor=executor, callback=calls, control=True)):
+        job = queue.enqueue(cancel_jobs.until_cancelled, journal.path)
+        wait_until(lambda: journal.names("start") == {"asking"}, timeout=20)
+        control.cancel(job)
+        wait_until(lambda: len(calls) == 1, timeout=10)
+        queue.enqueue(cancel_jobs.is_cancelled)
+        wait_until(lambda: len(calls) == 2, timeout=10)
+    assert (calls[0].status, type(calls[0].exception)) == ("failure", kq.Cancelled)
+    assert calls[1].result is False
+
+
+def test_terminating_what_waits_is_cancelling_it(queue: kq.Queue, hosts: str, control: kq.Control) -> None:
+    """And of what has ended, or is not known, nothing comes."""
+    calls = Calls()
+    with at_work(kq.Worker(queue.topic, hosts=hosts, callback=calls, control=True)):
+        over = queue.enqueue(abs, -1)
+        wait_until(lambda: len(calls) == 1, timeout=20)
+        control.terminate(over)
+        control.terminate("nobody")
+        waiting = queue.using(delay=60).enqueue(abs, -2)
+        control.terminate(waiting)
+        wait_until(lambda: len(calls) == 2, timeout=20)
+        queue.enqueue(abs, -3)
+        wait_until(lambda: len(calls) == 3, timeout=20)
+    assert [call.status for call in calls] == ["success", "failure", "success"]
+    assert cancelled(calls) == {waiting.id: 1}

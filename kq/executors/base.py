@@ -17,7 +17,7 @@ from selectors import BaseSelector
 from typing import Any, Literal, NamedTuple, Protocol
 
 from kq.context import Report, enter, leave
-from kq.errors import ArgumentError, JobTimeout, RetryLater
+from kq.errors import ArgumentError, Cancelled, JobTimeout, RetryLater
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Called, Interrupter
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing
@@ -41,6 +41,7 @@ __all__ = [
     "failed",
     "run_message",
     "stacktrace_of",
+    "terminated",
     "timed_out",
 ]
 
@@ -127,6 +128,14 @@ class Executor(Protocol):
     def withdraw(self, is_meant: Callable[[Message], bool]) -> list[Message]:
         """Take back those that are meant, of what was begun and waits for its place, and return them."""
         return []
+
+    def terminate(self, messages: Sequence[Message]) -> None:
+        """End the runs of messages, where they run: they have failed with ``kq.Cancelled``. From any thread, again
+        and again until they have ended.
+        """
+
+    def tell_cancelled(self, messages: Sequence[Message]) -> None:
+        """Let jobs that run know that they are cancelled, where another process runs them. From any thread."""
 
     def running(self) -> list[Run]:
         """Return what runs at this moment, as far as is known. From any thread."""
@@ -241,6 +250,12 @@ def timed_out(limit: float) -> Outcome:
     return Outcome(TIMEOUT, cause=cause_of(JobTimeout(f"the job ran longer than its limit of {limit:g} s")))
 
 
+def terminated() -> Outcome:
+    """Return the outcome of a job that was cancelled, and ended, while it ran."""
+    error = Cancelled("the job was cancelled, and ended, while it ran")
+    return Outcome(FAILURE, None, error, stacktrace_of(error))
+
+
 def cause_of(error: BaseException, trace: str = "") -> Cause:
     """Return an exception in words: its classes, its text, and what it asks for."""
     delay = getattr(error, "delay", None) if isinstance(error, RetryLater) else None
@@ -261,6 +276,8 @@ def _describe(called: Called, limit: float) -> Outcome | None:
         return None
     if called.interrupted == "timeout":
         return timed_out(limit)
+    if called.interrupted == "cancel":
+        return terminated()
     if called.error is not None:
         return Outcome(FAILURE, None, called.error, stacktrace_of(called.error))
     return Outcome(SUCCESS, called.result)

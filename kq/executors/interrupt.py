@@ -35,7 +35,7 @@ _BRIEF = 2e-5
 #: What ``setitimer`` takes for certain: less than a microsecond would disarm it, more than about three years overflow.
 _SHORTEST, _LONGEST = 1e-6, 1e8
 
-Reason = Literal["timeout", "stop"]
+Reason = Literal["timeout", "stop", "cancel"]
 
 
 class Interrupt(BaseException):
@@ -72,6 +72,9 @@ class SignalInterrupter:
         #: What runs, as ``call`` was told, and since when.
         self._source: Any = None
         self._since = 0.0
+        #: What is to end, and when that is said again.
+        self._ended: Any = None
+        self._end_at = 0.0
         self._deadline = 0.0
         self._stop = False
         self._fired: Reason | None = None
@@ -110,6 +113,15 @@ class SignalInterrupter:
         """Return what runs, and since when. From any thread."""
         return [(self._source, self._since)] if self._running else []
 
+    def end(self, source: Any) -> None:
+        """Interrupt what was called for a source. From any thread; again, after ``REPEAT`` seconds at the soonest."""
+        with self._lock:
+            now = time.monotonic()
+            if not self._running or self._source is not source or (self._ended is source and now < self._end_at):
+                return
+            self._ended, self._end_at = source, now + REPEAT
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
     def interrupt_all(self) -> None:
         with self._lock:
             self._stop = True
@@ -140,6 +152,8 @@ class SignalInterrupter:
             self._fired = "stop"
         elif self._deadline and time.monotonic() >= self._deadline - _EARLY:
             self._fired = "timeout"
+        elif self._ended is not None and self._ended is self._source:
+            self._fired = "cancel"
         else:
             return
         raise Interrupt(self._fired)
@@ -161,6 +175,8 @@ class _Running:
         self.source, self.since = source, since
         self.deadline = deadline
         self.fired: Reason | None = None
+        #: When it may be interrupted again because it is to end.
+        self.end_at = 0.0
         #: Whether it has ended; nothing is raised in its thread from then on.
         self.over = False
 
@@ -198,6 +214,15 @@ class ThreadInterrupter:
         """Return what runs, and since when. From any thread."""
         with self._lock:
             return [(running.source, running.since) for running in self._jobs]
+
+    def end(self, source: Any) -> None:
+        """Interrupt what was called for a source. From any thread; again, after ``REPEAT`` seconds at the soonest."""
+        now = time.monotonic()
+        with self._lock:
+            for running in self._jobs:
+                if running.source is source and now >= running.end_at:
+                    running.end_at = now + REPEAT
+                    self._raise_in(running, "cancel")
 
     def interrupt_all(self) -> None:
         with self._lock:

@@ -26,6 +26,7 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
 from kq.clients import settings_for, topics
+from kq.context import Place, note_cancelled
 from kq.controlling import (
     CONTROL,
     REPORT_EVERY,
@@ -82,6 +83,8 @@ class Agent(ThreadedCompanion):
         #: Whether all that was there at the start is known, or is not waited for.
         self._is_ready = False
         self._is_paused = False
+        #: Where the runs are that know that they are cancelled.
+        self._told: set[Place] = set()
         #: How many cancels there were when the loop was told last.
         self._seen = 0
         #: Set where a report is to go out before its time.
@@ -114,6 +117,19 @@ class Agent(ThreadedCompanion):
         if not self.has_begun and now >= self._ask_at:
             self._ask_at = now + _ASK_EVERY
             self.context.ask_for(self._topic, self._hear)
+        if self._cancels.ids or self._told:
+            self._cancel_runs()
+
+    def _cancel_runs(self) -> None:
+        """Let what runs know that it is cancelled, and end what is to end: again and again, until it has ended."""
+        steering = self.context.steering
+        told = [run.message for run in steering.running() if self._is_cancelled(run.message)]
+        if told or self._told:
+            places = {message[:3] for message in told}
+            note_cancelled(places, self._told - places)
+            self._told = places
+            terminated = self._cancels.terminated
+            steering.cancel(told, [message for message in told if _id_of(message) in terminated])
 
     def holds(self) -> bool:
         if not self._is_ready and time.monotonic() >= self._ready_by:
@@ -134,10 +150,7 @@ class Agent(ThreadedCompanion):
         self._news.set()
 
     def _is_cancelled(self, message: Message) -> bool:
-        for name, text in message.headers:
-            if name == HEADER_ID:
-                return text in self._cancels.ids
-        return False
+        return _id_of(message) in self._cancels.ids
 
     # -- on the client's thread, and the reader's ----------------------------------------------------------------------
 
@@ -240,6 +253,13 @@ def _left(board: Board) -> Iterator[bytes]:
     there = board.present(_LEFT_AFTER)
     yield from (key_of(Wish.WORKER, name) for name in list(board.reports) if name not in there)
     yield from (key_of(Wish.STOP, name) for name in list(board.stops) if name not in there)
+
+
+def _id_of(message: Message) -> bytes:
+    for name, text in message.headers:
+        if name == HEADER_ID:
+            return text
+    return b""
 
 
 def _running(run: Run) -> RunningJob:

@@ -44,6 +44,8 @@ class Steering(NamedTuple):
     #: Return the worker's figures, and what it runs.
     stats: Callable[[], Any] = lambda: None
     running: Callable[[], list[Run]] = list
+    #: Let jobs that run know that they are cancelled; and end some.
+    cancel: Callable[[Sequence[Message], Sequence[Message]], object] = lambda told, ended: None
     #: Where jobs run, and how many at once.
     executor: str = ""
     concurrency: int = 1

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked
 from kq.executors import Finished, Run, Setting, cancelled, describe, log_interrupted, log_invalid
 from kq.logs import Router
+from kq.message import Message
 from kq.working.brake import Brake
 from kq.working.companions import Steering
 from kq.working.messages import Messages
@@ -121,13 +123,28 @@ class Loop:
         executor = self._executor
         name = type(executor).__name__.removesuffix("Executor").lower()
         return Steering(
-            *(self._waker.wake, self._stop.request, self.stats, self._running, name, self._settings.concurrency)
+            *(
+                self._waker.wake,
+                self._stop.request,
+                self.stats,
+                self._running,
+                self._cancel,
+                name,
+                self._settings.concurrency,
+            )
         )
 
     def _running(self) -> list[Run]:
         """Return what runs. From any thread."""
         executor = self._watchdog.executor
         return [] if executor is None else executor.running()
+
+    def _cancel(self, told: Sequence[Message], ended: Sequence[Message]) -> None:
+        """Let jobs that run know that they are cancelled, and end some. From any thread."""
+        executor = self._watchdog.executor
+        if executor is not None:
+            executor.tell_cancelled(told)
+            executor.terminate(ended)
 
     def _turn(self) -> None:
         self._take_in()

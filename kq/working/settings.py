@@ -41,6 +41,8 @@ _PARTS = (
     "finished",
     "patience",
     "withdraw",
+    "terminate",
+    "tell_cancelled",
     "running",
     "watch",
     "kill",
