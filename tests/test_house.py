@@ -43,7 +43,7 @@ HOUSE = {
     "what tests": "frozen testing",
     "the top": "kq",
     "cli": "logs reload together targets options output check survey topics broker dead demo enqueue schedule skip "
-    "groups info worker main",
+    "groups info control worker main",
     "the command": "__main__",
 }
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

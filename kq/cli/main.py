@@ -18,6 +18,7 @@ from kafka.errors import KafkaError
 
 import kq
 from kq.cli.broker import broker
+from kq.cli.control import cancel, pause, ps, resume, stop, terminate, top
 from kq.cli.dead import dead
 from kq.cli.demo import demo
 from kq.cli.enqueue import enqueue
@@ -84,5 +85,26 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (broker, dead, demo, enqueue, group, info, schedule, scheduler, skip, topic, worker):
+_ALL = (
+    *(
+        broker,
+        cancel,
+        dead,
+        demo,
+        enqueue,
+        group,
+        info,
+        pause,
+        ps,
+        resume,
+        schedule,
+        scheduler,
+        skip,
+        stop,
+        terminate,
+        top,
+    ),
+    *(topic, worker),
+)
+for command in _ALL:
     cli.add_command(command)

@@ -68,6 +68,7 @@ _OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "r
 )
 @click.option("--dead-letters", is_flag=True, help="Keep what failed for good on TOPIC.dead.")
 @click.option("--dead-letters-to", metavar="NAME", help="The same, on another topic.")
+@click.option("--no-control", is_flag=True, help="Take no part in what kq ps shows, and kq cancel and others steer.")
 @click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
 @click.option(
     "--log-level",
@@ -152,7 +153,8 @@ def _workers(options: Mapping[str, Any]) -> tuple[dict[str, kq.Worker], str]:
         executor, concurrency, words = _executor(options)
         made[topic] = kq.Worker(
             topic, hosts=hosts, group=options["group"], config=config, callback=callback, executor=executor,
-            concurrency=concurrency, dead_letters=options["dead_letters_to"] or options["dead_letters"], **chosen,
+            concurrency=concurrency, dead_letters=options["dead_letters_to"] or options["dead_letters"],
+            control=not options["no_control"], **chosen,
         )  # fmt: skip
     with open_admin(hosts, config) as admin:
         for topic in topics:

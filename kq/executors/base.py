@@ -133,9 +133,11 @@ class Executor(Protocol):
         """End the runs of messages, where they run: they have failed with ``kq.Cancelled``. From any thread, again
         and again until they have ended.
         """
+        return
 
     def tell_cancelled(self, messages: Sequence[Message]) -> None:
         """Let jobs that run know that they are cancelled, where another process runs them. From any thread."""
+        return
 
     def running(self) -> list[Run]:
         """Return what runs at this moment, as far as is known. From any thread."""

@@ -122,17 +122,8 @@ class Loop:
     def _steering(self) -> Steering:
         executor = self._executor
         name = type(executor).__name__.removesuffix("Executor").lower()
-        return Steering(
-            *(
-                self._waker.wake,
-                self._stop.request,
-                self.stats,
-                self._running,
-                self._cancel,
-                name,
-                self._settings.concurrency,
-            )
-        )
+        hooks = self._waker.wake, self._stop.request, self.stats, self._running, self._cancel
+        return Steering(*hooks, executor=name, concurrency=self._settings.concurrency)
 
     def _running(self) -> list[Run]:
         """Return what runs. From any thread."""
