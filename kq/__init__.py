@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from kq.context import JobContext as JobContext
     from kq.context import current_job as current_job
     from kq.context import progress as progress
+    from kq.control import Control as Control
+    from kq.control import Lag as Lag
+    from kq.controlling import RunningJob as RunningJob
+    from kq.controlling import WorkerInfo as WorkerInfo
     from kq.deadletters import DeadLetters as DeadLetters
     from kq.errors import ArgumentError as ArgumentError
     from kq.errors import BrokerUnreachable as BrokerUnreachable
@@ -83,6 +87,7 @@ _HOMES = {
     "ChildLost": "errors",
     "Consumer": "fleet",
     "ConsumerSet": "fleet",
+    "Control": "control",
     "Cron": "scheduling",
     "DeadLetter": "letter",
     "DeadLetters": "deadletters",
@@ -104,6 +109,7 @@ _HOMES = {
     "JobSpec": "producing",
     "JobTimeout": "errors",
     "KQError": "errors",
+    "Lag": "control",
     "LocalKafka": "local",
     "LocalKafkaError": "errors",
     "LogStatus": "messagelog",
@@ -123,6 +129,7 @@ _HOMES = {
     "Results": "results",
     "Retry": "retry",
     "RetryLater": "errors",
+    "RunningJob": "controlling",
     "Schedule": "scheduling",
     "SignatureError": "errors",
     "Signer": "signing",
@@ -132,6 +139,7 @@ _HOMES = {
     "VirtualHost": "fleet",
     "Worker": "worker",
     "WorkerError": "errors",
+    "WorkerInfo": "controlling",
     "by_content_type": "serializers",
     "current_job": "context",
     "dumps": "serializers",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from kq.errors import ArgumentError
 from kq.message import HEADER_TIMESTAMP, Message, attempt_of, millis_of
 
-__all__ = ["NO_TIME", "JobContext", "Report", "Said", "Where", "current_job", "enter", "leave", "progress"]
+__all__ = [
+    *("NO_TIME", "JobContext", "Place", "Report", "Said", "Where"),
+    *("ask_too", "current_job", "enter", "leave", "note_cancelled", "progress"),
+]
 
 
 class JobContext(NamedTuple):
@@ -35,6 +39,32 @@ class JobContext(NamedTuple):
     timestamp: int | None
     timeout: float
     deadline: float | None
+
+    def is_cancelled(self) -> bool:
+        """Return whether somebody has cancelled the job since it started: a long one may ask, and end by itself.
+
+        It is known within a second where the worker takes part in :class:`kq.Control`.
+        """
+        place = self.topic, self.partition, self.offset
+        return place in _cancelled or any(is_told(place) for is_told in _ears)
+
+
+#: Where a run's message is: topic, partition and offset.
+Place = tuple[str, int, int]
+#: The runs of this process that are cancelled, as workers note it; and who else is asked, in a child.
+_cancelled: set[Place] = set()
+_ears: list[Callable[[Place], bool]] = []
+
+
+def note_cancelled(places: Iterable[Place], over: Iterable[Place] = ()) -> None:
+    """Note runs of this process that are cancelled, and forget some that are over."""
+    _cancelled.update(places)
+    _cancelled.difference_update(over)
+
+
+def ask_too(is_told: Callable[[Place], bool]) -> None:
+    """Have somebody asked whether a run is cancelled, who is told of it otherwise."""
+    _ears.append(is_told)
 
 
 #: Stands for no timestamp where all are numbers.

@@ -18,6 +18,7 @@ from kq.utils import get_call_repr
 __all__ = [
     "HEADER_AT",
     "HEADER_ATTEMPT",
+    "HEADER_CANCELLED",
     "HEADER_CONTENT_TYPE",
     "HEADER_EXPIRES",
     "HEADER_FUNC",
@@ -74,6 +75,8 @@ HEADER_KEY, HEADER_PARTITION = "kq-key", "kq-partition"
 HEADER_RETRY = "kq-retry"
 #: The number of this run, as decimal text; absent in the first one.
 HEADER_ATTEMPT = "kq-attempt"
+#: Whether the job was cancelled while it waited, and is not to run: ``1``; absent otherwise.
+HEADER_CANCELLED = "kq-cancelled"
 #: Whether somebody asks for the job's result: ``1``; absent where nobody does.
 HEADER_REPLY = "kq-reply"
 #: When the message was put onto its topic anew, to begin with its first attempt again: in Unix milliseconds, as decimal

@@ -20,12 +20,14 @@ from kafka.errors import KafkaError
 
 from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python, settings_for, topics
 from kq.consuming import Pump
+from kq.controlling import Cancels
 from kq.errors import ArgumentError, KQError, WorkerError
 from kq.executors import Executor
 from kq.messagelog import MessageStore
 from kq.retry import Retry
 from kq.signing import Signer
 from kq.working import (
+    Agent,
     Companion,
     Companions,
     Context,
@@ -99,6 +101,8 @@ class Worker:
     :param unimportable: What becomes of a message whose job cannot be imported here. ``"brake"``: while nothing could
         be imported, such messages wait, and the tenth stops the worker; where something could, they are invalid.
         ``"invalid"``: they are invalid at once, as in KQ 2.x. ``"stop"``: the first one stops the worker.
+    :param control: Whether the worker takes part in control: :class:`kq.Control` steers it and sees it. By default,
+        with ``hosts``, it does once somebody has used that. True: always; the topic ``<topic>.control`` is made.
     :param later: With ``hosts``: whether the worker takes part in firing delayed jobs. ``"host:port,host:port"``: it
         does, at these brokers, also with a consumer of your own.
     :param retry: Which failed attempts run again, for jobs that say nothing themselves: a :class:`kq.Retry`, or how
@@ -134,6 +138,7 @@ class Worker:
         max_deliveries: int = 3,
         unimportable: Unimportable = "brake",
         later: bool | str = True,
+        control: bool | None = None,
         retry: Retry | int | None = None,
         dead_letters: bool | str = False,
         results: bool | Literal["asked"] = False,
@@ -287,10 +292,13 @@ class Worker:
         """Make the companions that the settings ask for: the one place that knows them."""
         settings, later = self._settings, self._settings.later
         fires = later is not False and (self._is_owner or isinstance(later, str))
-        timekeeper = Timekeeper(later if isinstance(later, str) else None)
+        takes_part = settings.control is True or (settings.control is None and self._is_owner)
+        cancels = Cancels()
+        timekeeper = Timekeeper(later if isinstance(later, str) else None, cancels)
         retrier = Retrier(settings.retry, settings.ordering, timekeeper.expect if fires else self._warn_of_nobody)
         letters, results = settings.dead_letters, settings.results
         return [
+            *([Agent(cancels, makes_topic=settings.control is True)] if takes_part else []),
             *([timekeeper] if fires else []),
             retrier,
             *([Letters(None if letters is True else letters)] if letters else []),

@@ -31,14 +31,16 @@ HOUSE = {
     "messagelog": "entries rows schema writing recorder store",
     "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
     "resulting": "event feed consumer watcher",
+    "controlling": "wishes reports board",
     "scheduling": "table entries when schedule stamp part rereader owner reading schedules",
     "what waits for results": "results",
     "what enqueues": "queue",
     "what looks after messages": "replaying deadletters requeueing",
+    "what steers workers": "control",
     "executors": "coroutine calling interrupt lines packing running base fitness inline thread process",
     "executors.process": "protocol output packing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
-    "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper publisher "
+    "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper agent publisher "
     "settings verifier settle messages retrier letters replies recording watchdog loop",
     "what works": "worker",
     "fleet": "virtual_host entry pauses hooks attendant consumer consumer_set",
@@ -47,13 +49,14 @@ HOUSE = {
     "the top": "kq",
     "django": "conf tables models admin apps management.commands.kq_worker management.commands management",
     "cli": "logs reload together targets options output result check survey topics broker dead demo enqueue schedule "
-    "skip log groups info worker main",
+    "skip log groups info control worker main",
     "the command": "__main__",
 }
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default", "serializers.allowed", "serializers.plain", "serializers.content"),
+    "controlling.wishes",
     *("scheduling.table", "scheduling.entries"),
     "messagelog.rows",
     *("consuming.metadata", "consuming.tracker", "working.callback", "working.backlog", "working.reruns"),

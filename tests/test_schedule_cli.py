@@ -14,6 +14,7 @@ from helpers import wait_until
 from kafka import KafkaAdminClient
 from test_admin_cli import Told
 from test_owner import Log
+from test_retries import records
 
 import kq
 
@@ -100,3 +101,19 @@ def test_a_scheduler_wants_topics_that_are_there(tell: Callable[..., Told]) -> N
     """One line for one that is not."""
     code, _, error = tell("scheduler", "absent-topic")
     assert (code, "absent-topic" in error, error.count("\n")) == (1, True, 1)
+
+
+def test_a_scheduler_carries_out_cancels(topic: str, hosts: str) -> None:
+    """A delayed job that is cancelled goes to its topic at once, marked, though no worker is there."""
+    with kq.Queue(topic, hosts=hosts) as queue, kq.Control(topic, hosts) as control:
+        job = queue.using(delay=3600).enqueue(print)
+        command = [sys.executable, "-m", "kq", "scheduler", "--hosts", hosts, topic]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as program:
+            try:
+                assert program.stderr is not None
+                assert "Firing" in program.stderr.readline()
+                control.cancel(job)
+                (record,) = wait_until(lambda: records(hosts, topic), timeout=30)
+            finally:
+                program.terminate()
+    assert ("kq-cancelled", b"1") in record.headers

@@ -29,7 +29,7 @@ from kq.cli.survey import Progress, Standing, Topic, groups_on, stand, topics_on
 from kq.cli.topics import open_admin, partitions_of
 from kq.scheduling import Waiting, waiting
 
-__all__ = ["info"]
+__all__ = ["INTERVAL", "info", "keep_showing"]
 
 #: Seconds between two looks: a change is seen soon, and the brokers hardly notice.
 INTERVAL = 2.0
@@ -76,7 +76,7 @@ def info(
             return show(console, _look(admin, topic, group, waiting(topic, hosts, config) if topic else None))
 
         if watch:
-            _watch(console, look, interval, in_place=console.is_terminal and not as_json)
+            keep_showing(console, look, interval, in_place=console.is_terminal and not as_json)
             return
         console.print(*look(), sep="\n", soft_wrap=as_json)
         if topic and (warning := clients.topics.clock_warning(admin, topic)):
@@ -198,7 +198,7 @@ def _as_json(standing: Standing) -> dict[str, Any]:
 # -- again and again --------------------------------------------------------------------------------------------------
 
 
-def _watch(
+def keep_showing(
     console: Console, look: Callable[[], list[RenderableType]], interval: float, *, in_place: bool
 ) -> None:  # fmt: skip
     """Show what is found until Ctrl-C, which is how this is meant to end; a broker that is away is waited for."""

@@ -18,6 +18,7 @@ from kafka.errors import KafkaError
 
 import kq
 from kq.cli.broker import broker
+from kq.cli.control import cancel, pause, ps, resume, stop, terminate, top
 from kq.cli.dead import dead
 from kq.cli.demo import demo
 from kq.cli.enqueue import enqueue
@@ -86,5 +87,7 @@ def cli(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for command in (broker, dead, demo, enqueue, group, info, log, result, schedule, scheduler, skip, topic, worker):
+_STEERING = (cancel, pause, ps, resume, stop, terminate, top)
+_OTHERS = (broker, dead, demo, enqueue, group, info, log, result, schedule, scheduler, skip, topic, worker)
+for command in (*_OTHERS, *_STEERING):
     cli.add_command(command)

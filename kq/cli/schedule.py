@@ -20,6 +20,7 @@ from kq.cli.options import Duration, Time, client_options, config_option, hosts_
 from kq.cli.output import counted, json_option, make_console, print_table, to_stderr
 from kq.cli.targets import import_from_here, load_function, parse_arguments
 from kq.cli.topics import open_admin
+from kq.controlling import Board
 from kq.producing import LATER, SUFFIX
 from kq.working import Context, Timekeeper
 
@@ -124,16 +125,19 @@ def scheduler(
     ended = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: ended.set())
-    keepers = [Timekeeper() for _ in topics]
-    for keeper, topic in zip(keepers, topics, strict=True):
+    boards = [Board(topic, hosts, config) for topic in topics]
+    keepers = [Timekeeper(cancels=board.cancels) for board in boards]
+    for board, keeper, topic in zip(boards, keepers, topics, strict=True):
+        board.start()
         keeper.open(Context(topic, topic, hosts, config, signer=signer))
         keeper.begin()
     to_stderr(f"Firing what is due for {counted(len(topics), 'topic')} at {hosts}: {', '.join(topics)}")
     while not ended.wait(_LOOK_EVERY):
         pass
     deadline = time.monotonic() + _LAST_PATIENCE
-    for keeper in keepers:
+    for board, keeper in zip(boards, keepers, strict=True):
         keeper.stop(deadline)
+        board.close()
 
 
 def _text(at: datetime | None) -> str:

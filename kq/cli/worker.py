@@ -77,6 +77,7 @@ _OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "r
 )
 @click.option("--consumer-class", metavar="MODULE.CLASS", help="With --set: a subclass of kq.Consumer.")
 @click.option("--store", metavar="URL", envvar="KQ_STORE", show_envvar=True, help="Database for a message log.")
+@click.option("--no-control", is_flag=True, help="Take no part in what kq ps shows, and kq cancel and others steer.")
 @click.option("--reload", is_flag=True, help="Restart when a source file changes: for development.")
 @click.option(
     "--log-level",
@@ -218,6 +219,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "dead_letters": dead_letters,
         "capture_logs": options["capture_logs"],
         "message_log": options["store"],
+        "control": not options["no_control"],
     }
 
 

@@ -23,6 +23,7 @@ from kafka.errors import UnsupportedCodecError
 
 from kq.clients import kafka_python
 from kq.clients.connect import connect
+from kq.clients.doorbell import Doorbell
 from kq.errors import KQError
 
 __all__ = ["TableReader"]
@@ -56,6 +57,7 @@ class TableReader:
     :param reset: Called where all that was applied is another topic's.
     :param since: Read from this time only, in Unix milliseconds; None to read all.
     :param config: More settings for ``kafka.KafkaConsumer``.
+    :param poll_ms: Milliseconds of a poll once all is read; longer ones cost less.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class TableReader:
         reset: Callable[[], object] = lambda: None,
         since: int | None = None,
         config: Mapping[str, Any] | None = None,
+        poll_ms: int = POLL_MS,
     ) -> None:
+        self._poll_ms = poll_ms
         self._hosts = hosts
         self._topic = topic
         self._apply = apply
@@ -83,6 +87,7 @@ class TableReader:
         self._pause = PAUSES[0]
         self._loaded = threading.Event()
         self._closing = threading.Event()
+        self._bell = Doorbell()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=f"kq-reader-{topic}", daemon=True)
 
@@ -104,6 +109,7 @@ class TableReader:
         if os.getpid() != self._pid:
             return True
         self._closing.set()
+        self._bell.ring()
         if self._thread.ident is None:
             return True
         self._thread.join(timeout)
@@ -142,7 +148,7 @@ class TableReader:
         if not self._followed:
             self._wait()
             return
-        records = consumer.poll(timeout_ms=POLL_MS)
+        records = self._bell.poll(consumer, self._poll_ms if self._loaded.is_set() else POLL_MS)
         if self._is_made_anew(consumer):  # what was polled may be of either topic
             return
         for tp, polled in records.items():

@@ -86,13 +86,20 @@ def _too_few(admin: KafkaAdminClient, replication: int) -> str:
 
 
 def companion(
-    admin: KafkaAdminClient, topic: str, suffix: str, settings: Mapping[str, str], *, name: str | None = None
+    admin: KafkaAdminClient,
+    topic: str,
+    suffix: str,
+    settings: Mapping[str, str],
+    *,
+    name: str | None = None,
+    partitions: int | None = None,
 ) -> str:
     """Have a companion of a topic, with as many partitions, and return its name.
 
     One that exists is left as it is; that its ``cleanup.policy`` is another is said once.
 
     :param name: Its name, if not the topic's with a suffix.
+    :param partitions: How many it gets, if not as many.
     :raises kq.KQError: It could not be made, or there is no such topic.
     """
     name = name or f"{topic}.{suffix}"
@@ -101,7 +108,8 @@ def companion(
         reason = for_code(described["error_code"]).__name__
         raise KQError(f"topic {name} could not be made: of topic {topic} the broker says {reason}")
     settings = {**settings, **_room_for(admin, topic)}
-    if not ensure(admin, name, len(described["partitions"]), settings) and name not in _told:
+    count = partitions or len(described["partitions"])
+    if not ensure(admin, name, count, settings) and name not in _told:
         _told.add(name)
         wanted, found = settings.get("cleanup.policy"), _settings(admin, name, "cleanup.policy")["cleanup.policy"]
         if wanted is not None and found not in (wanted, None):
@@ -153,6 +161,7 @@ def companion_at(
     settings: Mapping[str, str],
     *,
     name: str | None = None,
+    partitions: int | None = None,
 ) -> str:
     """Have a companion of a topic, as ``companion`` does, by a client that is made for it. May block for seconds.
 
@@ -162,7 +171,7 @@ def companion_at(
     """
     own = {"request_timeout_ms": _MAKE_MS, "bootstrap_timeout_ms": _MAKE_MS}
     with connect(KafkaAdminClient, hosts, {**own, **settings_for(KafkaAdminClient.DEFAULT_CONFIG, config)}) as admin:
-        return companion(admin, topic, suffix, settings, name=name)
+        return companion(admin, topic, suffix, settings, name=name, partitions=partitions)
 
 
 def setting_at(hosts: str, config: Mapping[str, Any], topic: str, name: str) -> str | None:

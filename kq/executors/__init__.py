@@ -2,7 +2,7 @@
 
 from kq.executors.base import Executor, Finished, Setting, cause_of, explained, run_message, stacktrace_of
 from kq.executors.calling import Caller
-from kq.executors.fitness import unfit
+from kq.executors.fitness import cancelled, unfit
 from kq.executors.inline import InlineExecutor
 from kq.executors.interrupt import best_interrupter
 from kq.executors.lines import describe, log_interrupted, log_invalid
@@ -21,6 +21,7 @@ __all__ = [
     "Setting",
     "ThreadExecutor",
     "best_interrupter",
+    "cancelled",
     "cause_of",
     "describe",
     "explained",

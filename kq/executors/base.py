@@ -17,7 +17,7 @@ from selectors import BaseSelector
 from typing import Any, Literal, NamedTuple, Protocol
 
 from kq.context import Report, enter, leave
-from kq.errors import ArgumentError, JobTimeout, RetryLater
+from kq.errors import ArgumentError, Cancelled, JobTimeout, RetryLater
 from kq.executors.calling import Caller
 from kq.executors.interrupt import Called, Interrupter
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing
@@ -42,6 +42,7 @@ __all__ = [
     "job_of",
     "run_message",
     "stacktrace_of",
+    "terminated",
     "timed_out",
 ]
 
@@ -130,6 +131,20 @@ class Executor(Protocol):
         """Return the seconds after which ``finished`` should be asked again, though nothing woke the worker."""
         return float("inf")
 
+    def withdraw(self, is_meant: Callable[[Message], bool]) -> list[Message]:
+        """Take back those that are meant, of what was begun and waits for its place, and return them."""
+        return []
+
+    def terminate(self, messages: Sequence[Message]) -> None:
+        """End the runs of messages, where they run: they have failed with ``kq.Cancelled``. From any thread, again
+        and again until they have ended.
+        """
+        return
+
+    def tell_cancelled(self, messages: Sequence[Message]) -> None:
+        """Let jobs that run know that they are cancelled, where another process runs them. From any thread."""
+        return
+
     def running(self) -> list[Run]:
         """Return what runs at this moment, as far as is known. From any thread."""
         return []
@@ -179,7 +194,7 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
         enter(job_id, timeout, begun, message, run and run.report)
         if run is not None:
             capturing.set(run.capture)
-        outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout), timeout)
+        outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout, message), timeout)
     except BaseException as error:  # not the job's, but without an outcome its message is stuck  # noqa: BLE001
         return failed(message, error, setting, job)
     finally:
@@ -255,6 +270,12 @@ def timed_out(limit: float) -> Outcome:
     return Outcome(TIMEOUT, cause=cause_of(JobTimeout(f"the job ran longer than its limit of {limit:g} s")))
 
 
+def terminated() -> Outcome:
+    """Return the outcome of a job that was cancelled, and ended, while it ran."""
+    error = Cancelled("the job was cancelled, and ended, while it ran")
+    return Outcome(FAILURE, None, error, stacktrace_of(error))
+
+
 def cause_of(error: BaseException, trace: str = "") -> Cause:
     """Return an exception in words: its classes, its text, and what it asks for."""
     delay = getattr(error, "delay", None) if isinstance(error, RetryLater) else None
@@ -275,6 +296,8 @@ def _describe(called: Called, limit: float) -> Outcome | None:
         return None
     if called.interrupted == "timeout":
         return timed_out(limit)
+    if called.interrupted == "cancel":
+        return terminated()
     if called.error is not None:
         return Outcome(FAILURE, None, called.error, stacktrace_of(called.error))
     return Outcome(SUCCESS, called.result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kq.errors import WorkerError
@@ -68,7 +68,13 @@ class InlineExecutor(Executor):
         return finished
 
     def running(self) -> list[Run]:
-        return list((self._setting.runs or {}).values())
+        if self._setting.runs is not None:
+            return list(self._setting.runs.values())
+        return [Run(message, since) for message, since in self._interrupter.running()]
+
+    def terminate(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._interrupter.end(message)
 
     def kill(self) -> None:
         self._interrupter.interrupt_all()

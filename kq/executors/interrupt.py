@@ -35,7 +35,7 @@ _BRIEF = 2e-5
 #: What ``setitimer`` takes for certain: less than a microsecond would disarm it, more than about three years overflow.
 _SHORTEST, _LONGEST = 1e-6, 1e8
 
-Reason = Literal["timeout", "stop"]
+Reason = Literal["timeout", "stop", "cancel"]
 
 
 class Interrupt(BaseException):
@@ -69,6 +69,12 @@ class SignalInterrupter:
         self._timer = signal.getitimer(signal.ITIMER_REAL)
         self._opened = time.monotonic()
         self._running = False
+        #: What runs, as ``call`` was told, and since when.
+        self._source: Any = None
+        self._since = 0.0
+        #: What is to end, and when that is said again.
+        self._ended: Any = None
+        self._end_at = 0.0
         self._deadline = 0.0
         self._stop = False
         self._fired: Reason | None = None
@@ -78,11 +84,15 @@ class SignalInterrupter:
         self._wakeup_fd = signal.set_wakeup_fd(-1)  # there is no other way to read it
         signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
 
-    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
+    def call(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float,
+        source: Any = None,
+    ) -> Called:  # fmt: skip
         handlers = ((_SIGINT, _getsignal(_SIGINT)), (_SIGTERM, _getsignal(_SIGTERM)))
         self._fired = None
         begun = time.monotonic()
         self._deadline = begun + timeout if timeout else 0.0
+        self._source, self._since = source, begun
         self._running = True
         if timeout:
             signal.setitimer(signal.ITIMER_REAL, max(_SHORTEST, min(timeout, _LONGEST)), REPEAT)
@@ -98,6 +108,19 @@ class SignalInterrupter:
         if time.monotonic() - begun > _BRIEF:
             signal.set_wakeup_fd(self._wakeup_fd, warn_on_full_buffer=False)
         return Called(self._fired, result, error)
+
+    def running(self) -> list[tuple[Any, float]]:
+        """Return what runs, and since when. From any thread."""
+        return [(self._source, self._since)] if self._running else []
+
+    def end(self, source: Any) -> None:
+        """Interrupt what was called for a source. From any thread; again, after ``REPEAT`` seconds at the soonest."""
+        with self._lock:
+            now = time.monotonic()
+            if not self._running or self._source is not source or (self._ended is source and now < self._end_at):
+                return
+            self._ended, self._end_at = source, now + REPEAT
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def interrupt_all(self) -> None:
         with self._lock:
@@ -129,6 +152,8 @@ class SignalInterrupter:
             self._fired = "stop"
         elif self._deadline and time.monotonic() >= self._deadline - _EARLY:
             self._fired = "timeout"
+        elif self._ended is not None and self._ended is self._source:
+            self._fired = "cancel"
         else:
             return
         raise Interrupt(self._fired)
@@ -145,10 +170,13 @@ def _is_inside_job(frame: FrameType | None) -> bool:
 class _Running:
     """A job that runs in a thread."""
 
-    def __init__(self, thread_id: int, deadline: float) -> None:
+    def __init__(self, thread_id: int, deadline: float, source: Any, since: float) -> None:
         self.thread_id = thread_id
+        self.source, self.since = source, since
         self.deadline = deadline
         self.fired: Reason | None = None
+        #: When it may be interrupted again because it is to end.
+        self.end_at = 0.0
         #: Whether it has ended; nothing is raised in its thread from then on.
         self.over = False
 
@@ -164,8 +192,12 @@ class ThreadInterrupter:
         self._closed = False
         self._watcher: threading.Thread | None = None
 
-    def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float) -> Called:
-        running = _Running(threading.get_ident(), time.monotonic() + timeout if timeout else 0.0)
+    def call(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], timeout: float,
+        source: Any = None,
+    ) -> Called:  # fmt: skip
+        begun = time.monotonic()
+        running = _Running(threading.get_ident(), begun + timeout if timeout else 0.0, source, begun)
         result, error = None, None
         try:
             self._begin(running)
@@ -177,6 +209,20 @@ class ThreadInterrupter:
         except Interrupt:  # it came before the job began, or after it ended
             self._end_again(running)
         return Called(running.fired, result, error)
+
+    def running(self) -> list[tuple[Any, float]]:
+        """Return what runs, and since when. From any thread."""
+        with self._lock:
+            return [(running.source, running.since) for running in self._jobs]
+
+    def end(self, source: Any) -> None:
+        """Interrupt what was called for a source. From any thread; again, after ``REPEAT`` seconds at the soonest."""
+        now = time.monotonic()
+        with self._lock:
+            for running in self._jobs:
+                if running.source is source and now >= running.end_at:
+                    running.end_at = now + REPEAT
+                    self._raise_in(running, "cancel")
 
     def interrupt_all(self) -> None:
         with self._lock:

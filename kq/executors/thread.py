@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -83,7 +83,13 @@ class ThreadExecutor(Executor):
         return ended
 
     def running(self) -> list[Run]:
-        return list((self._setting.runs or {}).values())
+        if self._setting.runs is not None:
+            return list(self._setting.runs.values())
+        return [Run(message, since) for message, since in self._crew.interrupter.running()]
+
+    def terminate(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._crew.interrupter.end(message)
 
     def kill(self) -> None:
         self._crew.interrupter.interrupt_all()

@@ -5,7 +5,8 @@
 2. What is due is produced to ``T``: the same value, headers, key and partition.
 3. When the broker has acknowledged that, a tombstone ends the entry. A death in between fires it again, with the same
    job ID.
-4. Nothing is fired on behalf of a member that is gone, nor before its time by this machine's clock.
+4. A job that is cancelled goes to ``T`` at once, marked: the worker that gets it tells of that, and does not run it.
+5. Nothing is fired on behalf of a member that is gone, nor before its time by this machine's clock.
 
 One thread runs all of it. The listener, on the client's I/O thread, notes what comes and goes; the producer's thread
 notes answers.
@@ -27,6 +28,7 @@ from kafka.errors import KafkaTimeoutError
 from kafka.structs import MemberState
 
 from kq.clients import BusyFirstAssignor, connect, kafka_python, settings_for
+from kq.controlling import Cancels
 from kq.job import Job
 from kq.message import Record
 from kq.producing import SUFFIX, Delivery, describe
@@ -96,7 +98,8 @@ class _Flight:
     def record(self, topic: str, now: int) -> Record:
         """Return the first record."""
         if isinstance(self.what, Staged):
-            return fired(topic, self.what.record, now)
+            record = self.what.record
+            return fired(topic, record, now, is_cancelled=self.part.is_cancelled(record))
         plan, due = self.what
         return plan.run(topic, due, now)
 
@@ -121,6 +124,7 @@ class Owner:
     :param config: More settings of any Kafka client.
     :param signer: Verifies what is to be fired, and signs what it becomes.
     :param clock: Returns Unix seconds.
+    :param cancels: Which jobs are cancelled, where somebody reads that.
     """
 
     def __init__(
@@ -131,6 +135,7 @@ class Owner:
         *,
         signer: Signer | None = None,
         clock: Callable[[], float] = time.time,
+        cancels: Cancels | None = None,
     ) -> None:
         self.topic, self.later = topic, f"{topic}.{SUFFIX}"
         self._hosts = hosts
@@ -143,6 +148,9 @@ class Owner:
         self._rereader = Rereader(self.later, hosts, self._settings)
         self._clock = clock
         self._stamp = Stamp(self.later, signer)
+        self._cancels = cancels or Cancels()
+        #: IDs of jobs that were cancelled since the parts were looked through.
+        self._cancelled = self._cancels.follow()
         #: What the listener has noted: partitions that came, or went.
         self._news: deque[tuple[bool, list[TopicPartition]]] = deque()
         self._parts: dict[int, Part] = {}
@@ -212,6 +220,7 @@ class Owner:
         self._note_loaded(consumer)
         self._read_again()
         self._note_answers()
+        self._hasten()
         if self._is_vouched(consumer):
             self._stage()
             self._fire()
@@ -257,7 +266,7 @@ class Owner:
         for tp in tps:
             if tp in consumer.assignment():
                 consumer.seek(tp, begins[tp])
-                self._parts[tp.partition] = Part(tp.partition, ends[tp])
+                self._parts[tp.partition] = Part(tp.partition, ends[tp], self._cancels.ids)
 
     def _check_topic(self, consumer: KafkaConsumer) -> None:
         """Begin anew where the topic was made anew."""
@@ -289,6 +298,13 @@ class Owner:
             line = "Topic %s, partition %s: offsets %s to %s cannot be read and are passed over: %s"
             _logger.error(line, *tp, fault.offset, fault.next - 1, fault.error)
             consumer.seek(tp, fault.next)
+
+    def _hasten(self) -> None:
+        """Have what was cancelled go at once."""
+        ids = [self._cancelled.popleft() for _ in range(len(self._cancelled))]
+        if ids:
+            for part in self._parts.values():
+                part.hasten(ids, self._millis())
 
     def _stage(self) -> None:
         for part in self._open_parts():

@@ -4,14 +4,16 @@
    stand further on.
 2. What is due before long is *staged*: its record is kept, or read again. ``stage`` says which offsets to read.
 3. ``take`` gives the staged records that are due, in order.
+4. What is cancelled is due at once: it goes where it is told of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from heapq import heappop, heappush
 from typing import Any
 
-from kq.scheduling.entries import due_of, hash_of, is_entry
+from kq.scheduling.entries import due_of, hash_of, id_of, is_entry, mark_of, mark_of_id
 from kq.scheduling.schedule import FIRED, SCHEDULE, Plan, fired_of, plan_of
 from kq.scheduling.table import Table
 
@@ -47,11 +49,13 @@ class Part:
     """What is pending in one partition.
 
     :param end: The offset that was the end of the log when it was assigned.
+    :param cancelled: The IDs of jobs that are cancelled; it may grow from any thread.
     """
 
-    def __init__(self, number: int, end: int) -> None:
+    def __init__(self, number: int, end: int, cancelled: Container[bytes] = ()) -> None:
         self.number = number
         self.end = end
+        self._cancelled = cancelled
         self.is_loaded = False
         #: Set from any thread when the partition is taken away: from then on nothing is fired.
         self.is_closed = False
@@ -83,6 +87,8 @@ class Part:
         if due is None and record.value is not None:
             return False
         self._unstage(hash_)
+        if due is not None and due > now and self.is_cancelled(record):
+            due = now
         if due is None:
             self._table.remove(hash_)
         elif self.is_loaded and due <= now + KEEP_AHEAD and self._has_room():
@@ -158,10 +164,31 @@ class Part:
                 if due > now or staged.record is None:
                     return None
                 self._unstage(hash_)
-                heappop(self._order)
-                return staged
+                if self._is_due(staged, now):
+                    heappop(self._order)
+                    return staged
             heappop(self._order)
         return None
+
+    def is_cancelled(self, record: Any) -> bool:
+        """Return whether the job of a record is cancelled."""
+        return bool(self._cancelled) and (job_id := id_of(record)) is not None and job_id in self._cancelled
+
+    def hasten(self, ids: Iterable[bytes], now: int) -> None:
+        """Have the entries of some jobs be due now. They are found by half a hash, so others may be among them."""
+        marks = set(map(mark_of_id, ids))
+        self._table.hasten(marks, now)
+        for staged in [one for hash_, one in self._staged.items() if mark_of(hash_) in marks and one.due > now]:
+            staged.due = now
+            heappush(self._order, (now, staged.offset, staged.hash))
+
+    def _is_due(self, staged: Staged, now: int) -> bool:
+        """Return whether an entry is due by its record; one that was hastened for another's sake waits on."""
+        due = due_of(staged.record.headers)
+        if due is None or due <= now or self.is_cancelled(staged.record):
+            return True
+        self._table.put(due, staged.offset, staged.hash)
+        return False
 
     def put_back(self, staged: Staged, due: int) -> None:
         """Have an entry that was refused fired again, unless a newer one has come in its place."""

@@ -1,7 +1,8 @@
 """The table of what is pending in one partition: when each entry is due, and where it stands in the log. No values.
 
 1. ``put`` adds an entry or replaces it, ``remove`` ends it; both by the hash of its key.
-2. ``first`` is when the next one is due, ``pop`` takes that out.
+2. ``hasten`` has those be due that are found by the upper half of their hashes.
+3. ``first`` is when the next one is due, ``pop`` takes that out.
 
 An entry has 36 bytes in arrays: due time, offset, hash, and its place in a heap (Williams 1964, by due time and then
 offset). An index of open addressing with linear probing, without tombstones (Knuth, TAOCP 3, 6.4, algorithm R), has 4
@@ -11,6 +12,7 @@ bytes a cell, and up to four cells an entry. Objects of Python would be 200 byte
 from __future__ import annotations
 
 from array import array
+from collections.abc import Container
 from typing import NamedTuple
 
 __all__ = ["Pending", "Table"]
@@ -79,6 +81,13 @@ class Table:
             self._down(self._place[last])
         self._free.append(slot)
         return True
+
+    def hasten(self, marks: Container[int], due: int) -> None:
+        """Have entries be due at a time at the latest: those whose hash has one of these as its upper half."""
+        hashes, times = self._hash, self._due
+        found = [slot for slot in self._heap if hashes[slot] >> 32 in marks and times[slot] > due]
+        for slot in found:
+            self.put(due, self._offset[slot], hashes[slot])
 
     def pop(self) -> Pending:
         """Take out the entry that is due next; of those of one time the one with the lowest offset."""

@@ -1,5 +1,6 @@
 """Working: the side of the thread that called ``Worker.start``."""
 
+from kq.working.agent import Agent
 from kq.working.backlog import Ordering
 from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
@@ -17,6 +18,7 @@ from kq.working.timekeeper import Timekeeper
 from kq.working.waker import Waker
 
 __all__ = [
+    "Agent",
     "Companion",
     "Companions",
     "Context",

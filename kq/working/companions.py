@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from kq.executors import Finished
+from kq.executors import Finished, Run
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
 from kq.signing import Signer
 
-__all__ = ["Companion", "Companions", "Context", "Move", "ThreadedCompanion", "prepare_soon"]
+__all__ = ["Companion", "Companions", "Context", "Move", "Refusal", "Steering", "ThreadedCompanion", "prepare_soon"]
 
 _logger = logging.getLogger("kq.companions")
 
@@ -31,6 +31,27 @@ _logger = logging.getLogger("kq.companions")
 Move = Literal["assigned", "revoked", "lost"]
 #: Seconds until a companion's thread that failed is started again, at first and at most; each failure doubles it.
 RESTART_WAIT = (1.0, 30.0)
+
+
+#: Says of a message whether its job was cancelled.
+Refusal = Callable[[Message], bool]
+
+
+class Steering(NamedTuple):
+    """What a companion may have the loop do. From any thread."""
+
+    #: Look at once whether there is something to do.
+    wake: Callable[[], object] = lambda: None
+    #: Stop, as ``Worker.stop`` does.
+    stop: Callable[[], object] = lambda: None
+    #: Return the worker's figures, and what it runs.
+    stats: Callable[[], Any] = lambda: None
+    running: Callable[[], list[Run]] = list
+    #: Let jobs that run know that they are cancelled; and end some.
+    cancel: Callable[[Sequence[Message], Sequence[Message]], object] = lambda told, ended: None
+    #: Where jobs run, and how many at once.
+    executor: str = ""
+    concurrency: int = 1
 
 
 class Context(NamedTuple):
@@ -48,6 +69,8 @@ class Context(NamedTuple):
     tell: Callable[[Companion, Record], None] = lambda companion, record: None
     #: Signs what the worker publishes, and has verified what it is made of.
     signer: Signer | None = None
+    #: What a companion may have the loop do.
+    steering: Steering = Steering()
 
     def signed(self, purpose: str, record: Record) -> Record:
         """Return a record as it is to be published: with a signature, if the worker signs."""
@@ -83,6 +106,19 @@ class Companion:
 
         From any thread, and more than once, between ``admit`` and the end of the run.
         """
+
+    def holds(self) -> bool:
+        """Return whether no job is to start at present; asked before each start."""
+        return False
+
+    def refusal(self) -> Refusal | None:
+        """Return what says of a message whether its job was cancelled; None where none was."""
+        return None
+
+    @property
+    def refusals(self) -> int:
+        """A number that is another one as soon as something more is cancelled."""
+        return 0
 
     def on_started(self, message: Message) -> None:
         """Note that the job of a message is handed to the executor."""
@@ -186,6 +222,14 @@ class ThreadedCompanion(Companion):
         self.begin()
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether the thread is to end."""
+        return self._stopping.is_set()
+
+    def rouse(self) -> None:
+        """Have the thread look whether it is to end, where it waits for something else."""
+
+    @property
     def has_begun(self) -> bool:
         """Whether the thread was started, or is not to be."""
         return self._thread.ident is not None or self._stopping.is_set()
@@ -196,6 +240,7 @@ class ThreadedCompanion(Companion):
 
     def stop(self, deadline: float) -> None:
         self._stopping.set()
+        self.rouse()
         if self._thread.ident is None:
             return
         self._thread.join(max(0.0, deadline - time.monotonic()))
@@ -233,6 +278,8 @@ class Companions:
         self.hear_starts, self.admit_starts = bool(self._hearing or self._hearing_many), bool(self._admitting)
         self.hear_ends = bool(self._recording)
         self.wants_errors = any(one.wants_errors for one in self._all)
+        self._holding = [one for one in self._all if type(one).holds is not Companion.holds]
+        self._refusing = [one for one in self._all if type(one).refusal is not Companion.refusal]
         hooks = ("on_begun", "on_progress", "on_logs")
         self._following = [
             one for one in self._all if any(getattr(type(one), n) is not getattr(Companion, n) for n in hooks)
@@ -256,6 +303,21 @@ class Companions:
         for companion in self._all:
             companion.open(context)
             self._open.append(companion)
+
+    def hold(self) -> bool:
+        """Return whether no job is to start at present."""
+        return any(one.holds() for one in self._holding)
+
+    def refusal(self) -> Refusal | None:
+        """Return what says of a message whether its job was cancelled; None where none was."""
+        several = [refusal for one in self._refusing if (refusal := one.refusal()) is not None]
+        if len(several) > 1:
+            return lambda message: any(is_refused(message) for is_refused in several)
+        return several[0] if several else None
+
+    def refusals(self) -> int:
+        """Return a number that is another one as soon as something more is cancelled."""
+        return sum(one.refusals for one in self._refusing)
 
     @property
     def given(self) -> Callable[[Message], Any] | None:

@@ -12,7 +12,7 @@ from kafka.errors import MessageSizeTooLargeError
 
 from kq import signing
 from kq.clients import topics
-from kq.errors import ChildLost, JobExpired, PoisonMessage
+from kq.errors import Cancelled, ChildLost, JobExpired, PoisonMessage
 from kq.executors import explained
 from kq.job import INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.letter import DEAD, SUFFIX, Reason, letter_id, letter_of, without_value
@@ -24,6 +24,7 @@ __all__ = ["Letters"]
 
 _logger = logging.getLogger("kq.dead_letters")
 
+_CANCELLED = type_name(Cancelled)
 #: What failures of KQ's own are called.
 _REASONS: Mapping[str, Reason] = {
     type_name(ChildLost): "lost",
@@ -54,8 +55,10 @@ class Letters(Companion):
     def on_settled(self, message: Message, outcome: Outcome) -> Iterable[Record]:
         if outcome.status == SUCCESS or outcome.retry_in is not None:
             return ()
-        self._count += 1
         cause = explained(outcome)
+        if _CANCELLED in cause.kinds:  # somebody wanted it so
+            return ()
+        self._count += 1
         told = {
             "error": f"{cause.kinds[0] if cause.kinds else outcome.status}: {cause.text}",
             "traceback": outcome.stacktrace or cause.trace,

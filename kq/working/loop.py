@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 
 from kq.consuming import Assigned, Assignment, Drained, Event, Failed, Moved, Polled, Pump, Revoked
-from kq.executors import Finished, Run, Setting, describe, log_interrupted, log_invalid
+from kq.executors import Finished, Run, Setting, cancelled, describe, log_interrupted, log_invalid
 from kq.job import SUCCESS
 from kq.logs import Router
+from kq.message import Message
 from kq.working.brake import Brake
-from kq.working.companions import Move
+from kq.working.companions import Move, Steering
 from kq.working.messages import Messages
 from kq.working.publisher import Publisher
 from kq.working.reporter import Reporter
@@ -80,6 +82,8 @@ class Loop:
         self.failure: BaseException | None = None
         self._last_activity = time.monotonic()
         self._is_drained = False
+        #: What was cancelled when that was looked at last.
+        self._refusals = 0
         self._last_publish = 0.0
         self._unpublished = False
         look = plan.companions.look
@@ -120,7 +124,8 @@ class Loop:
     def _open(self) -> None:
         settings, waker = self._settings, self._waker
         context = self._plan.context
-        self._plan.companions.open(context if self._publisher is None else context._replace(tell=self._publisher.tell))
+        tell = context.tell if self._publisher is None else self._publisher.tell
+        self._plan.companions.open(context._replace(tell=tell, steering=self._steering()))
         asked = settings.deserializer, settings.timeout, settings.logger, settings.callback is not None
         runs: dict[int, Run] | None = {} if self._plan.companions.follow_runs or settings.most_lines else None
         wants = settings.packs, runs, self._router, settings.most_lines
@@ -129,8 +134,28 @@ class Loop:
         self._executor.open(setting, settings.concurrency)
         self._watchdog.executor = self._executor
 
+    def _steering(self) -> Steering:
+        executor = self._executor
+        name = type(executor).__name__.removesuffix("Executor").lower()
+        hooks = self._waker.wake, self._stop.request, self.stats, self._running, self._cancel
+        return Steering(*hooks, executor=name, concurrency=self._settings.concurrency)
+
+    def _running(self) -> list[Run]:
+        """Return what runs. From any thread."""
+        executor = self._watchdog.executor
+        return [] if executor is None else executor.running()
+
+    def _cancel(self, told: Sequence[Message], ended: Sequence[Message]) -> None:
+        """Let jobs that run know that they are cancelled, and end some. From any thread."""
+        executor = self._watchdog.executor
+        if executor is not None:
+            executor.tell_cancelled(told)
+            executor.terminate(ended)
+
     def _turn(self) -> None:
         self._take_in()
+        if self._plan.companions.refusals() != self._refusals:
+            self._withdraw()
         finished = self._executor.finished()
         has_settled = self._settle(finished)
         # also where runs end in each turn, as those of an inline executor do: nothing would be done till there are none
@@ -215,19 +240,22 @@ class Loop:
         self._take_in()  # callbacks and commits took their time: partitions may have moved meanwhile
         if self.state not in _STARTING or self._stop.requests or not self._pump.is_vouched(time.monotonic()):
             return False
-        is_careful, refused = self._messages.take(*self._room())
-        if self._plan.companions.admit_starts:
+        companions = self._plan.companions
+        if companions.hold():
+            return False
+        is_careful, refused = self._messages.take(*self._room(), companions.refusal())
+        if companions.admit_starts:
             refused += self._refused()
         for one in refused:
             self._report(one)
         if not self._messages.starting:
             return bool(refused)
         self._announce(is_careful or bool(refused))
-        if is_careful or refused or self._plan.companions.admit_starts:  # also a callback takes its time
+        if is_careful or refused or companions.admit_starts:  # also a callback takes its time
             self._look_again()
         batch, self._messages.starting = self._messages.starting, []
-        if self._plan.companions.hear_starts:
-            self._plan.companions.started(batch)
+        if companions.hear_starts:
+            companions.started(batch)
         self._executor.start_all(batch)
         self._executor.flush()
         return bool(batch)
@@ -239,6 +267,16 @@ class Loop:
         for end in refused:
             starting.remove(end.message)
         return refused
+
+    def _withdraw(self) -> None:
+        """Let go of what was cancelled after it was handed out, or while it waits to run again."""
+        self._refusals = self._plan.companions.refusals()
+        is_refused = self._plan.companions.refusal()
+        if is_refused is None:
+            return
+        for message in self._executor.withdraw(is_refused):
+            self._report(cancelled(message))
+        self._messages.reruns.hasten(is_refused)
 
     def _room(self) -> tuple[float, float]:
         """Return how many jobs may be started now, and how many of them with messages that have not begun."""

@@ -20,6 +20,7 @@ from kq.job import SUCCESS, Outcome
 from kq.message import Message, by_partition, bytes_of, messages_from_records
 from kq.working.backlog import Backlog, Ordering
 from kq.working.brake import Brake
+from kq.working.companions import Refusal
 from kq.working.reruns import Reruns
 from kq.working.settle import not_to_run
 from kq.working.state import Tally
@@ -107,16 +108,17 @@ class Messages:
 
     # -- starts --------------------------------------------------------------------------------------------------------
 
-    def take(self, room: float, most: float) -> tuple[bool, list[Finished]]:
+    def take(self, room: float, most: float, is_refused: Refusal | None = None) -> tuple[bool, list[Finished]]:
         """Have start what may start now.
 
         :param room: How many jobs the executor has room for.
         :param most: How many messages may begin at most.
+        :param is_refused: Says of a message whether it was cancelled; None where none was.
         :returns: Whether one of the starts is to be committed before it happens; and what is not to run.
         """
         now, most = time.monotonic(), min(room, most)
         if most > 1 and self.suspect is None and self.tracker.is_at_ease() and not self.reruns.is_due(now):
-            return False, self._take_many(most, now)
+            return False, self._take_many(most, now, is_refused)
         is_careful, refused = False, list[Finished]()
         while len(self.starting) < room and not refused:
             message = self.reruns.take(now) if self.suspect is None else None
@@ -128,14 +130,14 @@ class Messages:
             is_careful = is_careful or needs_care
             self._tally.retried += deaths > 0
             self.running[id(message)] = message, now
-            if (end := not_to_run(message, deaths, self._most_deaths, self._fault)) is not None:
+            if (end := not_to_run(message, deaths, self._most_deaths, self._fault, is_refused)) is not None:
                 refused.append(end)
             else:
                 self.starting.append(message)
         self._make_room()
         return is_careful, refused
 
-    def _take_many(self, most: float, now: float) -> list[Finished]:
+    def _take_many(self, most: float, now: float, is_refused: Refusal | None) -> list[Finished]:
         """Have start what may start now, where each start is like any other; return what is not to run."""
         self.starting = messages = self.backlog.take_many(int(min(most, len(self.backlog))))
         for partition, some in by_partition(messages):
@@ -143,7 +145,8 @@ class Messages:
             self.tracker.started_all(partition, some)
         self._tally.started += len(messages)
         self.running.update([(id(message), (message, now)) for message in messages])
-        refused = [one for message in messages if (one := self._fault(message)) is not None]
+        ends = (not_to_run(message, 0, 1, self._fault, is_refused) for message in messages)
+        refused = [end for end in ends if end is not None]
         for one in refused:
             self.starting.remove(one.message)
         self._make_room()

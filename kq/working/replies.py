@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kafka.errors import MessageSizeTooLargeError
 
 from kq.clients import topics
-from kq.errors import JobExpired, KQError
+from kq.errors import Cancelled, JobExpired, KQError
 from kq.executors import explained, is_asked, pack_error
 from kq.job import FAILURE, SUCCESS, Outcome
 from kq.message import HEADER_ID, Headers, Message, Record, attempt_of
@@ -20,7 +20,8 @@ from kq.working.companions import Companion, Context, prepare_soon
 
 __all__ = ["Replies"]
 
-_EXPIRED = type_name(JobExpired)
+#: What ends of KQ's own are called.
+_ENDS: Mapping[str, str] = {type_name(Cancelled): "cancelled", type_name(JobExpired): "expired"}
 #: Bytes that a record needs besides its key, its value and its headers, at least.
 _FRAME = 70
 
@@ -74,7 +75,7 @@ class Replies(Companion):
         packed = outcome.packed
         if packed is None and outcome.status == FAILURE and isinstance(outcome.exception, KQError):
             packed = pack_error(outcome.exception)  # of the worker's own making
-        end = "expired" if _EXPIRED in explained(outcome).kinds else outcome.status
+        end = next((_ENDS[kind] for kind in explained(outcome).kinds if kind in _ENDS), outcome.status)
         return [self._record(message, job_id, self._headers(message, outcome, end), packed or b"")]
 
     def on_refused(self, message: Message, record: Record, error: BaseException) -> Record | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from kq.message import Message
@@ -32,6 +33,11 @@ class Reruns:
     def take(self, now: float) -> Message | None:
         """Return the message that was due first, or None if none is due."""
         return heappop(self._waiting)[2] if self._waiting and self._waiting[0][0] <= now else None
+
+    def hasten(self, is_meant: Callable[[Message], bool]) -> None:
+        """Have those that are meant be due now."""
+        self._waiting = [(0.0 if is_meant(item[2]) else item[0], *item[1:]) for item in self._waiting]
+        heapify(self._waiting)
 
     def patience(self, now: float) -> float:
         """Return the seconds until the next one is due."""

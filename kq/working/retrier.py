@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from kq import signing
 from kq.clients import topics
-from kq.errors import ChildLost, GiveUp, JobExpired, PoisonMessage, RetryLater
+from kq.errors import Cancelled, ChildLost, GiveUp, JobExpired, PoisonMessage, RetryLater
 from kq.executors import explained
 from kq.job import INVALID, SUCCESS, TIMEOUT, Outcome
 from kq.message import (
@@ -45,7 +45,7 @@ __all__ = ["Retrier", "next_run"]
 _logger = logging.getLogger("kq.retries")
 
 #: What no policy has run again: it would end the same way.
-_FINAL = frozenset(map(type_name, (GiveUp, JobExpired, PoisonMessage)))
+_FINAL = frozenset(map(type_name, (Cancelled, GiveUp, JobExpired, PoisonMessage)))
 _LOST, _ASKED = type_name(ChildLost), type_name(RetryLater)
 #: Headers that are about one attempt alone.
 _OF_ATTEMPT = frozenset((HEADER_AT, HEADER_ATTEMPT, HEADER_KEY, HEADER_PARTITION, HEADER_TIMESTAMP))

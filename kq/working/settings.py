@@ -42,6 +42,9 @@ _PARTS = (
     "flush",
     "finished",
     "patience",
+    "withdraw",
+    "terminate",
+    "tell_cancelled",
     "running",
     "watch",
     "kill",
@@ -88,6 +91,8 @@ class Settings(NamedTuple):
     later: bool | str = True
     #: Verifies what is to run, and signs what is published.
     signer: Signer | None = None
+    #: Whether the worker takes part in control; None where it does once there is something to read.
+    control: bool | None = None
 
     @property
     def packs(self) -> Literal["none", "asked", "all"]:
@@ -160,6 +165,7 @@ def _check_kinds(given: Mapping[str, Any]) -> None:
     _require(timeout is None or timeout >= 0, "timeout must be 0 or greater")
     later = given["later"]
     _require(isinstance(later, bool) or later == check_hosts(later), "later must be True, False or hosts")
+    _require(given["control"] in (True, False, None), "control must be True, False or None")
     modes = ("brake", "invalid", "stop")
     _require(given["unimportable"] in modes, 'unimportable must be "brake", "invalid" or "stop"')
     _require(given["ordering"] in ("key", "partition", "none"), 'ordering must be "key", "partition" or "none"')

@@ -18,11 +18,11 @@ from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from kq.errors import PoisonMessage
-from kq.executors import Caller, Finished
+from kq.executors import Caller, Finished, cancelled
 from kq.job import FAILURE, INVALID, SUCCESS, Outcome
 from kq.message import Message, job_from_headers
 from kq.utils import safe_str
-from kq.working.companions import RESTART_WAIT, Companions
+from kq.working.companions import RESTART_WAIT, Companions, Refusal
 from kq.working.publisher import Publisher
 from kq.working.reporter import Reporter
 from kq.working.settings import Settings
@@ -157,8 +157,15 @@ class Settler:
         return Settled(message, outcome, again)
 
 
-def not_to_run(message: Message, deaths: int, most_deaths: int, fault: Fault) -> Finished | None:
-    """Return the end of a message that is not run: its runs kept killing the worker, or it has a fault. Else None."""
+def not_to_run(
+    message: Message, deaths: int, most_deaths: int, fault: Fault, is_refused: Refusal | None = None
+) -> Finished | None:
+    """Return the end of a message that is not run: its runs kept killing the worker, or it has a fault. Else None.
+
+    :param is_refused: Says whether it was cancelled; None where none was.
+    """
+    if is_refused is not None and is_refused(message):
+        return cancelled(message)
     return _poisoned(message, deaths) if deaths >= most_deaths else fault(message)
 
 

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Mapping
 
+from kq.controlling import Cancels
 from kq.scheduling import Owner
 from kq.working.companions import Context, ThreadedCompanion
 
@@ -26,10 +27,12 @@ class Timekeeper(ThreadedCompanion):
     """Fires the delayed jobs of a worker's topic, once there are any.
 
     :param hosts: The brokers, if not the worker's.
+    :param cancels: Which jobs are cancelled, where somebody reads that.
     """
 
-    def __init__(self, hosts: str | None = None) -> None:
+    def __init__(self, hosts: str | None = None, cancels: Cancels | None = None) -> None:
         super().__init__()
+        self._cancels = cancels
         self._hosts = hosts
         self._owner: Owner | None = None
         self._ask_at = 0.0
@@ -54,8 +57,9 @@ class Timekeeper(ThreadedCompanion):
             self.context.ask_for(f"{self.context.topic}.later", self._hear)
 
     def run(self, stopping: threading.Event) -> None:
-        context = self.context
-        owner = self._owner = Owner(context.topic, self._hosts or context.hosts, context.config, signer=context.signer)
+        context, hosts = self.context, self._hosts or self.context.hosts
+        owner = Owner(context.topic, hosts, context.config, signer=context.signer, cancels=self._cancels)
+        self._owner = owner
         try:
             owner.run(stopping)
         finally:

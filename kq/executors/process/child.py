@@ -31,7 +31,7 @@ from typing import Any
 
 import dill
 
-from kq.context import Report, Said, enter, leave
+from kq.context import Report, Said, ask_too, enter, leave
 from kq.errors import ChildLost, JobExpired
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
@@ -80,7 +80,7 @@ class _Child:
         self._stream, self._reader = stream, stream.makefile("rb")
         self._tokens = tokens
         self._shared = shared
-        words = memoryview(shared)[: Shared.COPY_RETURNED + 8]
+        words = memoryview(shared)[: Shared.CANCELLED + 8]
         self._words, self._times = words.cast("Q"), words.cast("d")
         self.pid = os.getpid()
         #: Jobs that came, each with its number, ascending.
@@ -126,6 +126,7 @@ class _Child:
             self._settings: ChildSettings = dill.loads(self._read_frame())
             self._caller = Caller(self._settings.around, self._come_back)
             self._set_up_logging()
+            ask_too(lambda place: self._words[6] == self._words[0] and place == self._place)
             os.register_at_fork(
                 before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._become_copy
             )
@@ -191,6 +192,7 @@ class _Child:
         begun = time.monotonic()
         self._note_start(number, begun, 0)  # from here on everything, a lack of memory for instance, is the job's doing
         value, limit, expires, where = self._take(number)
+        self._place = where[:3]
         if expires and time.time() * 1000 >= expires:  # while it waited for the one before it
             error = JobExpired("the job had not started when it expired: it waited in its child")
             packed = pack_error(error, self._serializer)

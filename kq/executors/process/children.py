@@ -17,13 +17,14 @@ import os
 import signal
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import Any
 
 from kq.errors import WorkerError
 from kq.executors.base import Setting
 from kq.executors.lines import log_own
-from kq.executors.process.handle import Handle
+from kq.executors.process.handle import EXPIRING, Handle
 from kq.executors.process.outcomes import Outcomes
 from kq.executors.process.protocol import Frame
 from kq.executors.process.spawner import Died, Spawner
@@ -289,7 +290,7 @@ class Children:
     def _settle_dead(self, child: Handle, status: int | None) -> None:
         if child.expired is not None and child.expired.number == child.first():
             self._outcomes.expire(child)
-        elif child.running() is None or child.kill_reason == "timeout":
+        elif child.running() is None or child.kill_reason in EXPIRING:
             return  # nothing ran, or what ran was killed for the job before it: it runs again
         elif self.is_killing:
             self._outcomes.interrupt(child)
@@ -314,9 +315,7 @@ class Children:
             self.spawner.signal(child.pid, signal.SIGKILL)
         elif running is not None and child.is_late(running, now):
             if child.expire(now):
-                child.kill_at = now + self._kill_grace
-                self.spawner.signal(child.pid, signal.SIGTERM)
-                self._reassign(child)
+                self._kill(child, now)
         elif child.waits_for(now) > _UNRESPONSIVE_AFTER:
             log_own("A child has started nothing of its work for %g s; it is replaced", _UNRESPONSIVE_AFTER)
             child.kill_reason, child.kill_at = "started nothing", now
@@ -330,6 +329,29 @@ class Children:
             if len(child.queue) > 1 and child.ran_for(now) > STEAL_AFTER:
                 self._catch_up(child)
                 self._reassign(child)
+
+    def _kill(self, child: Handle, now: float) -> None:
+        """Have a child end with the job that it runs; if need be after the grace."""
+        child.kill_at = now + self._kill_grace
+        self.spawner.signal(child.pid, signal.SIGTERM)
+        self._reassign(child)
+
+    def terminate(self, messages: Sequence[Message], now: float) -> None:
+        """End the children that run these messages."""
+        for child in self.all:
+            if child.kill_reason is None and child.end(messages, now):
+                self._kill(child, now)
+
+    def withdraw(self, is_meant: Callable[[Message], bool]) -> list[Message]:
+        """Take back what is meant of that which has not started; the rest of that goes to children anew."""
+        for child in self.all:
+            if len(child.queue) > 0 and any(is_meant(message) for _, message in child.queue):
+                self.unassigned.extend(child.take_back())
+        waiting = list(self.unassigned)
+        withdrawn = [message for message in waiting if is_meant(message)]
+        self.unassigned = deque(message for message in waiting if not is_meant(message))
+        self.assign()
+        return withdrawn
 
     def _reassign(self, child: Handle) -> None:
         """Take back what waits in a child, and give it to others."""

@@ -186,6 +186,20 @@ class ProcessExecutor(Executor):
                 return 0.0
             return children.patience()
 
+    def withdraw(self, is_meant: Callable[[Message], bool]) -> list[Message]:
+        with self._lock:
+            return self._children.withdraw(is_meant) if self._is_open else []
+
+    def terminate(self, messages: Sequence[Message]) -> None:
+        with self._lock:
+            if self._is_open:
+                self._children.terminate(messages, time.monotonic())
+
+    def tell_cancelled(self, messages: Sequence[Message]) -> None:
+        with self._lock:
+            for child in self._children.all if self._is_open else ():
+                child.tell_cancelled(messages)
+
     def running(self) -> list[Run]:
         with self._lock:
             runs = [child.run() for child in self._children.all] if self._is_open else []

@@ -18,7 +18,7 @@ import tempfile
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -28,8 +28,10 @@ from kq.executors.running import Run
 from kq.logs import Capture
 from kq.message import Message
 
-__all__ = ["Handle", "Running"]
+__all__ = ["EXPIRING", "Handle", "Running"]
 
+#: Reasons to kill a child that are about the job which it runs, and no other.
+EXPIRING = ("timeout", "cancelled")
 #: Bytes to read at once.
 _CHUNK = 1 << 18
 #: Bytes of values in a frame, if there are several.
@@ -91,9 +93,9 @@ class Handle:
         self._next = 1
         #: What waits though nothing runs, and since when that is seen.
         self._waiting = 0, 0.0
-        #: Why it is being killed: "timeout", or something that went wrong.
+        #: Why it is being killed: one of ``EXPIRING``, or something that went wrong.
         self.kill_reason: str | None = None
-        #: The job whose time was up.
+        #: The job whose time was up, or that was cancelled.
         self.expired: Running | None = None
         #: When it is sent SIGKILL, by the monotonic clock, and whether it was.
         self.kill_at: float | None = None
@@ -198,6 +200,25 @@ class Handle:
             return False
         self.kill_reason, self.expired = "timeout", running
         return True
+
+    def end(self, messages: Sequence[Message], now: float) -> bool:
+        """Have the child start nothing after the job that runs, if it is one of these; return whether it is.
+
+        SIGTERM ends that then, and the child.
+        """
+        self._shared[Shared.EXPIRED] = 1
+        running = self.running()
+        if running is None or not any(self.queue[0][1] is message for message in messages):
+            self._shared[Shared.EXPIRED] = 0
+            return False
+        self.kill_reason, self.expired = "cancelled", running._replace(deadline=now)
+        return True
+
+    def tell_cancelled(self, messages: Sequence[Message]) -> None:
+        """Let the job that runs know that it is cancelled, if it is one of these."""
+        running = self.running()
+        if running is not None and any(self.queue[0][1] is message for message in messages):
+            TOKEN.pack_into(self._shared, Shared.CANCELLED, running.number)
 
     def _slot(self) -> tuple[int, float, float, int]:
         slot = Shared.SLOT.unpack_from(self._shared, 0)

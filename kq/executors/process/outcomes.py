@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from kq.context import Said
 from kq.errors import ChildLost, JobExpired
-from kq.executors.base import Finished, Setting, job_of, timed_out
+from kq.executors.base import Finished, Setting, job_of, terminated, timed_out
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing, log_unsent, warn_own
 from kq.executors.process.handle import Handle
 from kq.executors.process.packing import unpack, unpack_error
@@ -169,12 +169,13 @@ class Outcomes:
     # -- what became of dead children ----------------------------------------------------------------------------------
 
     def expire(self, child: Handle) -> None:
-        """Settle the first job of a dead child: its time was up."""
+        """Settle the first job of a dead child: its time was up, or it was cancelled."""
         late, is_read = child.expired, child.has_read(child.first())
         assert late is not None
         limit = late.deadline - late.since
         ran = Ran(child.job_id, "", time.monotonic() - late.since, limit, is_read)
-        outcome = self._told(child, late.number, child.said(late.number), timed_out(limit))
+        end = terminated() if child.kill_reason == "cancelled" else timed_out(limit)
+        outcome = self._told(child, late.number, child.said(late.number), end)
         self._keep(0, self._finish, child.pop(), outcome, ran)
 
     def lose(self, child: Handle, how: str, status: int | None) -> None:

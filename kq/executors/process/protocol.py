@@ -74,6 +74,8 @@ class Shared:
     #: whether the running job could be unpickled; whether it has ended, and its outcome is being sent; and whether the
     #: parent ends this child, so that SIGTERM is meant for it.
     IS_READ, IS_TELLING, EXPIRED = SLOT.size + 8, SLOT.size + 9, SLOT.size + 10
+    #: The number of the job that is cancelled, if the one that runs is.
+    CANCELLED = SLOT.size + 16
     #: Where it stands what a job said last of how far it is: a version, odd while this is being written; the job's
     #: number; a fraction, not a number where it is not known; the length of a text. The text stands behind it.
     SAID_AT, SAID, LONGEST_SAID = 64, struct.Struct("@QQdQ"), 1000
