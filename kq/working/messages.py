@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kq.consuming import Assigned, Assignment, Polled, Tracker
-from kq.executors import Finished
+from kq.executors import Finished, unfit
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, by_partition, bytes_of, messages_from_records
 from kq.working.backlog import Backlog, Ordering
@@ -132,7 +132,10 @@ class Messages:
             self.tracker.started_all(partition, some)
         self._tally.started += len(messages)
         self.running.update([(id(message), (message, now)) for message in messages])
-        refused = [one for message in messages if (one := not_to_run(message, 0, 1, is_refused)) is not None]
+        if is_refused is None:  # mostly: each message comes by here
+            refused = [one for message in messages if (one := unfit(message)) is not None]
+        else:
+            refused = [one for message in messages if (one := not_to_run(message, 0, 1, is_refused)) is not None]
         for one in refused:
             self.starting.remove(one.message)
         self._make_room()
