@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from pathlib import Path
 
 from journal import note
 
@@ -28,6 +29,13 @@ def swallow(path: str, seconds: float) -> None:
         with contextlib.suppress(BaseException):
             time.sleep(0.01)
     note(path, "end", "long")
+
+
+def until_open(path: str, gate: str) -> None:
+    """Take as long as there is no such file."""
+    note(path, "start", "long")
+    while not Path(gate).exists():
+        time.sleep(0.01)
 
 
 def is_cancelled() -> bool:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cancel_jobs
@@ -71,19 +72,22 @@ def test_what_is_cancelled_while_nobody_is_there_never_runs(
 
 
 def test_one_that_waits_behind_a_long_job_in_its_child_does_not_start(
-    queue: kq.Queue, hosts: str, control: kq.Control, journal: Journal
+    queue: kq.Queue, hosts: str, control: kq.Control, journal: Journal, tmp_path: Path
 ) -> None:
     """A child has some more jobs than the one that it runs; these are taken back."""
     calls = Calls()
     with at_work(kq.Worker(queue.topic, hosts=hosts, executor="process", callback=calls, control=True)):
         queue.enqueue_many([(journals.work, (journal.path, "short"))] * 200)  # so that many are given to it at once
-        long = queue.enqueue(journals.work, journal.path, "long", 4.0)
+        long = queue.enqueue(cancel_jobs.until_open, journal.path, str(gate := tmp_path / "gate"))
         behind = queue.enqueue_many((journals.work, (journal.path, f"behind-{number}")) for number in range(20))
         wait_until(lambda: "long" in journal.names("start"), timeout=30)
         for job in behind:
             control.cancel(job)
-        wait_until(lambda: len(cancelled(calls)) == 20, timeout=3)
-        assert long.id not in {call.job.id for call in calls if call.job is not None}
+        try:
+            wait_until(lambda: len(cancelled(calls)) == 20, timeout=30)
+            assert long.id not in {call.job.id for call in calls if call.job is not None}
+        finally:
+            gate.touch()
     assert journal.names("start") == {"short", "long"}
 
 

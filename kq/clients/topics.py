@@ -27,7 +27,17 @@ from kafka.errors import (
 from kq.clients.connect import connect, hosts_of, settings_for
 from kq.errors import KQError
 
-__all__ = ["ASK_MS", "JOBS", "clock_warning", "companion", "companion_at", "ensure", "limit_at", "setting_at"]
+__all__ = [
+    "ASK_MS",
+    "JOBS",
+    "clock_warning",
+    "companion",
+    "companion_at",
+    "ensure",
+    "is_there",
+    "limit_at",
+    "setting_at",
+]
 
 _logger = logging.getLogger("kq.topics")
 
@@ -183,6 +193,16 @@ def setting_at(hosts: str, config: Mapping[str, Any], topic: str, name: str) -> 
     with connect(KafkaAdminClient, hosts, {"request_timeout_ms": ASK_MS, **access}) as admin:
         found: str | None = _settings(admin, topic, name)[name]
         return found
+
+
+def is_there(hosts: str, config: Mapping[str, Any], topic: str) -> bool:
+    """Return whether there is a topic, by a client that is made for it. May block.
+
+    :raises KafkaError: The broker did not answer.
+    """
+    access = settings_for(KafkaAdminClient.DEFAULT_CONFIG, config)
+    with connect(KafkaAdminClient, hosts, {"request_timeout_ms": ASK_MS, **access}) as admin:
+        return topic in admin.list_topics()
 
 
 def limit_at(hosts: str, config: Mapping[str, Any], topic: str) -> int | None:

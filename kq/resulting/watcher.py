@@ -224,7 +224,7 @@ class Watcher:
         name = consumer.results_topic
         if consumer.trouble is not None:
             return f"job {job_id}: topic {name} cannot be read: {consumer.trouble}"
-        if consumer.feed is not None and consumer.feed.has_topic is False:
+        if not self._has_topic(name):
             return (
                 f"job {job_id}: there is no topic {name}: no worker with results=True has run jobs of {consumer.topic}"
             )
@@ -234,6 +234,16 @@ class Watcher:
         if foreign := consumer.foreign.get(job_id):
             return f"job {job_id}: topic {name} has {foreign} records under its ID, but KQ wrote none of them"
         return f"nothing is known of job {job_id}: {self._guess(name, enqueued)}"
+
+    def _has_topic(self, name: str) -> bool:
+        """Return whether there is a topic of results, or nobody tells."""
+        feed = self.consumer.feed
+        if feed is not None and feed.has_topic is not None:
+            return feed.has_topic
+        try:
+            return topics.is_there(self.consumer.hosts, self.consumer.config, name)
+        except (KafkaError, KQError):
+            return True
 
     def _guess(self, name: str, enqueued: float | None) -> str:
         try:

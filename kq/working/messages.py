@@ -145,8 +145,11 @@ class Messages:
             self.tracker.started_all(partition, some)
         self._tally.started += len(messages)
         self.running.update([(id(message), (message, now)) for message in messages])
-        ends = (not_to_run(message, 0, 1, self._fault, is_refused) for message in messages)
-        refused = [end for end in ends if end is not None]
+        if is_refused is None:  # mostly: each message comes by here
+            refused = [end for message in messages if (end := self._fault(message)) is not None]
+        else:
+            ends = (not_to_run(message, 0, 1, self._fault, is_refused) for message in messages)
+            refused = [end for end in ends if end is not None]
         for one in refused:
             self.starting.remove(one.message)
         self._make_room()
