@@ -192,7 +192,7 @@ MUTANTS = [
     Mutant(
         "a commit's time is forgotten",
         "kq/working/loop.py",
-        "        if is_careful or refused or self._plan.companions.admit_starts:  # also a callback takes its time\n"
+        "        if is_careful or refused or companions.admit_starts:  # also a callback takes its time\n"
         "            self._look_again()\n",
         "",
         "test_what_a_commit_waited_through_is_news_before_anything_starts",
@@ -271,7 +271,7 @@ MUTANTS = [
     Mutant(
         "an answer about a message makes no news old",
         "kq/working/loop.py",
-        "if is_careful or refused or self._plan.companions.admit_starts:",
+        "if is_careful or refused or companions.admit_starts:",
         "if is_careful or refused:",
         "test_admission.py",
         is_short=True,
