@@ -48,7 +48,7 @@ def test_each_shell_has_its_script(path: str, shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("to", ["topic"]),
+        ("to", ["top", "topic"]),
         ("topic ", ["create", "delete", "list"]),
         ("group reset --dry", ["--dry-run"]),
         ("worker --ordering ", ["key", "none", "partition"]),

@@ -41,7 +41,7 @@ def enqueue(queue: Queue, journal: Journal, count: int) -> dict[str, str]:
     return expected
 
 
-@pytest.mark.parametrize("count", [500, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.long)])
 def test_the_log_agrees_with_what_the_jobs_wrote_down(
     make_topic: Callable[..., str], hosts: str, store_url: str, journal: Journal, count: int
 ) -> None:
