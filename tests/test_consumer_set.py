@@ -283,7 +283,7 @@ def test_nothing_is_lost_whatever_happens_to_a_set(
     kill(victim)
     wait_until(lambda: len(journal.names("end")) > 3000, 60)
     kafka.restart()
-    wait_until(lambda: len(journal.names("end")) == 10_000, 120, "jobs were lost")
+    wait_until(lambda: len(journal.names("end")) == 10_000, 240, "jobs were lost")
     wait_until(lambda: victim not in made.consumers, 60)
     wait_until(lambda: [one.connection is not None for one in made.consumers] == [True] * 5, 60)
     assert all(one.is_alive() for one in made.consumers)
