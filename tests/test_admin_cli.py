@@ -18,8 +18,8 @@ from kafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from rich.console import Console
 
 import kq
+from kq import survey
 from kq.cli import info as page
-from kq.cli import survey
 
 #: Seconds for one command.
 PATIENCE = 60

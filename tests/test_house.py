@@ -27,6 +27,7 @@ HOUSE = {
     "words": "errors utils job message context logs retry letter",
     "what signs": "signing",
     "clients": "kafka_python making doorbell assignor config connect topics reader scan",
+    "what is on brokers": "survey",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "messagelog": "entries rows schema writing recorder store",
     "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
@@ -48,8 +49,9 @@ HOUSE = {
     "what tests": "frozen testing",
     "the top": "kq",
     "django": "conf tables models admin apps management.commands.kq_worker management.commands management",
-    "cli": "logs reload together targets options output result check survey topics broker dead demo enqueue schedule "
-    "skip log groups info control worker main",
+    "web": "settings words inside spark history letters single delays watcher tasks steering guard pages site server",
+    "cli": "logs reload together targets options output result check topics broker dead demo enqueue schedule "
+    "skip log groups info control web worker main",
     "the command": "__main__",
 }
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

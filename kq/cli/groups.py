@@ -15,8 +15,8 @@ import kq
 from kq import consuming
 from kq.cli.options import config_option, hosts_option
 from kq.cli.output import confirm, counted, make_console, print_table, yes_option
-from kq.cli.survey import Group, Partition, Topic, groups_on, patiently, topics_on
 from kq.cli.topics import LOOK, open_admin, partitions_of
+from kq.survey import Group, Partition, Topic, groups_on, patiently, topics_on
 
 __all__ = ["Place", "group"]
 

@@ -25,9 +25,9 @@ from kq import clients
 from kq.cli.broker import exit_on_sigterm
 from kq.cli.options import config_option, group_option, hosts_option
 from kq.cli.output import counted, json_option, make_console, make_table, to_stderr
-from kq.cli.survey import Progress, Standing, Topic, groups_on, stand, topics_on
 from kq.cli.topics import open_admin, partitions_of
 from kq.scheduling import Waiting, waiting
+from kq.survey import Progress, Standing, Topic, groups_on, stand, topics_on
 
 __all__ = ["INTERVAL", "info", "keep_showing"]
 

@@ -30,6 +30,7 @@ from kq.cli.result import result
 from kq.cli.schedule import schedule, scheduler
 from kq.cli.skip import skip
 from kq.cli.topics import topic
+from kq.cli.web import web
 from kq.cli.worker import worker
 
 __all__ = ["main"]
@@ -88,6 +89,6 @@ def cli(context: click.Context) -> None:
 
 
 _STEERING = (cancel, pause, ps, resume, stop, terminate, top)
-_OTHERS = (broker, dead, demo, enqueue, group, info, log, result, schedule, scheduler, skip, topic, worker)
+_OTHERS = (broker, dead, demo, enqueue, group, info, log, result, schedule, scheduler, skip, topic, web, worker)
 for command in (*_OTHERS, *_STEERING):
     cli.add_command(command)

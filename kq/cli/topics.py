@@ -15,7 +15,7 @@ import kq
 from kq import clients
 from kq.cli.options import config_option, hosts_option
 from kq.cli.output import confirm, counted, json_option, make_console, print_table, yes_option
-from kq.cli.survey import Topic, topics_on
+from kq.survey import Topic, topics_on
 
 __all__ = ["open_admin", "partitions_of", "topic"]
 

@@ -2,6 +2,7 @@
 
 from kq.scheduling.entries import due_of
 from kq.scheduling.owner import Owner
+from kq.scheduling.part import Part
 from kq.scheduling.reading import Waiting, waiting
 from kq.scheduling.schedule import Plan, Schedule, plan_of
 from kq.scheduling.schedules import Schedules, check_schedule
@@ -11,6 +12,7 @@ __all__ = [
     "Cron",
     "Every",
     "Owner",
+    "Part",
     "Plan",
     "Schedule",
     "Schedules",

@@ -210,6 +210,10 @@ class Part:
         times = [time for time in (self._table.first(), *(staged.due for staged in self._staged.values())) if time]
         return min(times, default=None)
 
+    def soonest(self, count: int) -> list[tuple[int, int]]:
+        """Return when the next entries are due, and their offsets, so many at most; of a part that fires nothing."""
+        return [(one.due, one.offset) for one in self._table.soonest(count)]
+
     def _has_room(self) -> bool:
         return len(self._staged) < MOST and self._bytes < MOST_BYTES
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Container
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 __all__ = ["Pending", "Table"]
@@ -48,6 +49,18 @@ class Table:
     def first(self) -> int | None:
         """Return when the next entry is due; None if there is none."""
         return self._due[self._heap[0]] if self._heap else None
+
+    def soonest(self, count: int) -> list[Pending]:
+        """Return the entries that are due next, in order, so many at most; in a time that does not grow with all."""
+        edge = [(self._due[self._heap[0]], self._offset[self._heap[0]], 0)] if self._heap else []
+        found: list[Pending] = []
+        while edge and len(found) < count:
+            due, offset, place = heappop(edge)
+            found.append(Pending(due, offset, self._hash[self._heap[place]]))
+            for below in range(2 * place + 1, min(2 * place + 3, len(self._heap))):
+                slot = self._heap[below]
+                heappush(edge, (self._due[slot], self._offset[slot], below))
+        return found
 
     def put(self, due: int, offset: int, hash_: int) -> None:
         """Add an entry, in place of the one with this hash."""
