@@ -74,16 +74,17 @@ class Guard:
         seed = known or secrets.token_urlsafe(_SIZE)
         scope.setdefault("state", {})[_SEED] = (seed, self._secret)
 
+        refusal = self._refuse(headers)
+
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     answer[name] = value
-                if known is None and not scope["path"].startswith("/static/"):
+                if known is None and refusal is None and not scope["path"].startswith("/static/"):
                     answer.append("Set-Cookie", self._set_cookie(seed, headers))
             await send(message)
 
-        refusal = self._refuse(headers)
         await (self._app if refusal is None else refusal)(scope, receive, guarded)
 
     def _refuse(self, headers: Headers) -> Response | None:

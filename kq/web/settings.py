@@ -56,6 +56,9 @@ class Settings(NamedTuple):
     read_only: bool = False
     hides_arguments: bool = False
 
+    def __repr__(self) -> str:
+        return f"Settings(hosts={self.hosts})"
+
     def arguments(self, text: str | None) -> str | None:
         """Return arguments, or what a job returned, as they may be shown: the one place that decides it."""
         return MASKED if self.hides_arguments and text is not None else text
