@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import browser_at_work, why_no_browser
 from helpers import wait_until as _wait_until
 from journal import Journal
 from postgres import Postgres, find_programs
@@ -199,6 +200,16 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres(programs)
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Return what drives a Chromium, the same for all tests."""
+    reason = why_no_browser()
+    if reason is not None:
+        pytest.skip(reason)
+    with browser_at_work() as driver:
+        yield driver
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

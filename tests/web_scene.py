@@ -65,6 +65,11 @@ class Scene:
         """Return the letters that there are."""
         return list(kq.DeadLetters(self.topic, self.hosts).iterate(replayed=True))
 
+    def worker_id(self) -> str:
+        """Return the name of the worker."""
+        with self.control() as control:
+            return wait_until(control.workers, timeout=20)[0].id
+
     def control(self) -> kq.Control:
         return kq.Control(self.topic, self.hosts)
 
@@ -102,3 +107,4 @@ def serving(hosts: str, *options: str) -> Iterator[str]:
     finally:
         process.kill()
         process.wait()
+        process.stderr.close()

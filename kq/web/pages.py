@@ -25,7 +25,7 @@ from kq.web.watcher import Snapshot, TopicView, Watcher
 __all__ = ["Gone", "Pages"]
 
 #: Rows of a page, and delayed jobs that a topic's page lists.
-_ROWS, _DELAYED = 50, 20
+_ROWS, _DELAYED = 50, 10
 #: The furthest row that a page may begin with: databases pass over those before it one by one.
 _FURTHEST = 1_000_000
 #: Seconds of each choice of a time.

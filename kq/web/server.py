@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,4 +52,6 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=100)
     except OSError as error:
-        raise KQError(f"{host}:{port} cannot be had: {error.strerror or error}; --port takes another one") from error
+        is_known = error.errno is not None and not isinstance(error, socket.gaierror)
+        words = os.strerror(error.errno) if is_known else error.strerror  # the socket's own words say the address twice
+        raise KQError(f"{host}:{port} cannot be had: {words}; --host and --port name another one") from error

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode
@@ -31,7 +32,7 @@ from kq.web.settings import Settings
 from kq.web.single import SingleReader
 from kq.web.spark import spark
 from kq.web.steering import Action, Steering, action_of
-from kq.web.tasks import Tasks
+from kq.web.tasks import Task, Tasks
 from kq.web.watcher import Watcher
 from kq.web.words import FILTERS
 
@@ -158,11 +159,14 @@ class Site:
             return self._say(request, 400, "That cannot be done", f"{error}.")
         if action.question is not None and fields.get("sure") != ["yes"]:
             return self._ask(request, action, fields)
-        task = await run_in_threadpool(
-            self._tasks.begin, action.title, lambda task: self._steering.perform(action, task)
-        )
+        task = await run_in_threadpool(self._tasks.begin, action.title, partial(self._perform, action))
         back = _local((fields.get("back") or ["/"])[0])
         return RedirectResponse(f"{back}{'&' if '?' in back else '?'}{urlencode({'said': task.id})}", 303)
+
+    def _perform(self, action: Action, task: Task) -> str:
+        words = self._steering.perform(action, task)
+        self.watcher.refresh()
+        return words
 
     def _ask(self, request: Request, action: Action, fields: dict[str, list[str]]) -> Response:
         kept = [(name, value) for name, values in fields.items() if name != TOKEN for value in values]

@@ -44,6 +44,8 @@ _PAUSES = 1.0, 5.0
 _ASK_MS = 5_000
 #: Seconds until a topic's letters, or the first look, must be there for who waits.
 _SOON = 10.0
+#: Seconds until what was written is read back, about; and that who has changed something waits for the next look.
+_BACK_IN, _PATIENCE = 0.1, 2.0
 #: What the names of topics beside a topic of jobs end with.
 _BESIDE = (CONTROL, LATER, DEAD, "results")
 #: Topics whose companions are followed at most: each takes a client.
@@ -139,6 +141,11 @@ class Watcher:
         #: Names of the groups that have to do with a topic, and when all were asked for last.
         self._groups: dict[str, set[str]] = {}
         self._asked_at = float("-inf")
+        #: When the last look began that was published, by the monotonic clock.
+        self._begun = float("-inf")
+        self._published = threading.Condition()
+        #: Set to have a look at once.
+        self._poked = threading.Event()
         self._closing = threading.Event()
         self._first = threading.Event()
         self._listeners: list[Callable[[], object]] = []
@@ -151,6 +158,7 @@ class Watcher:
     def close(self) -> None:
         """Look no more."""
         self._closing.set()
+        self._poked.set()
         self._thread.join(_SOON)
         for followed in self._followed.values():
             followed.close()
@@ -158,6 +166,14 @@ class Watcher:
     def wait_first(self, timeout: float = _SOON) -> bool:
         """Return whether there was a first look, or an error instead, within so many seconds."""
         return self._first.wait(timeout)
+
+    def refresh(self) -> None:
+        """Have a look at once, and return when it is published, or after a moment: something was changed."""
+        time.sleep(_BACK_IN)
+        now = time.monotonic()
+        self._poked.set()
+        with self._published:
+            self._published.wait_for(lambda: self._begun >= now, _PATIENCE)
 
     def listen(self, call: Callable[[], object]) -> None:
         """Have something called after each look, in the watcher's thread; it must be quick."""
@@ -181,14 +197,14 @@ class Watcher:
     def _run(self) -> None:
         pause = _PAUSES[0]
         while not self._closing.is_set():
-            begun = time.monotonic()
             try:
                 with self._admin() as admin:
                     while not self._closing.is_set():
+                        self._poked.clear()
                         begun = time.monotonic()
-                        self._publish(self._look(admin), None)
+                        self._publish(self._look(admin), None, begun)
                         pause = _PAUSES[0]
-                        self._closing.wait(max(_EVERY, time.monotonic() - begun))
+                        self._poked.wait(max(_EVERY, time.monotonic() - begun))
             except (KafkaError, KQError) as error:
                 self._publish(None, describe(error))
             except Exception as error:  # the door of the thread: whatever it is, the next look may do
@@ -197,11 +213,14 @@ class Watcher:
             self._closing.wait(pause)
             pause = min(2 * pause, _PAUSES[1])
 
-    def _publish(self, topics: Mapping[str, TopicView] | None, error: str | None) -> None:
+    def _publish(self, topics: Mapping[str, TopicView] | None, error: str | None, begun: float = 0.0) -> None:
         last = self.snapshot
         at = last.at if topics is None else time.time()
         self.snapshot = Snapshot(last.number + 1, at, last.topics if topics is None else topics, error)
         self._first.set()
+        with self._published:
+            self._begun = begun or self._begun
+            self._published.notify_all()
         for call in self._listeners:
             call()
 

@@ -3,8 +3,10 @@
 
 const live = document.getElementById("live");
 const readOnly = live.textContent.trim();
+const last = new Map();
 let fetching = false;
 let again = false;
+let isPressed = false;
 
 function say(text, kind) {
   const words = readOnly ? `${text} · ${readOnly}` : text;
@@ -22,7 +24,7 @@ function isInUse(part) {
   const chosen = part.querySelector("input[type=checkbox]:checked");
   const selection = document.getSelection();
   const marked = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
-  return Boolean(chosen || marked);
+  return Boolean(isPressed || chosen || marked);
 }
 
 function replace(part, fresh) {
@@ -50,8 +52,8 @@ async function refresh() {
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       for (const part of document.querySelectorAll("[data-live]")) {
         const fresh = page.getElementById(part.id);
-        if (fresh && !isInUse(part) && fresh.innerHTML !== part.dataset.last) {
-          part.dataset.last = fresh.innerHTML;
+        if (fresh && !isInUse(part) && fresh.innerHTML !== last.get(part.id)) {
+          last.set(part.id, fresh.innerHTML);
           replace(part, fresh);
         }
       }
@@ -97,6 +99,11 @@ if (new URLSearchParams(location.search).has("said") && document.querySelector("
   const address = new URL(location.href);
   address.searchParams.delete("said");
   setTimeout(() => history.replaceState(null, "", address), 8000);
+}
+
+// A button that is replaced while it is pressed would lose its click.
+for (const [name, pressed] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
+  document.addEventListener(name, () => { isPressed = pressed; });
 }
 
 const events = new EventSource("/events");
