@@ -37,6 +37,7 @@ TEST = [
     "psutil>=5.9",
     "psycopg[binary]>=3.1",
     "pytest>=8.0",
+    "pytest-xdist>=3.6",
     "pyyaml>=6.0",
     "sentry-sdk>=2.0",
     *CLI,

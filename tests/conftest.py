@@ -35,6 +35,8 @@ with warnings.catch_warnings():
 
 #: Exit code, standard output and standard error of a command.
 Told = tuple[int, str, str]
+#: Processes that run the whole suite: two cores are busy with three.
+PROCESSES = 3
 #: Quick to come back after a broker was away, quick to complain when it is not there at all.
 CLIENT: dict[str, Any] = {"reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": 20_000}
 
@@ -46,6 +48,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="brokers to test against, instead of a Kafka of our own; also KQ_TEST_HOSTS",
     )
     parser.addoption("--long", action="store_true", help="run also what takes minutes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Have the whole suite run in several processes, each with a Kafka of its own: most tests wait most of the time.
+
+    Whoever names files, or a number (``-n 0`` is one process), gets what was asked for.
+    """
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or hasattr(config, "workerinput"):
+        return  # some files only, or one of these processes
+    if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
+        config.option.numprocesses = PROCESSES
+        config.option.dist = "worksteal"
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import dill
 import pytest
+from helpers import placeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -244,7 +245,7 @@ def test_what_is_kept_has_a_bound() -> None:
 # -- keys --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keys", [KEYS, list(KEYS.items()), tuple(KEYS.items()), lambda: KEYS], ids=str)
+@pytest.mark.parametrize("keys", [KEYS, list(KEYS.items()), tuple(KEYS.items()), lambda: KEYS], ids=placeless)
 def test_the_first_signs_and_all_verify(keys: Any) -> None:
     """In each form."""
     signer = Signer(keys)
