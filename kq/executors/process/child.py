@@ -31,7 +31,7 @@ from typing import Any
 
 import dill
 
-from kq.context import Report, Said, ask_too, enter, leave
+from kq.context import Report, ask_too, enter, leave
 from kq.errors import ChildLost, JobExpired
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
@@ -50,9 +50,9 @@ from kq.executors.process.protocol import (
     Packed,
     Result,
     Shared,
+    SharedReport,
     blocking,
     unpack_jobs,
-    write_said,
 )
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.logs import Router
@@ -238,7 +238,7 @@ class _Child:
     def _listen(self, number: int) -> None:
         """Have a job that begins heard, by who is interested."""
         if self._settings.reports:
-            self._report = _SharedReport(self._shared, number)
+            self._report = SharedReport(self._shared, number)
         if self._settings.captures:
             self.running_number = number
             self._router.attach()
@@ -370,20 +370,6 @@ class _Child:
         if is_main and self._must_end:
             self._must_end = False
             raise Interrupt
-
-
-class _SharedReport(Report):
-    """Tells how far a job is where the worker sees it without a message, whatever the job does meanwhile."""
-
-    __slots__ = ("_number", "_shared")
-
-    def __init__(self, shared: mmap.mmap, number: int) -> None:
-        super().__init__()
-        self._shared, self._number = shared, number
-
-    def tell(self, said: Said) -> None:
-        self.said = said
-        write_said(self._shared, self._number, said)
 
 
 #: What nothing is told to.
