@@ -31,7 +31,7 @@ HOUSE = {
     "messagelog": "entries rows schema writing recorder store",
     "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
     "resulting": "event feed consumer watcher",
-    "controlling": "wishes reports board",
+    "controlling": "wishes seal reports board",
     "scheduling": "table entries when schedule stamp part rereader owner reading schedules",
     "what waits for results": "results",
     "what enqueues": "queue",

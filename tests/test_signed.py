@@ -25,7 +25,7 @@ import kq
 from kq import Message, Queue, Signer, Worker
 from kq.message import Record
 from kq.scheduling.stamp import Stamp
-from kq.signing import DEAD, JOB, LATER, RESULT
+from kq.signing import CONTROL, DEAD, JOB, LATER, RESULT
 from kq.testing import drain
 from kq.working import Context, Retrier
 
@@ -103,6 +103,7 @@ ATTACKS: dict[str, tuple[Alter, str]] = {
     "another topic": (lambda record: sign(record, topic="x"), "or made for another place"),
     "of a delayed job": (lambda record: SIGNER.sign(LATER, record, now()), "or made for another place"),
     "of a result": (lambda record: SIGNER.sign(RESULT, record, now()), "or made for another place"),
+    "of a wish": (lambda record: SIGNER.sign(CONTROL, record, now()), "or made for another place"),
     "of a letter": (lambda record: SIGNER.sign(DEAD, record, now()), "the message is not signed"),
     "a header added": (lambda record: headers_of(sign(record), "kq-expires", b"1"), "it was altered"),
     "a header removed": (lambda record: headers_of(sign(record), "kq-id", None), "it was altered"),
