@@ -37,7 +37,7 @@ HOUSE = {
     "what enqueues": "queue",
     "what looks after messages": "replaying deadletters requeueing",
     "what steers workers": "control",
-    "executors": "coroutine calling interrupt lines packing running base fitness inline thread process",
+    "executors": "coroutine calling interrupt telling lines packing running base fitness inline thread process",
     "executors.process": "protocol output packing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper agent publisher "
