@@ -18,6 +18,7 @@ import stat
 import struct
 import time
 from binascii import b2a_base64
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
@@ -53,9 +54,11 @@ _BLOCK = 64
 _KEY_ID = re.compile("[A-Za-z0-9._-]{1,64}")
 _HEX = re.compile("(?:[0-9A-Fa-f]{2})+")
 _new = tuple.__new__
-#: Seconds after which keys that a function returns are read again; and the fewest between two readings, for whoever may
-#: write to the topic can name keys that are not known.
-READ_EVERY, READ_AGAIN_AFTER = 30.0, 1.0
+#: Seconds after which keys that a function returns are read again.
+READ_EVERY = 30.0
+#: Readings for keys that are not known, and within how many seconds so many at most: whoever may write to the topic can
+#: name such keys. One may have come at this moment, so it takes more than one.
+MOST_READINGS, READINGS_WITHIN = 5, 5.0
 
 Keys = Mapping[str, bytes] | Sequence[tuple[str, bytes]]
 
@@ -180,6 +183,8 @@ class Signer:
         self._to_sign: dict[tuple[str, str, tuple[str, ...]], _Layout] = {}
         self._to_verify: dict[tuple[str, str, tuple[str, ...]], _Layout] = {}
         self._read_at = time.monotonic()
+        #: When they were read for a key that was not known, by the monotonic clock.
+        self._asked: deque[float] = deque([-READINGS_WITHIN] * MOST_READINGS, MOST_READINGS)
 
     def __repr__(self) -> str:
         names = [name.decode() for name in self._keys]
@@ -236,16 +241,17 @@ class Signer:
             self._check_age(millis_in(at), now, since)
 
     def _key(self, name: bytes) -> _Key:
-        keys = self._keys
-        if self._read is None and name in keys:
-            return keys[name]
-        age = time.monotonic() - self._read_at if self._read is not None else 0.0
-        if age > READ_EVERY or (name not in keys and age > READ_AGAIN_AFTER):
+        found, now = self._keys.get(name), 0.0 if self._read is None else time.monotonic()
+        if found is not None and now - self._read_at <= READ_EVERY:
+            return found
+        if self._read is not None and (found is not None or now - self._asked[0] >= READINGS_WITHIN):
+            if found is None:
+                self._asked.append(now)
             self._read_again()
-            keys = self._keys
-        if name not in keys:
+            found = self._keys.get(name)
+        if found is None:
             raise SignatureError(f"the message is signed with key {ascii(name[:64])[1:]}, which is not known here")
-        return keys[name]
+        return found
 
     def _check_age(self, signed_at: int | None, now: int, since: int | None) -> None:
         assert self._max_age is not None

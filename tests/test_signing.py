@@ -330,17 +330,17 @@ def test_keys_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
     signer = Signer(read)
     newest = message(signed(Signer({"newest": b"N" * 32})))
-    assert ("not known" in why_not(newest, signer), reads) == (True, [1000.0])
-    now[0] += 2
-    assert ("not known" in why_not(newest, signer), reads) == (True, [1000.0, 1002.0])
+    for count in (2, 3, 4, 5, 6, 6, 6):  # five in five seconds
+        assert ("not known" in why_not(newest, signer), len(reads)) == (True, count)
+    now[0] += 6
+    assert ("not known" in why_not(newest, signer), reads[-2:]) == (True, [1000.0, 1006.0])
     keys["newest"] = b"N" * 32
-    assert ("not known" in why_not(newest, signer), len(reads)) == (True, 2)
-    now[0] += 2
     signer.verify(JOB, newest, NOW)
-    assert (signed(signer).headers[-1][1][:4], len(reads)) == (b"new:", 3)
+    signer.verify(JOB, newest, NOW)
+    assert (signed(signer).headers[-1][1][:4], len(reads)) == (b"new:", 8)
     keys = {"newest": b"N" * 32}
     now[0] += 31
-    assert (signed(signer).headers[-1][1][:7], len(reads)) == (b"newest:", 4)
+    assert (signed(signer).headers[-1][1][:7], len(reads)) == (b"newest:", 9)
     now[0] += 31
     assert "'new', which is not known" in why_not(message(signed()), signer)
 
