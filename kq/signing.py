@@ -92,8 +92,9 @@ class _Layout:
         covered = [(name, place) for name, place in own if name != signature]
         #: Places of the signature, and of the time when it was made; None where there is none.
         self.signature, self.signed_at = (dict(own).get(name) for name in (signature, signed_at))
-        #: The first name that stands twice.
-        self.doubled = next((name for (name, _), (after, _) in pairwise(own) if name == after), None)
+        #: The first name that stands twice. Those of the message that a letter was may: that is why it is one.
+        twice = [name for (name, _), (after, _) in pairwise(own) if name == after]
+        self.doubled = next((name for name in twice if purpose != DEAD or name.startswith("kq-dead-")), None)
         #: Returns what is covered, of what all headers hold.
         self.pick = _picker([place for _, place in covered])
         first = [_VERSION, purpose.encode(), topic.encode(), *(name.encode() for name, _ in covered)]
