@@ -194,7 +194,7 @@ def test_letters(
         assert [letter.value for letter in letters.iterate()] == [good.value]
     lines = [one for one in caplog.records if one.name == "kq.dead_letters"]
     assert len(tried) / 2 < len(lines) <= len(tried)  # some have not even what makes a letter
-    with pytest.raises(kq.KQError, match="^1 letters were replayed and marked"):
+    with pytest.raises(kq.KQError, match=r"^1 letters were replayed and marked"):
         letters.replay(all=True)
     assert {record.value for record in records(hosts, topic)} == {good.value}
     assert not path.exists()
