@@ -154,7 +154,7 @@ def test_a_worker_that_takes_no_part_knows_of_no_cancel(
     control.cancel(delayed)
     calls, others = Calls(), Calls()
     worker = kq.Worker(queue.topic, hosts=hosts, callback=calls)
-    other = kq.Worker(queue.topic, hosts=hosts, group="other", callback=others, control=False)
+    other = kq.Worker(queue.topic, hosts=hosts, group="other", callback=others, control=False, later=False)
     with at_work(other), at_work(worker):
         wait_until(lambda: len(calls) == len(others) == 2, timeout=40)
     assert cancelled(calls) == {job.id: 1, delayed.id: 1}
