@@ -25,6 +25,7 @@ import kq
 from kq import Queue, Signer, Worker
 from kq.message import Record
 from kq.signing import CONTROL, DEAD, JOB, LATER, RESULT
+from kq.testing import drain
 
 STRICT = Signer({"new": b"n" * 32, "old": b"o" * 32}, max_age=60)
 PURPOSES = [JOB, LATER, RESULT, DEAD, CONTROL]
@@ -219,4 +220,21 @@ def test_the_command_line(
     assert (code, f"{len(tried)} messages processed: 0 well, {len(tried)} invalid" in stderr) == (0, True)
     assert tell("dead", "list", topic, "--signer-keys", keys)[0] == 0
     assert tell("dead", "replay", topic, "--all", "--yes", "--signer-keys", keys)[0] == 1
+    assert not path.exists()
+
+
+def test_delayed_jobs(topic: str, hosts: str, client: KafkaProducer, tmp_path: Path) -> None:
+    """What is due goes to the workers without a signature that holds, and is invalid there."""
+    path = tmp_path / "canary"
+    with Queue(topic, hosts=hosts, signer=STRICT) as queue:
+        queue.using(delay=0.1).enqueue(json_jobs.add, 1)  # makes the topic
+        headers = [("kq-at", b"%d" % now()), ("kq-id", b"1"), ("kq-func", b"a.b")]
+        forged = Record(f"{topic}.later", canary(path), b"", headers, 0, 0)
+        count = len(attacks(LATER, forged, has_age=False))  # which counts from when it is due
+        for number in range(count):  # one key for each: of one key the last record counts
+            send(client, attacks(LATER, forged._replace(key=b"job:1:%d" % number), has_age=False)[number][1])
+        client.flush()
+        statuses = sorted(one.status for one in drain(queue))
+    assert statuses == ["invalid"] * (len(statuses) - 1) + ["success"]
+    assert count - 6 < len(statuses) <= count + 1  # some have no time, or another one, and are not due
     assert not path.exists()
