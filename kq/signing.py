@@ -31,7 +31,19 @@ from kq.errors import ArgumentError, SignatureError
 from kq.message import HEADER_PREFIX, Record, millis_in
 from kq.utils import safe_str
 
-__all__ = ["CONTROL", "DEAD", "JOB", "LATER", "RESULT", "Signer", "check_signer", "parse_keys", "read_keys"]
+__all__ = [
+    "CONTROL",
+    "DEAD",
+    "HEADER_SIGNATURE",
+    "HEADER_SIGNED_AT",
+    "JOB",
+    "LATER",
+    "RESULT",
+    "Signer",
+    "check_signer",
+    "parse_keys",
+    "read_keys",
+]
 
 _logger = logging.getLogger("kq.signing")
 

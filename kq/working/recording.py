@@ -32,6 +32,7 @@ from kq.message import (
     millis_in,
 )
 from kq.messagelog import MASKED, MOST_ATTEMPTS, LogStatus, MessageStore, Row, brief, cleaned, position, size_of
+from kq.signing import HEADER_SIGNATURE, HEADER_SIGNED_AT
 from kq.utils import type_name
 from kq.working.companions import Companion, Context
 
@@ -48,6 +49,8 @@ _CANCELLED = "kq.errors.Cancelled"
 _EXPIRED, _CANCELLED = type_name(JobExpired), type_name(Cancelled)
 _CANCELLED = type_name(Cancelled)
 _COMPLETED_FIRST = position("COMPLETED")
+#: Headers behind those of a plain job, where it is signed.
+_SIGNED = HEADER_SIGNED_AT, HEADER_SIGNATURE
 #: Names that are remembered, and rows that are handed on at once.
 _MOST_NAMES, _AT_ONCE = 1_000, 64
 
@@ -152,10 +155,11 @@ class Rows:
         for message, job, outcome, why in ended:
             headers = message[6]
             is_plain = outcome is not None and outcome[0] == SUCCESS and outcome[1] is None and not outcome[8]
-            if is_plain and len(headers) == 2 and not self._hides_keys:
-                (first, name), (second, func) = headers
+            if is_plain and (len(headers) == 2 or (len(headers) == 4 and (headers[2][0], headers[3][0]) == _SIGNED)):
+                (first, name), (second, func) = headers[:2]
                 if first == HEADER_ID and second == HEADER_FUNC and func in names and name.isalnum() and len(name) < 99:
                     topic, partition, offset, key, _, timestamp, _ = message
+                    key = None if self._hides_keys else key
                     function, begun = names[func], self._begun(message)
                     rows.append(
                         (
