@@ -318,7 +318,7 @@ MUTANTS = [
     Mutant(
         "a header may stand twice",
         "kq/signing.py",
-        "if len(told) + 1 != len(covered):",
+        "if layout.doubled is not None:",
         "if False:",
         "test_a_header_that_is_removed_added_or_doubled_is_seen",
         is_short=True,
@@ -329,6 +329,28 @@ MUTANTS = [
         "            verify(JOB, message, int(time.time() * 1000))\n",
         "            pass\n",
         "test_no_attack_is_unpickled",
+    ),
+    Mutant(
+        "wishes are not verified",
+        "kq/controlling/seal.py",
+        "            self._signer.verify(CONTROL, record, now)\n",
+        "            pass\n",
+        "test_a_forged_wish_has_no_effect",
+    ),
+    Mutant(
+        "results are not verified",
+        "kq/resulting/consumer.py",
+        "            self._signer.verify(RESULT, record, now, since=now)\n",
+        "            pass\n",
+        "test_a_reader_of_results",
+    ),
+    Mutant(
+        "what an exception says is written",
+        "kq/executors/telling.py",
+        "return MASKED if hides and",
+        "return MASKED if not hides and",
+        "test_of_an_exception_places_and_classes_are_told",
+        is_short=True,
     ),
     Mutant(
         "a delayed job is signed whoever wrote it",

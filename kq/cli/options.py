@@ -34,12 +34,15 @@ __all__ = [
     "config_option",
     "group_option",
     "hosts_option",
+    "max_age_option",
     "signer_option",
 ]
 
 #: Kafka's own port: ``kq broker`` in one terminal and ``kq worker`` in another find each other without options.
 DEFAULT_PORT = 9092
 _ENVIRONMENT = ParameterSource.ENVIRONMENT
+#: Where a context keeps how old signatures may be.
+_MAX_AGE = "kq.cli.max_age"
 DEFAULT_HOSTS = f"127.0.0.1:{DEFAULT_PORT}"
 
 
@@ -137,9 +140,10 @@ class SignerKeys(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         name = param.name if param is not None else None
         is_hidden = ctx is not None and name is not None and ctx.get_parameter_source(name) is _ENVIRONMENT
         try:
+            age = None if ctx is None else ctx.meta.get(_MAX_AGE)
             if is_hidden and ":" in value and not {"/", "\\"} & set(value):
-                return kq.Signer(parse_keys(value))
-            return kq.Signer(lambda: read_keys(value))
+                return kq.Signer(parse_keys(value), max_age=age)
+            return kq.Signer(lambda: read_keys(value), max_age=age)
         except kq.ArgumentError as error:
             self.fail(str(error), param, ctx)
         except OSError as error:  # from the environment it may be a key that lacks its name: it is not repeated
@@ -155,9 +159,27 @@ topic_option = click.option(
 config_option = click.option(
     "--config", type=Config(exists=True, dir_okay=False), default={}, help="More client settings."
 )
+
+
+def _note_age(ctx: click.Context, _: click.Parameter, age: float | None) -> None:
+    """Keep the age for the keys, which are read after it."""
+    if age is not None:
+        ctx.meta[_MAX_AGE] = age
+
+
+def _check_keys(ctx: click.Context, _: click.Parameter, signer: kq.Signer | None) -> kq.Signer | None:
+    if signer is None and _MAX_AGE in ctx.meta:
+        raise click.UsageError("--signer-max-age goes with --signer-keys")
+    return signer
+
+
 signer_option = click.option(
-    "--signer-keys", "signer", type=SignerKeys(), envvar="KQ_SIGNER_KEYS", show_envvar=True,
+    "--signer-keys", "signer", type=SignerKeys(), envvar="KQ_SIGNER_KEYS", show_envvar=True, callback=_check_keys,
     help="Keys that sign and verify, one name:hex a line.",
+)  # fmt: skip
+max_age_option = click.option(
+    "--signer-max-age", type=Duration(), metavar="SECONDS", is_eager=True, expose_value=False, callback=_note_age,
+    help="How old a signature may be, such as 3600 or 7d.",
 )  # fmt: skip
 group_option = click.option("--group", help="Consumer group; by default named like the topic.")
 

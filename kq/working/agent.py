@@ -34,6 +34,7 @@ from kq.controlling import (
     Board,
     Cancels,
     RunningJob,
+    Seal,
     Wish,
     key_of,
     report_of,
@@ -94,6 +95,7 @@ class Agent(ThreadedCompanion):
     def open(self, context: Context) -> None:
         self.context = context
         self._topic = f"{context.topic}.{SUFFIX}"
+        self._seal = Seal(context.topic, context.signer)
         host = socket.gethostname()
         self.id = f"{host}-{os.getpid()}-{os.urandom(2).hex()}"
         self._about = {
@@ -200,7 +202,7 @@ class Agent(ThreadedCompanion):
     def run(self, stopping: threading.Event) -> None:
         context = self.context
         board = self._board = Board(
-            context.topic, context.hosts, context.config, cancels=self._cancels, on_change=self._note
+            context.topic, context.hosts, context.config, cancels=self._cancels, seal=self._seal, on_change=self._note
         )
         writing = {**settings_for(KafkaProducer.DEFAULT_CONFIG, context.config), **_WRITING}
         delivery = Delivery(f"the agent of {self._topic}", context.topic, None, context.hosts, writing)
@@ -236,7 +238,7 @@ class Agent(ThreadedCompanion):
     def _write(self, delivery: Delivery, key: bytes, value: bytes | None) -> None:
         """Write a report or a tombstone; one that is not taken costs nothing: the next is soon due."""
         try:
-            delivery.producer.send(self._topic, value, key=key, partition=0)
+            self._seal.write(delivery.producer, key, value)
         except (KafkaError, KQError) as error:
             _logger.debug("Topic %s did not take a report: %s", self._topic, error)
 

@@ -69,6 +69,8 @@ class Context(NamedTuple):
     tell: Callable[[Companion, Record], None] = lambda companion, record: None
     #: Signs what the worker publishes, and has verified what it is made of.
     signer: Signer | None = None
+    #: Whether arguments, results and keys stay out of what companions write.
+    hides: bool = False
     #: What a companion may have the loop do.
     steering: Steering = Steering()
 

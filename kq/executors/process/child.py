@@ -54,10 +54,11 @@ from kq.executors.process.protocol import (
     blocking,
     unpack_jobs,
 )
+from kq.executors.telling import of_exit, told
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.logs import Router
 from kq.serializers import JSONSerializer, is_unimportable, loads, serializer_of
-from kq.utils import get_call_repr, safe_str
+from kq.utils import MASKED, call_repr, safe_str
 
 __all__ = ["run_child"]
 
@@ -186,7 +187,7 @@ class _Child:
             jobs.extend(unpack_jobs(self._read_frame()))
 
     def _run(self, number: int) -> None:
-        settings = self._settings
+        settings, hides = self._settings, self._settings.hides
         self._shared[Shared.IS_READ] = self._shared[Shared.IS_TELLING] = 0
         self._report, self.has_logged = _NOBODY, False  # what the job before it said is not its own
         begun = time.monotonic()
@@ -204,9 +205,9 @@ class _Child:
             job = loads(value[0]) if isinstance(value, tuple) else settings.deserialize(value)
             func, args, kwargs, timeout = call_of(job, settings.timeout)
             job_id = job.id if job.id is None else safe_str(job.id)
-            text = get_call_repr(func, *args, **kwargs) if settings.is_verbose else ""
+            text = call_repr(func, args, kwargs, hides) if settings.is_verbose else ""
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            self._send_result(number, INVALID, begun, safe_str(error), stacktrace_of(error), error=error)
+            self._send_result(number, INVALID, begun, told(error, hides), stacktrace_of(error, hides), error=error)
             return
         self.running_id = job_id
         if settings.is_verbose:
@@ -266,13 +267,13 @@ class _Child:
             self._is_ending = True  # with all that such a job has left
             self._fail(number, begun, ChildLost("the job forked and returned twice"))
             return
-        settings = self._settings
+        settings, hides = self._settings, self._settings.hides
         wants_result = settings.wants_outcome or self._packs
         if wants_result or settings.is_verbose or self._report.said is not None or self.has_logged:
-            text = safe_str(result) if settings.is_verbose else ""
+            text = "" if not settings.is_verbose else MASKED if hides else safe_str(result)
             errors: list[BaseException] = []
             packed = pack(result, errors, self._serializer, self._packs) if wants_result else None
-            self._send_result(number, SUCCESS, begun, text, "" if packed is not None else why_not(errors), packed)
+            self._send_result(number, SUCCESS, begun, text, why_not([] if packed else errors, hides), packed)
             return
         now = time.monotonic()
         self._ended = number
@@ -282,11 +283,11 @@ class _Child:
             self._send_done()
 
     def _fail(self, number: int, begun: float, error: BaseException) -> None:
-        stacktrace = stacktrace_of(error)
+        settings, hides = self._settings, self._settings.hides
+        stacktrace = stacktrace_of(error, hides)
         if isinstance(error, SystemExit):
-            error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
+            error = ChildLost(of_exit(error, hides), _exit_code(error))
         packed: Packed = None
-        settings = self._settings
         if settings.wants_outcome or settings.wants_errors or self._packs:
             packed = pack_error(error, self._serializer)
         self._send_result(number, FAILURE, begun, "", stacktrace, packed, error=error)
@@ -345,7 +346,8 @@ class _Child:
     ) -> None:
         self._shared[Shared.IS_TELLING] = 1
         is_foreign = status == INVALID and error is not None and is_unimportable(error)
-        cause = None if error is None else tuple(cause_of(error))  # of a class that the worker may not know
+        # of a class that the worker may not know
+        cause = None if error is None else tuple(cause_of(error, hides=self._settings.hides))
         said = self._report.said
         result = Result(number, status, begun, time.monotonic(), text, stacktrace, packed, is_foreign, cause, said)
         self.send((Frame.RESULT, *result))

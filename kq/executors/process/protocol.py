@@ -124,6 +124,8 @@ class ChildSettings(NamedTuple):
     packs: str
     reports: bool
     captures: bool
+    #: Whether arguments, results and what exceptions say stay out of all words.
+    hides: bool = False
 
 
 #: What a child is told of a job: its value, or in a tuple what ``kq.dumps`` wrote in place of it; its limit in seconds,
