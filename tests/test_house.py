@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = {
     "words": "errors utils job message context logs retry letter",
     "what signs": "signing",
-    "clients": "kafka_python making doorbell assignor config connect topics reader scan",
+    "clients": "kafka_python making doorbell assignor tokens config connect topics reader scan",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "messagelog": "entries rows schema writing recorder store",
     "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
@@ -44,7 +44,7 @@ HOUSE = {
     "settings verifier settle messages retrier letters replies recording watchdog loop",
     "what works": "worker",
     "fleet": "virtual_host entry pauses hooks attendant consumer consumer_set",
-    "local": "install supervisor broker",
+    "local": "install supervisor ports tls security broker",
     "what tests": "frozen testing",
     "the top": "kq",
     "django": "conf tables models admin apps management.commands.kq_worker management.commands management",

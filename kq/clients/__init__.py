@@ -17,6 +17,7 @@ from kq.clients.doorbell import Doorbell
 from kq.clients.kafka_python import Fault
 from kq.clients.reader import TableReader
 from kq.clients.scan import ends_of, scan
+from kq.clients.tokens import TokenProvider, token_from_file, unsecured_token
 
 __all__ = [
     "CLIENT_DEFAULTS",
@@ -25,6 +26,7 @@ __all__ = [
     "Doorbell",
     "Fault",
     "TableReader",
+    "TokenProvider",
     "access_of",
     "check_config",
     "check_hosts",
@@ -35,5 +37,7 @@ __all__ = [
     "kafka_python",
     "scan",
     "settings_for",
+    "token_from_file",
     "topics",
+    "unsecured_token",
 ]
