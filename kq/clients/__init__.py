@@ -15,6 +15,7 @@ from kq.clients.connect import (
 )
 from kq.clients.doorbell import Doorbell
 from kq.clients.kafka_python import Fault
+from kq.clients.properties import parse_properties, translate
 from kq.clients.reader import TableReader
 from kq.clients.scan import ends_of, scan
 from kq.clients.tokens import TokenProvider, token_from_file, unsecured_token
@@ -35,9 +36,11 @@ __all__ = [
     "ends_of",
     "hosts_of",
     "kafka_python",
+    "parse_properties",
     "scan",
     "settings_for",
     "token_from_file",
     "topics",
+    "translate",
     "unsecured_token",
 ]

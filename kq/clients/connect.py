@@ -14,6 +14,7 @@ from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 from kq.clients import kafka_python
 from kq.clients.config import check_files
 from kq.clients.making import losses
+from kq.clients.properties import hide_secrets
 from kq.errors import ArgumentError, BrokerUnreachable
 
 __all__ = [
@@ -82,7 +83,7 @@ def check_topic(topic: object) -> str:
 
 def access_of(client: Any) -> dict[str, Any]:
     """Return those settings of a user's client that another client needs to get to the same brokers."""
-    return {name: value for name, value in client.config.items() if name.startswith(_ACCESS)}
+    return hide_secrets({name: value for name, value in client.config.items() if name.startswith(_ACCESS)})
 
 
 def settings_for(known: Collection[str], settings: Mapping[str, Any]) -> dict[str, Any]:
