@@ -15,7 +15,7 @@ from kq.clients.connect import (
 )
 from kq.clients.doorbell import Doorbell
 from kq.clients.kafka_python import Fault
-from kq.clients.properties import parse_properties, translate
+from kq.clients.properties import hide_secrets, parse_properties, translate
 from kq.clients.reader import TableReader
 from kq.clients.scan import ends_of, scan
 from kq.clients.tokens import TokenProvider, token_from_file, unsecured_token
@@ -34,6 +34,7 @@ __all__ = [
     "check_topic",
     "connect",
     "ends_of",
+    "hide_secrets",
     "hosts_of",
     "kafka_python",
     "parse_properties",

@@ -168,12 +168,12 @@ class Security:
         mechanism = mechanism or self.mechanisms[0]
         if mechanism not in self.mechanisms:
             raise ArgumentError(f"mechanism {mechanism!r} is not one of mechanisms: {', '.join(self.mechanisms)}")
-        if mechanism == "OAUTHBEARER":
-            from kq.clients import unsecured_token  # the supervisor's Python has no Kafka client
+        from kq.clients import hide_secrets, unsecured_token  # the supervisor's Python has no Kafka client
 
+        if mechanism == "OAUTHBEARER":
             return {"sasl_mechanism": mechanism, "sasl_oauth_token_provider": unsecured_token(user)}
         known = {"sasl_plain_username": user, "sasl_plain_password": self.users[user]}
-        return {"sasl_mechanism": mechanism, **known}
+        return hide_secrets({"sasl_mechanism": mechanism, **known})
 
     def add_users(self, admin: Any) -> None:
         """Have Kafka keep the passwords of the users; those that it keeps from a former start are replaced."""
