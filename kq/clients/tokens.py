@@ -41,12 +41,15 @@ def token_from_file(path: str | Path) -> TokenProvider:
 
 def unsecured_token(user: str) -> TokenProvider:
     """Return a provider of tokens that nobody has signed; a broker takes them only for development and tests."""
-    return TokenProvider(lambda: _unsigned({"sub": user, "iat": time.time(), "exp": time.time() + _LIFETIME}))
+    return TokenProvider(lambda: _unsigned(user, int(time.time())))
 
 
-def _unsigned(claims: Mapping[str, Any]) -> str:
-    """Return a JSON Web Token (RFC 7519, section 6) with these claims."""
-    return f"{_part({'alg': 'none'})}.{_part(claims)}."
+def _unsigned(user: str, now: int) -> str:
+    """Return a JSON Web Token (RFC 7519, section 6).
+
+    :param now: In whole seconds: a broker refuses what was made later than its own clock, which has milliseconds.
+    """
+    return f"{_part({'alg': 'none'})}.{_part({'sub': user, 'iat': now, 'exp': now + _LIFETIME})}."
 
 
 def _part(content: Mapping[str, Any]) -> str:

@@ -69,6 +69,8 @@ class Security:
         self.mechanisms = tuple(mechanisms or USUAL) if self.is_sasl else ()
         self.users = check_users(users)
         self._folder = Path()
+        #: Whose certificates are trusted: an object of trustme's.
+        self.authority: Any = None
 
     def __repr__(self) -> str:
         return f"Security({self.kind!r}, users={list(self.users)})"
@@ -91,7 +93,7 @@ class Security:
     def prepare(self, folder: Path) -> None:
         """Write the certificates."""
         self._folder = folder / "tls"
-        make_certificates(self._folder, self.users if self.kind == "mtls" else ())
+        self.authority = make_certificates(self._folder, self.users if self.kind == "mtls" else ())
 
     def context(self) -> ssl.SSLContext | None:
         """Return what a probe of a node's port needs; None where that is in the clear."""
