@@ -18,7 +18,7 @@ from typing import Any, Literal
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python, settings_for, topics
+from kq.clients import BusyFirstAssignor, access_of, connect, denied, kafka_python, settings_for, topics
 from kq.consuming import Pump
 from kq.controlling import Cancels
 from kq.errors import ArgumentError, KQError, WorkerError
@@ -270,7 +270,7 @@ class Worker:
         if isinstance(loop.failure, WorkerError):
             raise loop.failure
         if loop.failure is not None:
-            raise WorkerError(f"{self!r} had to stop: {loop.failure!r}") from loop.failure
+            raise WorkerError(f"{self!r} had to stop: {denied(loop.failure) or repr(loop.failure)}") from loop.failure
         return processed
 
     @property

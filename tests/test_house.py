@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Packages from the lowest up, and in each its modules. A module imports only what stands before it, and of another
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
-    "words": "errors utils job message context logs retry letter",
+    "words": "errors utils job message context logs retry letter rights",
     "what signs": "signing",
     "clients": "kafka_python reasons making doorbell assignor tokens properties config connect topics reader scan",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
@@ -48,7 +48,7 @@ HOUSE = {
     "what tests": "frozen testing",
     "the top": "kq",
     "django": "conf tables models admin apps management.commands.kq_worker management.commands management",
-    "cli": "logs reload together targets options output result check survey topics broker dead demo enqueue schedule "
+    "cli": "logs reload together targets options output acls result check survey topics broker dead demo enqueue schedule "
     "skip log groups info control worker main",
     "the command": "__main__",
 }
@@ -56,6 +56,7 @@ HOUSE = {
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default", "serializers.allowed", "serializers.plain", "serializers.content"),
+    "rights",
     "controlling.wishes",
     *("scheduling.table", "scheduling.entries"),
     "messagelog.rows",

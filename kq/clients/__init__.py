@@ -17,6 +17,7 @@ from kq.clients.doorbell import Doorbell
 from kq.clients.kafka_python import Fault
 from kq.clients.properties import hide_secrets, parse_properties, translate
 from kq.clients.reader import TableReader
+from kq.clients.reasons import denied
 from kq.clients.scan import ends_of, scan
 from kq.clients.tokens import TokenProvider, token_from_file, unsecured_token
 
@@ -33,6 +34,7 @@ __all__ = [
     "check_hosts",
     "check_topic",
     "connect",
+    "denied",
     "ends_of",
     "hide_secrets",
     "hosts_of",

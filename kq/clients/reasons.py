@@ -1,4 +1,4 @@
-"""Why there is no connection, in words that say what to change.
+"""Why there is no connection, or something is not allowed, in words that say what to change.
 
 The errors are those of OpenSSL and of Kafka as kafka-python passes them on: mostly as text. None of them has a secret.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka.errors import IllegalSaslStateError, SaslAuthenticationFailedError, UnsupportedSaslMechanismError
 
-__all__ = ["REFUSALS", "explain", "is_lasting"]
+__all__ = ["REFUSALS", "denied", "explain", "is_lasting"]
 
 #: By which a broker refuses a login.
 REFUSALS = (SaslAuthenticationFailedError, UnsupportedSaslMechanismError, IllegalSaslStateError)
@@ -41,6 +41,26 @@ _ALERT = re.compile(r"ALERT_(CERTIFICATE|BAD_CERTIFICATE|UNKNOWN_CA|UNSUPPORTED_
 _NO_TLS = re.compile(r"Handshake failed.*(EOF|WRONG_VERSION_NUMBER|RECORD_LAYER|reset by peer|Errno 104)", re.I)
 #: How a connection ends that the broker does not like.
 _CLOSED = re.compile(r"socket disconnected|reset by peer", re.I)
+#: How Kafka says that a right is missing, and on what, wherever in a text: what the client makes of it differs.
+_DENIED = re.compile(r"\b(Topic|Group|Cluster|TransactionalId)AuthorizationFailedError")
+_NAMES = (
+    re.compile(r"name='([\w.-]+)'"),
+    re.compile(r"GROUP/([\w.-]+)"),
+    re.compile(r"AuthorizationFailedError\W*([\w.-]*[\w-])"),
+)
+
+
+def denied(error: BaseException) -> str | None:
+    """Return which right is missing, as a line; None where it is something else."""
+    text = str(error) if _DENIED.search(str(error)) else f"{type(error).__name__}: {error}"
+    found = _DENIED.search(text)
+    if found is None:
+        return None
+    if found[1] == "Cluster":  # so is a producer told that may write to no topic at all
+        return f"{found[0]}: this user may not do that, or may write to no topic; see kq acls"
+    names = (name[1] for pattern in _NAMES if (name := pattern.search(text)))
+    kind = "transactional ID" if found[1] == "TransactionalId" else found[1].lower()
+    return f"{found[0]}: this user lacks a right on {kind} {next(names, '')}; see kq acls"
 
 
 def is_lasting(error: BaseException | None) -> bool:
