@@ -48,8 +48,8 @@ HOUSE = {
     "what tests": "frozen testing",
     "the top": "kq",
     "django": "conf tables models admin apps management.commands.kq_worker management.commands management",
-    "cli": "logs reload together targets options output acls result check survey topics broker dead demo enqueue schedule "
-    "skip log groups info control worker main",
+    "cli": "logs reload together targets options output acls result check survey topics broker dead demo enqueue "
+    "schedule skip log groups info control worker main",
     "the command": "__main__",
 }
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.

@@ -52,7 +52,7 @@ def read_results(access: Access, topic: str, at: dict[str, Any]) -> None:
         job = queue.enqueue(jobs.add, 1, 2)
     kq.Worker(topic, **access.all, results=True).start(max_messages=1)
     with kq.Results(topic, **at) as results:
-        assert results.get(job, timeout=10) == 3
+        assert results.get(job, timeout=3) == 3
 
 
 def steer(access: Access, topic: str, at: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def look_after_letters(access: Access, topic: str, at: dict[str, Any]) -> None:
     first, second = letters.iterate()
     letters.replay(first.id)
     letters.purge(second.id)
-    assert [letter.id for letter in letters.iterate()] == [first.id]
+    assert list(letters.iterate()) == []
 
 
 WORK: dict[str, Callable[[Access, str, dict[str, Any]], None]] = {
@@ -168,7 +168,12 @@ def cases(*roles: str) -> list[Any]:
     """Return each right of these roles, by its number; a name is better than a number in the output."""
     named = [(role, rights_of(role, "T")) for role in roles]
     return [
-        pytest.param(role, number, id=f"{role}-{right.operation}-{right.kind}-{right.name}")
+        pytest.param(
+            *(role, number),
+            id=f"{role}-{right.operation}-{right.kind}-{right.name}",
+            # what a worker cannot publish it tries again until it is stopped
+            marks=[pytest.mark.long] if (role, right.operation) == ("worker", "Write") else [],
+        )
         for role, rights in named
         for number, right in enumerate(rights)
     ]
@@ -243,7 +248,7 @@ def test_each_right_has_its_reason_and_a_command() -> None:
     """Of every role, once."""
     for role in ROLES:
         rights = rights_of(role, "T", "G")
-        assert len(set(right[:3] for right in rights)) == len(rights)
+        assert len({right[:3] for right in rights}) == len(rights)
         assert [right for right in rights if not right.purpose] == []
         assert len(commands(rights, "User:x", "h:1")) == len({right[1:3] for right in rights})
     with pytest.raises(kq.ArgumentError, match="role must be one of producer"):
@@ -271,7 +276,7 @@ def test_the_command_line_with_exactly_its_rights(
         tell("worker", *given, "--topic", topic, "--check"),
         tell("group", "reset", *given, "--topic", topic, "--to", "latest", "--yes", topic),
     ]
-    failed = [stderr for code, _, stderr in told if code]
+    failed = [stderr for code, _, stderr in told if code or "AuthorizationFailed" in stderr]
     if number is None:
         assert failed == [], failed
     else:

@@ -46,6 +46,7 @@ __all__ = [
     "hush",
     "is_closed",
     "is_connected",
+    "is_hidden",
     "is_own_answer",
     "is_silent",
     "last_heartbeat",
@@ -264,14 +265,31 @@ def partitions(client: Any, topic: str) -> set[int] | None:
     return None if cluster is None else cluster.partitions_for_topic(topic)
 
 
+def is_hidden(consumer: KafkaConsumer, topic: str, timeout: float) -> bool:
+    """Return whether a consumer may not see a topic, whether there is one or not; False where nobody tells in time."""
+    codes: list[int] = []
+    answered = threading.Event()
+
+    def take(code: int) -> None:
+        codes.append(code)
+        answered.set()
+
+    _ask(consumer, topic, take)
+    answered.wait(timeout)
+    return codes == [TopicAuthorizationFailedError.errno]
+
+
 def ask_for(consumer: KafkaConsumer, topic: str, answer: Callable[[bool], None]) -> None:
     """Ask a broker whether there is a topic, without waiting; the client's thread gives the answer, if one comes."""
+    _ask(consumer, topic, lambda code: answer(code == 0))
+
+
+def _ask(consumer: KafkaConsumer, topic: str, take: Callable[[int], object]) -> None:
     manager = getattr(consumer, "_manager", None)
     if manager is None:
         return
-    topics = [MetadataRequest.MetadataRequestTopic(name=topic)]
     request = MetadataRequest(
-        topics=topics,
+        topics=[MetadataRequest.MetadataRequestTopic(name=topic)],
         allow_auto_topic_creation=False,
         include_cluster_authorized_operations=False,
         include_topic_authorized_operations=False,
@@ -280,7 +298,7 @@ def ask_for(consumer: KafkaConsumer, topic: str, answer: Callable[[bool], None])
         asked = manager.call_soon(manager.send, request)
     except Exception:  # noqa: BLE001 - its client is closed, or its loop has ended of something: nobody answers
         return
-    asked.add_callback(lambda response: answer(response.topics[0].error_code == 0))
+    asked.add_callback(lambda response: take(response.topics[0].error_code))
 
 
 def partition_of(producer: KafkaProducer, topic: str, partition: int | None, key: bytes) -> int:

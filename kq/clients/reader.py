@@ -20,7 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import UnsupportedCodecError
+from kafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
 
 from kq.clients import kafka_python
 from kq.clients.connect import connect
@@ -94,6 +94,7 @@ class TableReader:
         #: Which right is missing, and whether that was said.
         self._denied: str | None = None
         self._has_told = False
+        self._must_ask = True
         self._bell = Doorbell()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=f"kq-reader-{topic}", daemon=True)
@@ -157,6 +158,7 @@ class TableReader:
     def _read(self) -> None:
         """Read by one client, until that fails."""
         consumer, self._followed = connect(KafkaConsumer, self._hosts, self._config), set()
+        self._must_ask = True
         try:
             kafka_python.mend(consumer)
             while not self._closing.is_set():
@@ -189,6 +191,8 @@ class TableReader:
             found = kafka_python.partitions(consumer, self._topic) or set()
         else:
             found = consumer.partitions_for_topic(self._topic)
+            if not found and self._is_hidden(consumer):
+                raise TopicAuthorizationFailedError(self._topic)
         if found <= self._followed or self._is_made_anew(consumer):
             return
         tps = self._tps(found - self._followed)
@@ -203,6 +207,11 @@ class TableReader:
             self._ends.setdefault(tp.partition, ends[tp])
             consumer.seek(tp, self._next.setdefault(tp.partition, begins[tp]))
         self._followed |= found
+
+    def _is_hidden(self, consumer: KafkaConsumer) -> bool:
+        """Return whether the topic is not seen for want of a right; each client is asked once."""
+        must_ask, self._must_ask = self._must_ask, False
+        return must_ask and kafka_python.is_hidden(consumer, self._topic, ASK_MS / 1000)
 
     def _is_made_anew(self, consumer: KafkaConsumer) -> bool:
         """Notice another topic of the same name, and begin anew with that."""
