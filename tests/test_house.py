@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = {
     "words": "errors utils job message context logs retry letter rights",
     "what signs": "signing",
-    "clients": "kafka_python reasons making doorbell assignor tokens properties config connect topics reader scan",
+    "clients": "kafka_python asking reasons making doorbell assignor tokens properties config connect "
+    "topics reader scan",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "messagelog": "entries rows schema writing recorder store",
     "producing": "binding timing ids calls delivery later window aio publishing spec decorator",

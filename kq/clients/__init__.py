@@ -1,6 +1,7 @@
 """Kafka clients: the only rooms that know a client from inside."""
 
 from kq.clients import kafka_python, topics
+from kq.clients.asking import ask_for
 from kq.clients.assignor import BusyFirstAssignor
 from kq.clients.config import check_config
 from kq.clients.connect import (
@@ -30,6 +31,7 @@ __all__ = [
     "TableReader",
     "TokenProvider",
     "access_of",
+    "ask_for",
     "check_config",
     "check_hosts",
     "check_topic",

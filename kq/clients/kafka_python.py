@@ -19,20 +19,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import Cancelled, KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
-from kafka.protocol.metadata import MetadataRequest
 from kafka.record import MemoryRecords
 from kafka.structs import MemberState, OffsetAndMetadata
 
 __all__ = [
     "Fault",
     "ask_again",
-    "ask_for",
     "await_topic",
     "batch_of",
     "disown",
@@ -46,7 +43,6 @@ __all__ = [
     "hush",
     "is_closed",
     "is_connected",
-    "is_hidden",
     "is_own_answer",
     "is_silent",
     "last_heartbeat",
@@ -263,42 +259,6 @@ def partitions(client: Any, topic: str) -> set[int] | None:
     """Return the partitions of a topic as far as a client knows, without asking; None if it knows nothing of it."""
     cluster = _cluster(client)
     return None if cluster is None else cluster.partitions_for_topic(topic)
-
-
-def is_hidden(consumer: KafkaConsumer, topic: str, timeout: float) -> bool:
-    """Return whether a consumer may not see a topic, whether there is one or not; False where nobody tells in time."""
-    codes: list[int] = []
-    answered = threading.Event()
-
-    def take(code: int) -> None:
-        codes.append(code)
-        answered.set()
-
-    _ask(consumer, topic, take)
-    answered.wait(timeout)
-    return codes == [TopicAuthorizationFailedError.errno]
-
-
-def ask_for(consumer: KafkaConsumer, topic: str, answer: Callable[[bool], None]) -> None:
-    """Ask a broker whether there is a topic, without waiting; the client's thread gives the answer, if one comes."""
-    _ask(consumer, topic, lambda code: answer(code == 0))
-
-
-def _ask(consumer: KafkaConsumer, topic: str, take: Callable[[int], object]) -> None:
-    manager = getattr(consumer, "_manager", None)
-    if manager is None:
-        return
-    request = MetadataRequest(
-        topics=[MetadataRequest.MetadataRequestTopic(name=topic)],
-        allow_auto_topic_creation=False,
-        include_cluster_authorized_operations=False,
-        include_topic_authorized_operations=False,
-    )
-    try:
-        asked = manager.call_soon(manager.send, request)
-    except Exception:  # noqa: BLE001 - its client is closed, or its loop has ended of something: nobody answers
-        return
-    asked.add_callback(lambda response: take(response.topics[0].error_code))
 
 
 def partition_of(producer: KafkaProducer, topic: str, partition: int | None, key: bytes) -> int:

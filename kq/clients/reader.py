@@ -23,6 +23,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
 
 from kq.clients import kafka_python
+from kq.clients.asking import is_hidden
 from kq.clients.connect import connect
 from kq.clients.doorbell import Doorbell
 from kq.clients.reasons import denied
@@ -211,7 +212,7 @@ class TableReader:
     def _is_hidden(self, consumer: KafkaConsumer) -> bool:
         """Return whether the topic is not seen for want of a right; each client is asked once."""
         must_ask, self._must_ask = self._must_ask, False
-        return must_ask and kafka_python.is_hidden(consumer, self._topic, ASK_MS / 1000)
+        return must_ask and is_hidden(consumer, self._topic, ASK_MS / 1000)
 
     def _is_made_anew(self, consumer: KafkaConsumer) -> bool:
         """Notice another topic of the same name, and begin anew with that."""
