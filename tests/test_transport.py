@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -158,3 +162,34 @@ def test_only_its_users_have_a_config(secured: Kafkas) -> None:
         secured.logins.config_for("bob", "GSSAPI")
     with pytest.raises(kq.LocalKafkaError, match="is not started"):
         kq.LocalKafka(security="ssl").config_for("admin")
+
+
+def test_a_file_of_settings_is_written_for_the_command_line(secured: Kafkas, tell: Tell, topic: str) -> None:
+    """Of each kind; nobody else can read it."""
+    for local in (secured.certificates, secured.logins):
+        path = local.config_file("admin" if local is secured.logins else "bob")
+        assert path.stat().st_mode & 0o777 == 0o600 or os.name != "posix"
+        assert tell("topic", "create", topic, "--hosts", local.hosts, "--config", path)[0] == 0
+
+
+@pytest.mark.long
+def test_the_command_line_runs_a_kafka_with_security(tmp_path: Path) -> None:
+    """It prints a file of settings for each user, and no password."""
+    command = [sys.executable, "-m", "kq", "broker", "--security", "sasl_plaintext", "--user", "bob", "--acls"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready, bob, admin = (process.stdout.readline() for _ in range(3))
+            hosts, path = ready.split()[-1], Path(bob.split()[-1])
+            (password,) = re.findall('password="([^"]+)"', path.read_text())
+            assert bob.startswith("bob: --config ") and admin.startswith("admin: --config ")
+            assert password not in ready + bob + admin
+            done = subprocess.run(
+                [sys.executable, "-m", "kq", "topic", "create", "t", "--hosts", hosts, "--config", str(path)],
+                capture_output=True,
+                text=True,
+            )
+            assert (done.returncode, "AuthorizationFailedError" in done.stderr) == (1, True)
+        finally:
+            process.send_signal(signal.SIGTERM)
+    assert not path.exists()

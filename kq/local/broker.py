@@ -25,7 +25,7 @@ from typing import Any
 from kq.errors import ArgumentError, LocalKafkaError
 from kq.local.install import JVM_FLAGS, VERSION, as_properties, cached, find_java
 from kq.local.ports import answers, check_ports, client_ports, free_ports, taken
-from kq.local.security import Security
+from kq.local.security import Security, java_names
 from kq.local.supervisor import Supervisor, await_frozen
 from kq.local.tls import write_secret
 
@@ -156,6 +156,19 @@ class LocalKafka:
         if self._security is None:
             raise ArgumentError("LocalKafka without security has no users")
         return self._security.config(user or next(iter(self._security.users)), mechanism)
+
+    def config_file(self, user: str | None = None) -> Path:
+        """Write what a client of a user needs into a file that only its owner can read, and return that.
+
+        It is a ``client.properties``, for ``kq … --config`` and for Kafka's own commands. It holds until Kafka stops.
+
+        :raises kq.ArgumentError: There is no such user.
+        """
+        config = self.config_for(user)
+        name = user or next(iter(self._security.users)) if self._security else ""
+        path = self._folder / "tls" / f"{name}.properties"
+        write_secret(path, as_properties(java_names(config)).encode())
+        return path
 
     @property
     def pids(self) -> list[int]:

@@ -20,7 +20,7 @@ from typing import Any
 from kq.errors import ArgumentError, LocalKafkaError
 from kq.local.tls import NODE, make_certificates, node_context
 
-__all__ = ["ADMIN", "MECHANISMS", "PROTOCOLS", "Security", "check_users"]
+__all__ = ["ADMIN", "MECHANISMS", "PROTOCOLS", "Security", "check_users", "java_names"]
 
 #: Whom all is allowed.
 ADMIN = "admin"
@@ -208,3 +208,19 @@ def check_users(users: object) -> dict[str, str]:
         if password is not None and not (isinstance(password, str) and _PASSWORD.fullmatch(password)):
             raise ArgumentError(f"users has a password of {name!r} that is not of ASCII without blanks, quotes and \\")
     return {name: given.get(name) or secrets.token_urlsafe(18) for name in dict.fromkeys((*given, ADMIN))}
+
+
+def java_names(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a client that logs in by a password or a certificate needs, in Java's words."""
+    java = {"security.protocol": config["security_protocol"]}
+    for name, store in (("ssl_cafile", "truststore"), ("ssl_certfile", "keystore")):
+        if name in config:
+            java |= {f"ssl.{store}.type": "PEM", f"ssl.{store}.location": config[name]}
+    mechanism = config.get("sasl_mechanism")
+    if mechanism is None:
+        return java
+    if mechanism == "OAUTHBEARER":
+        raise ArgumentError("a file of settings for OAUTHBEARER is not made: name another of mechanisms first")
+    login = f'username="{config["sasl_plain_username"]}" password="{config["sasl_plain_password"]}"'
+    module = f"org.apache.kafka.common.security.{MECHANISMS[mechanism]}"
+    return {**java, "sasl.mechanism": mechanism, "sasl.jaas.config": f"{module} required {login};"}
