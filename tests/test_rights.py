@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jobs
@@ -253,6 +254,21 @@ def test_each_right_has_its_reason_and_a_command() -> None:
         assert len(commands(rights, "User:x", "h:1")) == len({right[1:3] for right in rights})
     with pytest.raises(kq.ArgumentError, match="role must be one of producer"):
         rights_of("nobody", "T")
+
+
+def test_the_table_of_the_page_is_the_one_that_is_used() -> None:
+    """Role by role, in its order."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "transport.rst").read_text(encoding="utf-8")
+    table = page[page.index("The least rights") :]
+    for role in ROLES:
+        found: dict[tuple[str, str], list[str]] = {}
+        for right in rights_of(role, "T", "G"):
+            found.setdefault(right[1:3][::-1], []).append(right.operation)
+        row = re.search(rf"    \* - ``{role}``\n      - (.*?)\n      - ", table, re.DOTALL)
+        assert row is not None, role
+        told = [part.partition(": ") for part in " ".join(row[1].split()).split("; ")]
+        shown = {tuple(what.replace("`", "").split()[::-1]): words.split(", ") for what, _, words in told}
+        assert {key: sorted(words) for key, words in found.items()} == {key: sorted(it) for key, it in shown.items()}
 
 
 @pytest.mark.parametrize("number", [None, *range(len(ROLES["cli"]))])
