@@ -66,6 +66,8 @@ _logger = logging.getLogger("kq.clients")
 _MAKING = 5.0
 #: Bytes of a value with which a record is below all limits of a producer's.
 _SMALL = 4096
+#: The number of the request that logs in, SaslAuthenticate, as it goes over the wire.
+_LOGIN = b"\x00\x24"
 #: Topic -> when it was first said not to be there.
 _missing: dict[str, float] = {}
 
@@ -79,11 +81,24 @@ class Fault(NamedTuple):
 
 
 def hush() -> None:
-    """Keep out of the log, for good, what the client calls an error and is none.
+    """Keep out of the log, for good, what the client calls an error and is none, and what nobody is to read.
 
-    That it was closed while it asked for metadata; and that a topic is not there, while its first record makes it.
+    That it was closed while it asked for metadata; that a topic is not there, while its first record makes it; and
+    requests that log in, which have a password or a token in them and which its debugging would show.
     """
     logging.getLogger("kafka.cluster").addFilter(_is_error)
+    for name in ("kafka.protocol.parser", "kafka.net.connection"):
+        logging.getLogger(name).addFilter(_has_no_login)
+
+
+def _has_no_login(record: logging.LogRecord) -> bool:
+    args = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(arg).__name__.startswith("Sasl") or _is_login(arg) for arg in args)
+
+
+def _is_login(arg: object) -> bool:
+    """Return whether these are the bytes of a request that logs in: its number stands behind the length."""
+    return isinstance(arg, (bytes, bytearray)) and arg[4:6] == _LOGIN
 
 
 def _is_error(record: logging.LogRecord) -> bool:

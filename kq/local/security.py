@@ -156,7 +156,10 @@ class Security:
     def for_nodes(self) -> dict[str, Any]:
         """Return the settings of a client by which the nodes are looked at when they start."""
         login = {"sasl_plain_username": ADMIN, "sasl_plain_password": self.users[ADMIN], "sasl_mechanism": "PLAIN"}
-        return {**self._connection(ADMIN), **(login if self.is_sasl else {})}
+        from kq.clients import hide_secrets, kafka_python
+
+        kafka_python.hush()
+        return {**self._connection(ADMIN), **(hide_secrets(login) if self.is_sasl else {})}
 
     def _connection(self, user: str) -> dict[str, Any]:
         config: dict[str, Any] = {"security_protocol": PROTOCOLS[self.kind]}
