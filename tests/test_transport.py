@@ -154,6 +154,15 @@ def test_what_does_not_fit_is_said_at_once(options: dict[str, Any], words: str) 
     assert words in str(caught.value) and 'hid"den' not in str(caught.value)
 
 
+def test_without_trustme_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is left running."""
+    monkeypatch.setitem(sys.modules, "trustme", None)
+    local = kq.LocalKafka(security="ssl")
+    with pytest.raises(kq.MissingExtra, match=r'pip install "kq\[broker\]"'):
+        local.start()
+    assert local.pids == []
+
+
 def test_only_its_users_have_a_config(secured: Kafkas) -> None:
     """A name or a mechanism that is not there is named; and a Kafka without security has no users."""
     with pytest.raises(kq.ArgumentError, match="user 'mallory' is not one of users: bob, eve, admin"):
