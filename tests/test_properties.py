@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import kq
+from kq.cli.main import main
 from kq.cli.options import Config
 from kq.clients import check_config, parse_properties, translate
-
-Tell = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(
@@ -132,12 +130,13 @@ def test_config_takes_javas_names_in_python_too() -> None:
     ],
 )
 def test_a_file_of_settings_is_read_by_its_name_or_its_first_letter(
-    tell: Tell, tmp_path: Path, name: str, text: str, words: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, text: str, words: str
 ) -> None:
     """As Java's properties, TOML or JSON; the error names the file and the setting."""
     path = tmp_path / name
     path.write_text(text)
-    code, _, stderr = tell("worker", "--config", path)
+    code = main(["worker", "--config", str(path)])
+    stderr = capsys.readouterr().err
     assert (code, stderr.count("\n")) == (2, 1)
     assert str(path) in stderr and words in stderr
 
