@@ -73,7 +73,7 @@ class ArgumentError(KQError, TypeError, AssertionError):
 
 
 class BrokerUnreachable(KQError, ConnectionError):
-    """No Kafka broker answered within the time allowed, or none lets this client in; the message has hosts and reason."""
+    """No Kafka broker answered in the time allowed, or none lets this client in; the message names hosts and reason."""
 
 
 class LocalKafkaError(KQError):
