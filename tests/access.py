@@ -7,8 +7,18 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from helpers import wait_until
 from kafka import KafkaAdminClient
-from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+from kafka.admin import (
+    ACL,
+    ACLFilter,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourcePatternFilter,
+    ResourceType,
+)
 from secured import Kafkas
 
 from kq.clients import unsecured_token
@@ -61,6 +71,15 @@ class Access:
         if wanted:
             result = self.admin.create_acls(wanted)
             assert not result["failed"], result
+            wait_until(lambda: self._count(name) == len(wanted), timeout=30)
         config = self.local.config_for("bob", "OAUTHBEARER")
         config["sasl_oauth_token_provider"] = unsecured_token(name)
         return name, {"hosts": self.local.hosts, "config": config}
+
+    def _count(self, name: str) -> int:
+        """Return how many rights of a user the broker knows: it hears of new ones a moment later."""
+        any_topic = ResourcePatternFilter(ResourceType.ANY, None, ACLResourcePatternType.ANY)
+        found, _ = self.admin.describe_acls(
+            ACLFilter(f"User:{name}", None, ACLOperation.ANY, ACLPermissionType.ANY, any_topic)
+        )
+        return len(found)
