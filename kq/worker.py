@@ -18,7 +18,7 @@ from typing import Any, Literal
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python, settings_for, topics
+from kq.clients import BusyFirstAssignor, access_of, ask_for, connect, denied, kafka_python, settings_for, topics
 from kq.consuming import Pump
 from kq.controlling import Cancels
 from kq.errors import ArgumentError, KQError, WorkerError
@@ -273,7 +273,7 @@ class Worker:
         if isinstance(loop.failure, WorkerError):
             raise loop.failure
         if loop.failure is not None:
-            raise WorkerError(f"{self!r} had to stop: {loop.failure!r}") from loop.failure
+            raise WorkerError(f"{self!r} had to stop: {denied(loop.failure) or repr(loop.failure)}") from loop.failure
         return processed
 
     @property
@@ -331,7 +331,7 @@ class Worker:
 
     def _ask_for(self, topic: str, answer: Callable[[bool], None]) -> None:
         if self._consumer is not None:
-            kafka_python.ask_for(self._consumer, topic, answer)
+            ask_for(self._consumer, topic, answer)
 
     def _open_consumer(self) -> KafkaConsumer:
         if self._is_owner:

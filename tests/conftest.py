@@ -22,6 +22,7 @@ from helpers import wait_until as _wait_until
 from journal import Journal
 from postgres import Postgres, find_programs
 from process_bench import quiet, work  # noqa: F401 - fixtures
+from secured import Kafkas
 
 import kq
 from kq.cli.main import main
@@ -99,6 +100,13 @@ def kafka(_local: kq.LocalKafka | None) -> kq.LocalKafka:
     if _local is None:
         pytest.skip("somebody else's Kafka is not ours to kill")
     return _local
+
+
+@pytest.fixture(scope="session")
+def secured() -> Iterator[Kafkas]:
+    """Return Kafkas that take no strangers; they are started at first need."""
+    with ExitStack() as stack:
+        yield Kafkas(stack)
 
 
 @pytest.fixture(scope="session")

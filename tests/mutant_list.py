@@ -439,4 +439,42 @@ MUTANTS = [
         "test_a_fork_has_the_handlers_of_before",
     ),
     # A rule that gets a test gets a mutant here, below the line that names its kind.
+    # -- a setting of security is never left out, and no password is shown
+    Mutant(
+        "passwords have a repr",
+        "kq/clients/properties.py",
+        "Secret(value) if name in SECRETS and isinstance(value, str) else value",
+        "value",
+        "test_properties.py",
+        is_short=True,
+    ),
+    Mutant(
+        "unknown settings of Java's are left out",
+        "kq/clients/properties.py",
+        '        raise ArgumentError(f"config has settings that kafka-python does not know: {name}")\n',
+        "        return {}\n",
+        "test_properties.py",
+        is_short=True,
+    ),
+    Mutant(
+        "the client logs its login",
+        "kq/clients/kafka_python.py",
+        "logging.getLogger(name).addFilter(_has_no_login)",
+        "pass",
+        "test_a_wrong_password",
+    ),
+    Mutant(
+        "a wrong password is sent until the time is up",
+        "kq/clients/making.py",
+        "if lasting is not None and (",
+        "if False and (",
+        "test_a_wrong_password",
+    ),
+    Mutant(
+        "one that may not see a topic waits for it",
+        "kq/clients/reader.py",
+        "if not found and self._is_hidden(consumer):",
+        "if False:",
+        "test_a_right_that_a_worker_misses_is_in_its_log",
+    ),
 ]

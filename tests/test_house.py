@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Packages from the lowest up, and in each its modules. A module imports only what stands before it, and of another
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
-    "words": "errors utils job message context logs retry letter",
+    "words": "errors utils job message context logs retry letter rights",
     "what signs": "signing",
-    "clients": "kafka_python making doorbell assignor config connect topics reader scan",
+    "clients": "kafka_python asking reasons making doorbell assignor tokens properties config connect "
+    "topics reader scan",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "messagelog": "entries rows schema writing recorder store",
     "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
@@ -44,18 +45,19 @@ HOUSE = {
     "settings verifier settle messages retrier letters replies recording watchdog loop",
     "what works": "worker",
     "fleet": "virtual_host entry pauses hooks attendant consumer consumer_set",
-    "local": "install supervisor broker",
+    "local": "install supervisor ports tls security broker",
     "what tests": "frozen testing",
     "the top": "kq",
     "django": "conf tables models admin apps management.commands.kq_worker management.commands management",
-    "cli": "logs reload together targets options output result check survey topics broker dead demo enqueue schedule "
-    "skip log groups info control worker main",
+    "cli": "logs reload together targets options output acls result check survey topics broker dead demo enqueue "
+    "schedule skip log groups info control worker main",
     "the command": "__main__",
 }
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default", "serializers.allowed", "serializers.plain", "serializers.content"),
+    "rights",
     "controlling.wishes",
     *("scheduling.table", "scheduling.entries"),
     "messagelog.rows",

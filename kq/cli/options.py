@@ -47,7 +47,7 @@ DEFAULT_HOSTS = f"127.0.0.1:{DEFAULT_PORT}"
 
 
 class Config(click.Path):
-    """A file of settings for kafka-python: TOML or, whatever its name, JSON."""
+    """A file of client settings: Java's ``client.properties``, JSON, or TOML; names are kafka-python's or Java's."""
 
     name = "file"
 
@@ -56,20 +56,46 @@ class Config(click.Path):
             return value
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         try:
-            config = self._read(path)
-        except ValueError as error:
-            self.fail(f"{path}: {error}", param, ctx)
-        if not isinstance(config, dict):
-            self.fail(f'{path}: must hold an object, such as {{"client_id": "me"}}', param, ctx)
-        return config
+            return self._read(path)
+        except (kq.ArgumentError, ValueError) as error:
+            return self.fail(f"{path}: {error}", param, ctx)
 
-    def _read(self, path: Path) -> Any:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() != ".toml":
-            return json.loads(text)
-        if sys.version_info >= (3, 11):
-            return tomllib.loads(text)
-        raise ValueError("TOML needs Python 3.11 or later; use JSON")
+    def _read(self, path: Path) -> dict[str, Any]:
+        text, suffix = path.read_text(encoding="utf-8"), path.suffix.lower()
+        if suffix == ".toml":
+            return _usable(_flat(_toml(text)))
+        if suffix != ".json" and (suffix == ".properties" or text.lstrip()[:1] not in ("{", "[")):
+            return _usable(clients.parse_properties(text), is_text=True)
+        config = json.loads(text)
+        if not isinstance(config, dict):
+            raise ValueError('must hold an object, such as {"client_id": "me"}')
+        return _usable(_flat(config))
+
+
+def _toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        return tomllib.loads(text)
+    raise ValueError("TOML needs Python 3.11 or later; use JSON")
+
+
+def _flat(config: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return settings by their whole names: a dot in a name makes a table in TOML."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat.update(_flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value})
+    return flat
+
+
+def _usable(config: dict[str, Any], *, is_text: bool = False) -> dict[str, Any]:
+    """Return settings by kafka-python's names.
+
+    :raises kq.ArgumentError: One is unknown, or has an option of its own.
+    """
+    settings = clients.translate(config, is_text=is_text)
+    for name, option in (("bootstrap_servers", "--hosts"), ("group_id", "--group")):
+        if name in settings:
+            raise kq.ArgumentError(f"{name.replace('_', '.')} is what {option} is for")
+    return settings
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]

@@ -25,7 +25,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from kq.clients import settings_for, topics
+from kq.clients import denied, settings_for, topics
 from kq.context import Place, note_cancelled
 from kq.controlling import (
     CONTROL,
@@ -91,6 +91,8 @@ class Agent(ThreadedCompanion):
         #: Set where a report is to go out before its time.
         self._news = threading.Event()
         self._pong: str | None = None
+        #: Whether it was said that reports are not taken.
+        self._has_told = False
 
     def open(self, context: Context) -> None:
         self.context = context
@@ -238,9 +240,18 @@ class Agent(ThreadedCompanion):
     def _write(self, delivery: Delivery, key: bytes, value: bytes | None) -> None:
         """Write a report or a tombstone; one that is not taken costs nothing: the next is soon due."""
         try:
-            self._seal.write(delivery.producer, key, value)
+            sent = self._seal.write(delivery.producer, key, value)
         except (KafkaError, KQError) as error:
-            _logger.debug("Topic %s did not take a report: %s", self._topic, error)
+            self._note_refusal(error)
+        else:
+            sent.add_errback(self._note_refusal)
+
+    def _note_refusal(self, error: BaseException) -> None:
+        """Say once that this worker is not seen for want of a right."""
+        reason = denied(error)
+        level = logging.DEBUG if reason is None or self._has_told else logging.WARNING
+        self._has_told = self._has_told or reason is not None
+        _logger.log(level, "Topic %s did not take a report: %s", self._topic, reason or error)
 
     def _sweep(self, delivery: Delivery, board: Board) -> None:
         """Remove what is left behind; one of all agents does."""
