@@ -34,8 +34,8 @@ from kq.message import (
 
 __all__ = [
     *("LENGTH", "MESSAGE", "NEVER", "TOKEN"),
-    *("ChildSettings", "Frame", "Given", "Packed", "Result", "Shared", "Verb"),
-    *("SharedReport", "blocking", "pack_jobs", "read_said", "unpack_jobs"),
+    *("ChildSettings", "Frame", "Given", "Packed", "Result", "Shared", "SharedReport", "Verb"),
+    *("blocking", "pack_jobs", "read_said", "unpack_jobs"),
 ]
 
 #: Number of a job that may be started.
