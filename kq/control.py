@@ -31,10 +31,11 @@ from kq.clients import (
     settings_for,
     topics,
 )
-from kq.controlling import CONTROL, REPORT_EVERY, SUFFIX, Board, Wish, WorkerInfo, key_of, packed, parsed
+from kq.controlling import CONTROL, REPORT_EVERY, SUFFIX, Board, Seal, Wish, WorkerInfo, key_of, packed, parsed
 from kq.errors import ArgumentError, KQError
 from kq.job import Job
 from kq.producing import Delivery, describe
+from kq.signing import Signer, check_signer
 
 __all__ = ["Control", "Lag"]
 
@@ -88,6 +89,8 @@ class Control:
     :param topic: The topic of the jobs; ``"default"`` if left out.
     :param hosts: Kafka brokers as ``"host:port,host:port"``.
     :param config: More settings for Kafka clients, such as those that get to the brokers.
+    :param signer: The :class:`kq.Signer` of the workers: signs what is wished. What it does not verify has no
+        effect, and the log says so.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
 
@@ -96,10 +99,13 @@ class Control:
         topic: str = DEFAULT_TOPIC,
         hosts: str = "127.0.0.1:9092",
         config: Mapping[str, Any] | None = None,
+        *,
+        signer: Signer | None = None,
     ) -> None:
         self._topic = check_topic(topic)
         self._hosts = check_hosts(hosts)
         self._control = f"{topic}.{SUFFIX}"
+        self._seal = Seal(topic, check_signer(signer))
         known = {**KafkaAdminClient.DEFAULT_CONFIG, **KafkaConsumer.DEFAULT_CONFIG, **KafkaProducer.DEFAULT_CONFIG}
         self._config = check_config(config, known, ("bootstrap_servers", "group_id", "transactional_id"))
         writing = {**settings_for(KafkaProducer.DEFAULT_CONFIG, self._config), **_WRITING}
@@ -298,7 +304,7 @@ class Control:
                 with self._admin() as admin:
                     if self._control not in admin.list_topics():
                         return None
-                self._board = Board(self._topic, self._hosts, self._config)
+                self._board = Board(self._topic, self._hosts, self._config, seal=self._seal)
                 self._board.start()
             board = self._board
         if not board.wait_loaded(_READ_IN):
@@ -338,7 +344,7 @@ class Control:
     def _write(self, key: bytes, value: bytes | None) -> None:
         """Write a wish, or a tombstone, and return when it is acknowledged."""
         try:
-            told = self._delivery.producer.send(self._control, value, key=key, partition=0).get(_PATIENCE)
+            told = self._seal.write(self._delivery.producer, key, value).get(_PATIENCE)
             self._written = told.offset
         except KafkaError as error:
             raise KQError(f"topic {self._control} did not take a wish: {describe(error)}") from error

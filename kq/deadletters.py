@@ -271,7 +271,8 @@ class DeadLetters:
             count = len(consumer.partitions_for_topic(self.topic) or ())
         if not count:
             raise KQError(
-                f"topic {self.topic} is gone: make it again (kq topic create {self.topic}) to replay its letters"
+                f"topic {self.topic} is gone: make it again (kq topic create {self.topic}) to replay its "
+                "letters; or this user may not see it: see kq acls"
             )
         return count
 

@@ -3,7 +3,7 @@
 - ``KQError``
 
   - ``ArgumentError``, also a ``TypeError`` and an ``AssertionError``: a call was made wrongly
-  - ``BrokerUnreachable``, also a ``ConnectionError``: no broker answered at these hosts
+  - ``BrokerUnreachable``, also a ``ConnectionError``: no broker answered at these hosts, or lets this client in
   - ``EnqueueError``, also a ``kafka.errors.KafkaError``: a job is not on the topic
 
     - ``EnqueueUnknown``: it may be there, the answer never came
@@ -73,7 +73,7 @@ class ArgumentError(KQError, TypeError, AssertionError):
 
 
 class BrokerUnreachable(KQError, ConnectionError):
-    """No Kafka broker answered within the time allowed; the message names the hosts."""
+    """No Kafka broker answered in the time allowed, or none lets this client in; the message names hosts and reason."""
 
 
 class LocalKafkaError(KQError):

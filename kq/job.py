@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from kq.utils import MASKED
+
 __all__ = [
     *("FAILURE", "INVALID", "SUCCESS", "TIMEOUT"),
-    *("Cause", "EnqueueItem", "EnqueuedJob", "Job", "Outcome", "Status"),
+    *("Cause", "EnqueueItem", "EnqueuedJob", "Job", "Outcome", "Status", "masked"),
 ]
 
 #: What became of a message.
@@ -46,6 +48,20 @@ class Job(NamedTuple):
     timeout: float | int | None = None
     key: bytes | None = None
     partition: int | None = None
+
+
+class _Masked:
+    def __repr__(self) -> str:
+        return MASKED
+
+
+_masked: Any = _Masked()
+
+
+def masked(job: Job) -> Job:
+    """Return a job to be shown: what it is given, and its key, stay out."""
+    shown = {name: _masked for name in ("args", "kwargs", "key") if getattr(job, name)}
+    return job._replace(**shown)
 
 
 if TYPE_CHECKING:

@@ -54,6 +54,7 @@ from kq.retry import Retry
 from kq.scheduling import Cron, Every, Schedule, Schedules, check_schedule
 from kq.serializers import dumps, writer_of
 from kq.signing import Signer, check_signer
+from kq.utils import hides_arguments
 
 __all__ = ["EnqueueError", "EnqueueSpec", "EnqueueUnknown", "Queue"]
 
@@ -115,6 +116,8 @@ class Queue:
         may follow the first one.
     :param results: Whether the jobs are marked, so that workers with ``results="asked"`` publish their results.
     :param signer: A :class:`kq.Signer`: signs jobs, delayed jobs and schedules.
+    :param log_arguments: Whether arguments and keys may stand in lines of the log, headers and other texts that the
+        queue writes. If left out, they may unless ``KQ_LOG_ARGUMENTS`` is 0.
     :param message_log: Where to write down what was enqueued: a :class:`kq.MessageStore`, or its address.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
@@ -133,6 +136,7 @@ class Queue:
         retry: Retry | int | None = None,
         results: bool = False,
         signer: Signer | None = None,
+        log_arguments: bool | None = None,
         message_log: MessageStore | str | None = None,
     ) -> None:
         if topic is None and hosts is not None:
@@ -159,10 +163,10 @@ class Queue:
         if not isinstance(results, bool):
             raise ArgumentError("results must be True or False")
         signer = check_signer(signer)
-        parts = serializer or dumps, logger or _logger, signer
-        self._sender = Sender(self._delivery, self._later, *parts, wants_results=results)
-        self._schedules = Schedules(self._delivery, self._later, self._access, signer)
-        self._publishing = None if check_store(message_log) is None else Publishing(message_log)  # type: ignore[arg-type]
+        parts, hides = (serializer or dumps, logger or _logger, signer), hides_arguments(log_arguments)
+        self._sender = Sender(self._delivery, self._later, *parts, wants_results=results, hides=hides)
+        self._schedules = Schedules(self._delivery, self._later, self._access, signer, hides=hides)
+        self._publishing = None if check_store(message_log) is None else Publishing(message_log, hides)  # type: ignore[arg-type]
         self._sender.note = None if self._publishing is None else self._publishing.note
         self._spec = EnqueueSpec(self._sender, self._terms, self._schedules)
         if (producer.config if producer is not None else self._config).get("acks") == 0:

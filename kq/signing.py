@@ -18,19 +18,32 @@ import stat
 import struct
 import time
 from binascii import b2a_base64
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from hashlib import sha256
 from hmac import compare_digest
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from kq.errors import ArgumentError, SignatureError
-from kq.message import HEADER_PREFIX, Headers, Record, millis_in
+from kq.message import HEADER_PREFIX, Record, millis_in
 from kq.utils import safe_str
 
-__all__ = ["CONTROL", "DEAD", "JOB", "LATER", "RESULT", "Signer", "check_signer", "parse_keys", "read_keys"]
+__all__ = [
+    "CONTROL",
+    "DEAD",
+    "HEADER_SIGNATURE",
+    "HEADER_SIGNED_AT",
+    "JOB",
+    "LATER",
+    "RESULT",
+    "Signer",
+    "check_signer",
+    "parse_keys",
+    "read_keys",
+]
 
 _logger = logging.getLogger("kq.signing")
 
@@ -43,7 +56,7 @@ _NAMES = HEADER_SIGNATURE, HEADER_SIGNED_AT
 _OTHER_NAMES = {DEAD: ("kq-dead-signature", "kq-dead-signed-at")}
 #: What the MAC is made of begins so; another way to make it would begin otherwise.
 _VERSION = b"kq1"
-#: What messages begin with that is kept hashed: so many, of so many bytes.
+#: Layouts that are kept: so many, of so many bytes and letters.
 _MOST_BEGINS, _LONGEST_BEGIN = 256, 1_000
 #: Stands for the length of what is not there.
 _ABSENT = (1 << 64) - 1
@@ -52,10 +65,12 @@ _SHORTEST = 32
 _BLOCK = 64
 _KEY_ID = re.compile("[A-Za-z0-9._-]{1,64}")
 _HEX = re.compile("(?:[0-9A-Fa-f]{2})+")
-_name_of, _new = itemgetter(0), tuple.__new__
-#: Seconds after which keys that a function returns are read again; and the fewest between two readings, for whoever may
-#: write to the topic can name keys that are not known.
-READ_EVERY, READ_AGAIN_AFTER = 30.0, 1.0
+_new = tuple.__new__
+#: Seconds after which keys that a function returns are read again.
+READ_EVERY = 30.0
+#: Readings for keys that are not known, and within how many seconds so many at most: whoever may write to the topic can
+#: name such keys. One may have come at this moment, so it takes more than one.
+MOST_READINGS, READINGS_WITHIN = 5, 5.0
 
 Keys = Mapping[str, bytes] | Sequence[tuple[str, bytes]]
 
@@ -73,20 +88,52 @@ class _Message(Protocol):
     def headers(self) -> Iterable[tuple[str, bytes]]: ...
 
 
+class _Layout:
+    """Where what is signed stands in messages that have the same headers, and what their MACs begin with.
+
+    Most messages of a topic share one, so what follows from the names is worked out once.
+
+    :param names: Of all headers, as they stand in the message.
+    """
+
+    __slots__ = ("begin", "begun", "doubled", "pack", "pick", "signature", "signed_at")
+
+    def __init__(self, purpose: str, topic: str, names: tuple[str, ...]) -> None:
+        signature, signed_at = _OTHER_NAMES.get(purpose, _NAMES)
+        own = sorted((name, place) for place, name in enumerate(names) if name[:3] == HEADER_PREFIX)
+        covered = [(name, place) for name, place in own if name != signature]
+        #: Places of the signature, and of the time when it was made; None where there is none.
+        self.signature, self.signed_at = (dict(own).get(name) for name in (signature, signed_at))
+        #: The first name that stands twice. Those of the message that a letter was may: that is why it is one.
+        twice = [name for (name, _), (after, _) in pairwise(own) if name == after]
+        self.doubled = next((name for name in twice if purpose != DEAD or name.startswith("kq-dead-")), None)
+        #: Returns what is covered, of what all headers hold.
+        self.pick = _picker([place for _, place in covered])
+        first = [_VERSION, purpose.encode(), topic.encode(), *(name.encode() for name, _ in covered)]
+        self.begin = struct.pack(">Q", len(first)) + _encoded(first)
+        self.pack = struct.Struct(f">{len(covered) + 2}Q").pack
+        #: By keys: the hash, when it has that.
+        self.begun: dict[_Key, Any] = {}
+
+
+def _picker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    return itemgetter(*places) if len(places) > 1 else lambda texts: [texts[place] for place in places]
+
+
 class _Key:
     """A key, which nothing shows.
 
     It makes HMAC-SHA256 as RFC 2104 has it. What is the same in most messages is hashed once: the key's own two blocks,
-    and the first part of what is signed.
+    and what messages of one layout begin with.
     """
 
-    __slots__ = ("_begun", "_inner", "_outer")
+    __slots__ = ("_inner", "_outer", "prefix")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, name: bytes, key: bytes) -> None:
+        #: What a signature begins with.
+        self.prefix = name + b":"
         block = (sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
         self._inner, self._outer = (sha256(bytes(byte ^ pad for byte in block)) for pad in (0x36, 0x5C))
-        #: Hashes of what messages begin with.
-        self._begun: dict[tuple[str, str, tuple[str, ...]], Any] = {}
 
     def __repr__(self) -> str:
         return "<a key>"
@@ -94,28 +141,27 @@ class _Key:
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key cannot be serialized")
 
-    def mac(self, purpose: str, topic: str, names: tuple[str, ...], parts: list[bytes | None]) -> bytes:
+    def mac(self, layout: _Layout, key: bytes | None, value: bytes | None, texts: Sequence[bytes]) -> bytes:
         """Return the MAC of a message, as base64.
 
-        :param names: Of its headers, sorted.
-        :param parts: Its key, its value, and what these headers hold.
+        :param texts: What the headers that are covered hold.
         """
-        begun = self._begun.get((purpose, topic, names))
-        inner = self._begin(purpose, topic, names) if begun is None else begun.copy()
-        inner.update(_encoded(parts))
+        begun = layout.begun.get(self)
+        if begun is None:
+            begun = self._inner.copy()
+            begun.update(layout.begin)
+            layout.begun[self] = begun
+        inner = begun.copy()
+        try:
+            if key is None:  # as most jobs have it
+                inner.update(b"".join((layout.pack(_ABSENT, len(value), *map(len, texts)), value, *texts)))  # type: ignore[arg-type]
+            else:
+                inner.update(b"".join((layout.pack(len(key), len(value), *map(len, texts)), key, value, *texts)))  # type: ignore[arg-type]
+        except TypeError:  # None elsewhere, as other programs may write
+            inner.update(_encoded([key, value, *texts]))
         outer = self._outer.copy()
         outer.update(inner.digest())
         return b2a_base64(outer.digest(), newline=False)
-
-    def _begin(self, purpose: str, topic: str, names: tuple[str, ...]) -> Any:
-        parts: list[bytes | None] = [_VERSION, purpose.encode(), topic.encode(), *(name.encode() for name in names)]
-        inner, begin = self._inner.copy(), struct.pack(">Q", len(parts)) + _encoded(parts)
-        inner.update(begin)
-        if len(begin) <= _LONGEST_BEGIN:  # others may name headers as they like: what is kept has a bound
-            if len(self._begun) >= _MOST_BEGINS:
-                self._begun.clear()
-            self._begun[purpose, topic, names] = inner.copy()
-        return inner
 
 
 class Signer:
@@ -146,7 +192,12 @@ class Signer:
         self._max_age = max_age
         self._clock_skew = clock_skew
         self._keys = _checked(keys() if callable(keys) else keys)
+        #: By purpose, topic, and names of headers: of what is signed, and of what is verified.
+        self._to_sign: dict[tuple[str, str, tuple[str, ...]], _Layout] = {}
+        self._to_verify: dict[tuple[str, str, tuple[str, ...]], _Layout] = {}
         self._read_at = time.monotonic()
+        #: When they were read for a key that was not known, by the monotonic clock.
+        self._asked: deque[float] = deque([-READINGS_WITHIN] * MOST_READINGS, MOST_READINGS)
 
     def __repr__(self) -> str:
         names = [name.decode() for name in self._keys]
@@ -162,15 +213,19 @@ class Signer:
         :param now: Unix milliseconds.
         """
         topic, value, key, headers, partition, timestamp = record
-        names = signature, signed_at = _OTHER_NAMES.get(purpose, _NAMES)
-        signed = [header for header in headers if header[0] not in names]
-        signed.append((signed_at, b"%d" % now))
+        names, texts = zip(*headers) if headers else ((), ())  # noqa: B905 - they are pairs
+        layout = self._to_sign.get((purpose, topic, names))
+        signature, signed_at = _OTHER_NAMES.get(purpose, _NAMES)
+        if layout is None:
+            if signature in names or signed_at in names:
+                kept = [header for header in headers if header[0] not in (signature, signed_at)]
+                return self.sign(purpose, record._replace(headers=kept), now)
+            layout = _kept(self._to_sign, (purpose, topic, names), (*names, signed_at))
         if self._read is not None and time.monotonic() - self._read_at > READ_EVERY:
             self._read_again()
-        name, secret = next(iter(self._keys.items()))
-        covered, texts = zip(*_covered(signed), strict=True)
-        mac = secret.mac(purpose, topic, covered, [key, value, *texts])
-        signed.append((signature, name + b":" + mac))
+        secret, at = next(iter(self._keys.values())), b"%d" % now
+        mac = secret.mac(layout, key, value, layout.pick((*texts, at)))
+        signed = [*headers, (signed_at, at), (signature, secret.prefix + mac)]
         return _new(Record, (topic, value, key, signed, partition, timestamp))
 
     def verify(self, purpose: str, message: _Message, now: int, since: int | None = None) -> None:
@@ -180,32 +235,36 @@ class Signer:
         :param since: Unix milliseconds from which its age counts, where that is later than its signature.
         :raises kq.SignatureError: It is not; the text is the reason.
         """
-        signature, signed_at = _OTHER_NAMES.get(purpose, _NAMES)
-        covered = _covered(message.headers)
-        told = dict(covered)
-        given = told.pop(signature, None)
+        names, texts = zip(*message.headers) if message.headers else ((), ())  # noqa: B905 - they are pairs
+        topic = message.topic
+        layout = self._to_verify.get((purpose, topic, names))
+        if layout is None:
+            layout = _kept(self._to_verify, (purpose, topic, names), names)
+        given = b"" if layout.signature is None else texts[layout.signature]
         if not given:
             raise SignatureError("the message is not signed")
-        if len(told) + 1 != len(covered):
-            raise SignatureError(f"header {_doubled(covered)} stands twice in it")
+        if layout.doubled is not None:
+            raise SignatureError(f"header {layout.doubled[:64]!a} stands twice in it")
         name, _, mac = given.partition(b":")
-        parts = [message.key, message.value, *told.values()]
-        if not compare_digest(self._key(name).mac(purpose, message.topic, tuple(told), parts), mac):
+        made = self._key(name).mac(layout, message.key, message.value, layout.pick(texts))
+        if not compare_digest(made, mac):
             raise SignatureError("the signature is not that of this message: it was altered, or made for another place")
         if self._max_age is not None:
-            self._check_age(millis_in(told.get(signed_at)), now, since)
+            at = None if layout.signed_at is None else texts[layout.signed_at]
+            self._check_age(millis_in(at), now, since)
 
     def _key(self, name: bytes) -> _Key:
-        keys = self._keys
-        if self._read is None and name in keys:
-            return keys[name]
-        age = time.monotonic() - self._read_at if self._read is not None else 0.0
-        if age > READ_EVERY or (name not in keys and age > READ_AGAIN_AFTER):
+        found, now = self._keys.get(name), 0.0 if self._read is None else time.monotonic()
+        if found is not None and now - self._read_at <= READ_EVERY:
+            return found
+        if self._read is not None and (found is not None or now - self._asked[0] >= READINGS_WITHIN):
+            if found is None:
+                self._asked.append(now)
             self._read_again()
-            keys = self._keys
-        if name not in keys:
+            found = self._keys.get(name)
+        if found is None:
             raise SignatureError(f"the message is signed with key {ascii(name[:64])[1:]}, which is not known here")
-        return keys[name]
+        return found
 
     def _check_age(self, signed_at: int | None, now: int, since: int | None) -> None:
         assert self._max_age is not None
@@ -224,6 +283,7 @@ class Signer:
         self._read_at = time.monotonic()
         try:
             self._keys = _checked(self._read())
+            self._to_sign, self._to_verify = {}, {}  # which know those of before
         except Exception as error:  # noqa: BLE001 - the door of the user's hook: said, but for what it may quote
             text = f": {safe_str(error)}" if isinstance(error, (ArgumentError, OSError)) else ""
             _logger.error("Keys could not be read again, those of before hold: %s%s", type(error).__name__, text)
@@ -239,34 +299,22 @@ def check_signer(signer: Any) -> Signer | None:
 # -- what is signed ----------------------------------------------------------------------------------------------------
 
 
-def _covered(headers: Iterable[tuple[str, bytes]]) -> Headers:
-    """Return the headers of KQ, sorted by their names."""
-    covered = [header for header in headers if header[0][:3] == HEADER_PREFIX]
-    covered.sort(key=_name_of)
-    return covered
+def _kept(
+    layouts: dict[tuple[str, str, tuple[str, ...]], _Layout], place: tuple[str, str, tuple[str, ...]], names: Any
+) -> _Layout:
+    """Return a new layout. It is kept, up to a bound: others may name headers as they like."""
+    layout = _Layout(*place[:2], names)
+    if len(layout.begin) <= _LONGEST_BEGIN and sum(map(len, names)) <= _LONGEST_BEGIN:
+        if len(layouts) >= _MOST_BEGINS:
+            layouts.clear()
+        layouts[place] = layout
+    return layout
 
 
-def _encoded(parts: list[Any]) -> bytes:
+def _encoded(parts: Sequence[bytes | None]) -> bytes:
     """Return parts behind the length of each: no others of the same number make the same."""
-    try:
-        if parts[0] is None:  # a key, as most jobs have none
-            rest = parts[1:]
-            return _packed(len(parts))(_ABSENT, *map(len, rest)) + b"".join(rest)
-        return _packed(len(parts))(*map(len, parts)) + b"".join(parts)
-    except TypeError:  # None elsewhere, as other programs may write
-        lengths = [_ABSENT if part is None else len(part) for part in parts]
-        return _packed(len(parts))(*lengths) + b"".join([part or b"" for part in parts])
-
-
-@lru_cache(maxsize=64)
-def _packed(count: int) -> Callable[..., bytes]:
-    """Return what packs so many numbers."""
-    return struct.Struct(f">{count}Q").pack
-
-
-def _doubled(covered: Headers) -> str:
-    names = [name for name, _ in covered]
-    return ascii(next(name for name in names if names.count(name) > 1)[:64])
+    lengths = [_ABSENT if part is None else len(part) for part in parts]
+    return struct.pack(f">{len(parts)}Q", *lengths) + b"".join([part or b"" for part in parts])
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------
@@ -285,7 +333,7 @@ def _checked(keys: Any) -> dict[bytes, _Key]:
             raise ArgumentError(f"key {name} must have {_SHORTEST} bytes or more, not {len(key)}")
         if name.encode() in made:
             raise ArgumentError(f"there are two keys {name}")
-        made[name.encode()] = _Key(bytes(key))
+        made[name.encode()] = _Key(name.encode(), bytes(key))
     return made
 
 

@@ -43,6 +43,7 @@ from kq.retry import Retry, check_retry
 from kq.scheduling import Cron, Every, Owner, Plan, Schedule, Schedules, due_of, plan_of, waiting
 from kq.serializers import loads
 from kq.signing import JOB
+from kq.utils import hides_arguments
 from kq.worker import CONSUMER_DEFAULTS, Worker
 from kq.working import Context, Letters, Retrier, next_run, takes_message
 
@@ -177,9 +178,8 @@ def eager(
     :param retry: As for :class:`kq.Worker`.
     :returns: A list to which each job's outcome is added.
     """
-    setting = Setting(
-        deserializer or loads, timeout, _logger, wants_outcome=True, wake=_nothing, watch=_nothing, unwatch=_nothing
-    )
+    setting = Setting(deserializer or loads, timeout, _logger, True, _nothing, _nothing, _nothing)
+    setting = setting._replace(hides=hides_arguments(None))
     ran = Eager(lambda message: settle(message, *_run(message, setting, ran.now)))
     settle = _settling(ran, _noting(ran, callback), check_retry(retry))
 

@@ -6,12 +6,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-__all__ = ["get_call_repr", "safe_repr", "safe_str", "type_name"]
+from kq.errors import ArgumentError
 
+__all__ = ["MASKED", "call_repr", "get_call_repr", "hides_arguments", "safe_repr", "safe_str", "type_name"]
+
+#: Stands for what is to stay out of what KQ writes.
+MASKED = "***"
+#: The variable that says so where the program does not, and what it may hold.
+_VARIABLE = "KQ_LOG_ARGUMENTS"
+_WORDS = {"": False, "1": False, "true": False, "yes": False, "0": True, "false": True, "no": True}
 #: What bears a name of its own. No class can derive from these, so ``type()`` finds them all and runs nobody's code,
 #: which ``isinstance`` would: it asks the object for its ``__class__``.
 _NAMED = (FunctionType, BuiltinFunctionType, MethodType)
@@ -30,6 +38,29 @@ def get_call_repr(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str
     texts = [safe_repr(arg) for arg in args]
     texts += [f"{name}={safe_repr(kwargs[name])}" for name in sorted(kwargs)]
     return f"{_name(func)}({', '.join(texts)})"
+
+
+def call_repr(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], hides: bool) -> str:
+    """Return a function call as text, without its arguments where these are to stay out."""
+    if not hides:
+        return get_call_repr(func, *args, **kwargs)
+    return f"{_name(func)}({MASKED if args or kwargs else ''})"
+
+
+def hides_arguments(log_arguments: bool | None) -> bool:
+    """Return whether arguments, results and keys are to stay out of what KQ writes.
+
+    :param log_arguments: What the program says; None for what the environment does.
+    :raises kq.ArgumentError: One of them says something else.
+    """
+    if log_arguments is None:
+        text = os.environ.get(_VARIABLE, "").strip().lower()
+        if text not in _WORDS:
+            raise ArgumentError(f"{_VARIABLE} must be 0 or 1")
+        return _WORDS[text]
+    if not isinstance(log_arguments, bool):
+        raise ArgumentError("log_arguments must be True, False or None")
+    return not log_arguments
 
 
 def safe_repr(obj: object) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.errors import KafkaError
 
-from kq.clients import BusyFirstAssignor, access_of, connect, kafka_python, settings_for, topics
+from kq.clients import BusyFirstAssignor, access_of, ask_for, connect, denied, kafka_python, settings_for, topics
 from kq.consuming import Pump
 from kq.controlling import Cancels
 from kq.errors import ArgumentError, KQError, WorkerError
@@ -114,6 +114,8 @@ class Worker:
     :param capture_lines: How many lines of each job: the last ones.
     :param signer: A :class:`kq.Signer`: what it does not verify is invalid, and not unpickled. It signs what the worker
         publishes: retries, dead letters, delayed jobs that it fires.
+    :param log_arguments: Whether arguments, results and keys may stand in lines of the log, headers and other texts
+        that the worker writes. If left out, they may unless ``KQ_LOG_ARGUMENTS`` is 0.
     :param message_log: Where to write down what becomes of each message: a :class:`kq.MessageStore`, or its address.
     :raises kq.ArgumentError: An argument has the wrong type or value.
     """
@@ -145,6 +147,7 @@ class Worker:
         capture_logs: bool = False,
         capture_lines: int = 1000,
         signer: Signer | None = None,
+        log_arguments: bool | None = None,
         message_log: MessageStore | str | None = None,
     ) -> None:
         arguments = dict(locals())
@@ -270,7 +273,7 @@ class Worker:
         if isinstance(loop.failure, WorkerError):
             raise loop.failure
         if loop.failure is not None:
-            raise WorkerError(f"{self!r} had to stop: {loop.failure!r}") from loop.failure
+            raise WorkerError(f"{self!r} had to stop: {denied(loop.failure) or repr(loop.failure)}") from loop.failure
         return processed
 
     @property
@@ -316,11 +319,19 @@ class Worker:
 
     def _context(self, consumer: KafkaConsumer) -> Context:
         config = self._settings.config if self._is_owner else access_of(consumer)
-        return Context(self.topic, self.group, self.hosts, config, self._ask_for, signer=self._settings.signer)
+        return Context(
+            self.topic,
+            self.group,
+            self.hosts,
+            config,
+            self._ask_for,
+            signer=self._settings.signer,
+            hides=self._settings.hides_arguments,
+        )
 
     def _ask_for(self, topic: str, answer: Callable[[bool], None]) -> None:
         if self._consumer is not None:
-            kafka_python.ask_for(self._consumer, topic, answer)
+            ask_for(self._consumer, topic, answer)
 
     def _open_consumer(self) -> KafkaConsumer:
         if self._is_owner:

@@ -23,6 +23,7 @@ from helpers import wait_until as _wait_until
 from journal import Journal
 from postgres import Postgres, find_programs
 from process_bench import quiet, work  # noqa: F401 - fixtures
+from secured import Kafkas
 
 import kq
 from kq.cli.main import main
@@ -36,6 +37,8 @@ with warnings.catch_warnings():
 
 #: Exit code, standard output and standard error of a command.
 Told = tuple[int, str, str]
+#: Processes that run the whole suite: two cores are busy with three.
+PROCESSES = 3
 #: Quick to come back after a broker was away, quick to complain when it is not there at all.
 CLIENT: dict[str, Any] = {"reconnect_backoff_max_ms": 500, "bootstrap_timeout_ms": 20_000}
 
@@ -47,6 +50,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="brokers to test against, instead of a Kafka of our own; also KQ_TEST_HOSTS",
     )
     parser.addoption("--long", action="store_true", help="run also what takes minutes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Have the whole suite run in several processes, each with a Kafka of its own: most tests wait most of the time.
+
+    Whoever names files, or a number (``-n 0`` is one process), gets what was asked for.
+    """
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or hasattr(config, "workerinput"):
+        return  # some files only, or one of these processes
+    if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
+        config.option.numprocesses = PROCESSES
+        config.option.dist = "worksteal"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -85,6 +101,13 @@ def kafka(_local: kq.LocalKafka | None) -> kq.LocalKafka:
     if _local is None:
         pytest.skip("somebody else's Kafka is not ours to kill")
     return _local
+
+
+@pytest.fixture(scope="session")
+def secured() -> Iterator[Kafkas]:
+    """Return Kafkas that take no strangers; they are started at first need."""
+    with ExitStack() as stack:
+        yield Kafkas(stack)
 
 
 @pytest.fixture(scope="session")

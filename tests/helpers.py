@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import kq
 
-__all__ = ["at_work", "deliver", "wait_until"]
+__all__ = ["at_work", "deliver", "placeless", "wait_until"]
 
 _Value = TypeVar("_Value")
 
@@ -29,6 +29,11 @@ def wait_until(predicate: Callable[[], _Value], timeout: float = 10.0, message: 
             raise AssertionError(message or f"not true within {timeout:g} s: {predicate}")
         time.sleep(POLL)
     return value
+
+
+def placeless(value: object) -> str:
+    """Return the name of a parameter: the same in each process of a run, so without an address."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def deliver(pid: int, signum: int) -> None:

@@ -318,7 +318,7 @@ MUTANTS = [
     Mutant(
         "a header may stand twice",
         "kq/signing.py",
-        "if len(told) + 1 != len(covered):",
+        "if layout.doubled is not None:",
         "if False:",
         "test_a_header_that_is_removed_added_or_doubled_is_seen",
         is_short=True,
@@ -329,6 +329,28 @@ MUTANTS = [
         "            verify(JOB, message, int(time.time() * 1000))\n",
         "            pass\n",
         "test_no_attack_is_unpickled",
+    ),
+    Mutant(
+        "wishes are not verified",
+        "kq/controlling/seal.py",
+        "            self._signer.verify(CONTROL, record, now)\n",
+        "            pass\n",
+        "test_a_forged_wish_has_no_effect",
+    ),
+    Mutant(
+        "results are not verified",
+        "kq/resulting/consumer.py",
+        "            self._signer.verify(RESULT, record, now, since=now)\n",
+        "            pass\n",
+        "test_a_reader_of_results",
+    ),
+    Mutant(
+        "what an exception says is written",
+        "kq/executors/telling.py",
+        "return MASKED if hides and",
+        "return MASKED if not hides and",
+        "test_of_an_exception_places_and_classes_are_told",
+        is_short=True,
     ),
     Mutant(
         "a delayed job is signed whoever wrote it",
@@ -417,4 +439,42 @@ MUTANTS = [
         "test_a_fork_has_the_handlers_of_before",
     ),
     # A rule that gets a test gets a mutant here, below the line that names its kind.
+    # -- a setting of security is never left out, and no password is shown
+    Mutant(
+        "passwords have a repr",
+        "kq/clients/properties.py",
+        "Secret(value) if name in SECRETS and isinstance(value, str) else value",
+        "value",
+        "test_properties.py",
+        is_short=True,
+    ),
+    Mutant(
+        "unknown settings of Java's are left out",
+        "kq/clients/properties.py",
+        '        raise ArgumentError(f"config has settings that kafka-python does not know: {name}")\n',
+        "        return {}\n",
+        "test_properties.py",
+        is_short=True,
+    ),
+    Mutant(
+        "the client logs its login",
+        "kq/clients/kafka_python.py",
+        "logging.getLogger(name).addFilter(_has_no_login)",
+        "pass",
+        "test_a_wrong_password",
+    ),
+    Mutant(
+        "a wrong password is sent until the time is up",
+        "kq/clients/making.py",
+        "if lasting is not None and (",
+        "if False and (",
+        "test_a_wrong_password",
+    ),
+    Mutant(
+        "one that may not see a topic waits for it",
+        "kq/clients/reader.py",
+        "if not found and self._is_hidden(consumer):",
+        "if False:",
+        "test_a_right_that_a_worker_misses_is_in_its_log",
+    ),
 ]

@@ -15,6 +15,7 @@ from typing import Any
 import bound
 import jobs
 import pytest
+from helpers import placeless
 
 import kq
 from kq import ArgumentError, Job, Queue
@@ -108,7 +109,7 @@ def test_a_job_without_arguments_is_checked_too(nowhere: Queue) -> None:
         (bound.Made, (1, 2), {}),
         (time.sleep, (0,), {}),
     ],
-    ids=repr,
+    ids=placeless,
 )
 def test_a_call_that_fits_is_enqueued(func: Any, args: Any, kwargs: Any, nowhere: Queue) -> None:
     """Also where a decorator, a C function or a metaclass knows better what it takes."""

@@ -20,7 +20,7 @@ from helpers import wait_until
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 
 import kq
-from kq.local import broker
+from kq.local import broker, ports
 from kq.local import install as jars
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and forks as POSIX has them")
@@ -203,7 +203,7 @@ def test_a_temporary_kafka_leaves_nothing_behind(tmp_path, monkeypatch):
 @pytest.mark.long
 def test_data_and_ports_outlive_blows_and_stops(tmp_path):
     """Killed, ended, frozen and stopped, a Kafka with a folder has its messages at the same address again."""
-    (port,) = broker._free_ports(1, None)[:1]
+    (port,) = ports.free_ports(1, None)[:1]
     folder = tmp_path / "daten, größer"
     with kq.LocalKafka(data=folder, port=port) as local:
         assert local.hosts == f"127.0.0.1:{port}"
@@ -216,7 +216,7 @@ def test_data_and_ports_outlive_blows_and_stops(tmp_path):
         if os.name == "posix":
             local.pause()
         local.terminate()
-        assert not broker._answers(port)
+        assert not ports.answers(port)
     with kq.LocalKafka(data=folder, port=port) as local:
         assert receive(local.hosts, "kept", 2) == [b"one", b"two"]
         with pytest.raises(kq.LocalKafkaError, match="another local Kafka uses "):
@@ -232,7 +232,7 @@ def test_a_paused_node_answers_nothing_until_it_is_resumed(kafka):
     with socket.create_connection(("127.0.0.1", int(kafka.hosts.rpartition(":")[2]))) as probe:
         kafka.pause()
         try:
-            probe.sendall(broker.API_VERSIONS)
+            probe.sendall(ports.API_VERSIONS)
             probe.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 probe.recv(4)

@@ -13,7 +13,7 @@ import pytest
 
 import kq
 from kq.cli.main import main
-from kq.local import broker
+from kq.local import broker, ports
 
 #: An owner of a Kafka on a port, with data to keep.
 OWNER = """
@@ -64,14 +64,14 @@ def test_a_port_that_a_kafka_has_is_said_to_be_of_use(kafka):
 
 def test_a_port_taken_during_the_start_is_the_same_line(taken, monkeypatch):
     """It was free when it was looked at: the node's log tells."""
-    monkeypatch.setattr(broker, "_check_ports", lambda ports: None)
+    monkeypatch.setattr(broker, "check_ports", lambda ports: None)
     assert TAKEN.format(taken) == refusal(kq.LocalKafka(port=taken))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_the_port_of_an_owner_that_was_just_killed_is_waited_for(tmp_path: Path) -> None:
     """Its Kafka shuts down first, for it has data to keep."""
-    (port,) = broker._free_ports(1, None)[:1]
+    (port,) = ports.free_ports(1, None)[:1]
     command = [sys.executable, "-c", OWNER, str(port), str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None

@@ -54,21 +54,21 @@ def test_what_is_cancelled_while_nobody_is_there_never_runs(
             wait_until(lambda: len(journal.names("run")) == 20, timeout=40)
             wait_until(lambda: len(records(hosts, f"{topic}.later")) == 20, timeout=20)
         delayed = queue.using(delay=60).enqueue_many([(journals.work, (journal.path, "delayed"))] * 20)
-        waiting = queue.enqueue_many((journals.work, (journal.path, number)) for number in range(300))
+        waiting = queue.enqueue_many((journals.work, (journal.path, number)) for number in range(1000))
         chosen = [*failing, *delayed, *waiting[::10]]
         for job in chosen:
             control.cancel(job)
         worker = kq.Worker(topic, hosts=hosts, callback=calls, **options)
         with at_work(worker):
             wait_until(lambda: len(cancelled(calls)) == len(chosen), timeout=40)
-            wait_until(lambda: worker.stats().done == len(calls) == 300 + 40, timeout=40)
+            wait_until(lambda: worker.stats().done == len(calls) == 1000 + 40, timeout=40)
             assert cancelled(calls) == dict.fromkeys((job.id for job in chosen), 1)
             with pytest.raises(kq.Cancelled, match="was cancelled before it started"):
                 results.get(waiting[0], timeout=20)
             assert {results.status(job) for job in (failing[0], delayed[0], waiting[0])} == {"cancelled"}
-    assert journal.count("start") == {str(number): 1 for number in range(300) if number % 10}
+    assert journal.count("start") == {str(number): 1 for number in range(1000) if number % 10}
     assert set(journal.count("run").values()) == {1}
-    assert Counter(call.status for call in calls) == {"failure": 70, "success": 270}
+    assert Counter(call.status for call in calls) == {"failure": 140, "success": 900}
 
 
 def test_one_that_waits_behind_a_long_job_in_its_child_does_not_start(
@@ -154,7 +154,7 @@ def test_a_worker_that_takes_no_part_knows_of_no_cancel(
     control.cancel(delayed)
     calls, others = Calls(), Calls()
     worker = kq.Worker(queue.topic, hosts=hosts, callback=calls)
-    other = kq.Worker(queue.topic, hosts=hosts, group="other", callback=others, control=False)
+    other = kq.Worker(queue.topic, hosts=hosts, group="other", callback=others, control=False, later=False)
     with at_work(other), at_work(worker):
         wait_until(lambda: len(calls) == len(others) == 2, timeout=40)
     assert cancelled(calls) == {job.id: 1, delayed.id: 1}

@@ -84,7 +84,7 @@ def test_a_file_that_is_not_there_is_named(hosts: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"security_protocol": "SSL"}, "SSL"),
+        ({"security_protocol": "SSL"}, "it speaks no TLS there, it seems, and security_protocol is SSL"),
         (
             {
                 "security_protocol": "SASL_PLAINTEXT",
@@ -92,7 +92,7 @@ def test_a_file_that_is_not_there_is_named(hosts: str, tmp_path: Path) -> None:
                 "sasl_plain_username": "user",
                 "sasl_plain_password": "hidden-word",
             },
-            "IllegalSaslState",
+            "it asks for no login there: security_protocol is to be PLAINTEXT",
         ),
     ],
     ids=["TLS to a plain port", "SASL to a plain port"],

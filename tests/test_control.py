@@ -73,6 +73,28 @@ def test_a_pause_lasts_until_it_is_resumed(
             assert control.pauses() == []
 
 
+@pytest.mark.long
+def test_a_pause_survives_a_restart_of_everything(kafka: kq.LocalKafka, control: kq.Control, queue: kq.Queue) -> None:
+    """Of the broker too, while no worker is there; and one that is at work meanwhile stays paused."""
+    control.pause()
+    kafka.terminate()
+    kafka.restart()
+    queue.enqueue(abs, -1)
+    calls = Calls()
+    worker = worker_of(control, calls)
+    with at_work(worker):
+        wait_until(lambda: worker.stats().backlog == 1, timeout=60)
+        wait_until(lambda: [one.state for one in control.workers()] == ["paused"], timeout=30)
+        kafka.kill()
+        kafka.restart()
+        queue.enqueue(abs, -1)
+        wait_until(lambda: worker.stats().backlog == 2, timeout=60)
+        assert control.pauses() == [None]
+        assert not calls
+        control.resume()
+        wait_until(lambda: len(calls) == 2, timeout=60)
+
+
 def test_resume_without_a_group_ends_every_pause(control: kq.Control) -> None:
     """Each that there is, also of a group alone; where nothing is paused there is no topic either."""
     control.resume()
@@ -121,6 +143,26 @@ def test_one_worker_of_three_hands_over_without_a_repeat(
                 thread.join(30)
     assert set(journal.count("start").values()) == {1}
     assert len({worker.stats().done for worker in workers}) > 1
+
+
+@pytest.mark.long
+def test_a_million_jobs_leave_the_control_topic_small(
+    control: kq.Control, queue: kq.Queue, hosts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cancels of jobs that never were besides; and what reports cost is no part of the drain that counts."""
+    for number in range(100):
+        control.cancel(f"job-{number}")
+    for _ in range(20):
+        queue.enqueue_many((int, ()) for _ in range(50_000))
+    worker = worker_of(control)
+    begun, before = time.monotonic(), time.process_time()
+    assert worker.start(max_messages=1_000_000) == 1_000_000
+    seconds, busy = time.monotonic() - begun, time.process_time() - before
+    kept = records(hosts, f"{control.topic}.control")
+    size = sum(len(record.key) + len(record.value or b"") for record in kept)
+    with capsys.disabled():
+        print(f"\n1,000,000 jobs in {seconds:.0f} s ({busy:.0f} s of a core), {len(kept)} records of {size} bytes")
+    assert size < 2_000_000
 
 
 # -- reports ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_retries import records
 
 import kq
 
@@ -41,6 +42,9 @@ FILES = {
                                    "django.contrib.messages.context_processors.messages"]}}]
         DATABASES = json.loads((HERE / "databases.json").read_text())
         KQ = json.loads((HERE / "kq.json").read_text())
+        import kq
+        for one in KQ.values():
+            one["SIGNER"], one["LOG_ARGUMENTS"] = kq.Signer({"site": b"s" * 32}), True
     """,
     "site_urls.py": """
         from django.contrib import admin
@@ -165,8 +169,8 @@ LOOK = """
 """
 
 
-def test_a_project_runs_jobs_and_sees_what_became_of_them(site: Site) -> None:
-    """Enqueued by the settings, run by ``manage.py``, shown and enqueued again by the admin."""
+def test_a_project_runs_jobs_and_sees_what_became_of_them(site: Site, hosts: str) -> None:
+    """Enqueued by the settings, run by ``manage.py``, shown and enqueued again by the admin; all of it signed."""
     names = site.run(ENQUEUE)
     said = site.manage("kq_worker", "--burst", "--processes", "2")
     assert f"Running jobs of topic {site.topic}" in said and "4 messages processed" in said
@@ -187,6 +191,8 @@ def test_a_project_runs_jobs_and_sees_what_became_of_them(site: Site) -> None:
     assert "1 message processed" in site.manage("kq_worker", "--burst", "--inline")
     _, log = site.run(state)
     assert (log[names[3]][0], len(log)) == ("FAILED", 4)
+    signatures = [dict(record.headers).get("kq-signature", b"")[:5] for record in records(hosts, site.topic)]
+    assert signatures == [b"site:"] * 5
 
 
 @pytest.mark.parametrize(

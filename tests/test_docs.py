@@ -14,6 +14,7 @@ import click
 import docutils.core
 import pytest
 
+import kq
 from kq.cli.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,13 +85,27 @@ def assert_works(run, producer: str, worker: str, last: str) -> list[str]:
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
 def test_the_readme_works(run):
     """The producer and the worker of README.rst do what it says."""
-    producer, worker = blocks((ROOT / "README.rst").read_text(encoding="utf-8"))
+    _, producer, worker = blocks((ROOT / "README.rst").read_text(encoding="utf-8"))
     lines = assert_works(run, producer, worker, "success 5")
     assert "success 3" in lines
     assert any(
         re.fullmatch(r"\[INFO\] Executing job \w+: statistics\.mean\(\[1, 2, 6\]\) \(topic .*\)", line)
         for line in lines
     )
+
+
+def test_the_first_page_of_the_readme_works(run, hosts, topic, tmp_path):
+    """With the three functions of a shop, and a worker that has results."""
+    shown, *_ = blocks((ROOT / "README.rst").read_text(encoding="utf-8"))
+    functions = ("count_mails", "send_mail", "send_report")
+    shop = "".join(f"def {name}(*args):\n    return f'{name} of {{args}}'\n\n" for name in functions)
+    (tmp_path / "shop.py").write_text(shop, encoding="utf-8")
+    worker = run("work.py", f'import kq\nkq.Worker("mails", hosts="{ADDRESS}", results=True).start()\n')
+    output, _ = (program := run("shown.py", shown)).communicate(timeout=PATIENCE)
+    assert (program.returncode, output) == (0, "count_mails of ('ann@example.com',)\n")
+    with kq.Queue(topic, hosts=hosts) as queue:
+        assert [schedule.name for schedule in queue.schedules()] == ["nightly"]
+    worker.send_signal(signal.SIGTERM)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")

@@ -346,7 +346,7 @@ def test_a_str_as_key_is_refused_with_a_hint(queue: Queue) -> None:
     with pytest.raises(ArgumentError) as caught:
         queue.using(key="customer")  # type: ignore[arg-type]
     assert str(caught.value) == "key must be a bytes"
-    assert caught.value.__notes__ == ["hint: encode it, as in 'customer'.encode()"]
+    assert caught.value.__notes__ == ["hint: encode it, as in key.encode()"]
 
 
 def test_an_argument_that_cannot_be_serialized_is_named(queue: Queue) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import dill
 import jobs
 import pytest
+from helpers import placeless
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -434,7 +435,7 @@ def test_any_callable_computes_the_same_elsewhere(here: Talk, there: Talk, made:
         *(jobs.add, jobs.Account(1).after, jobs.Account(1), jobs.Account, operator.add, "".join, dict.fromkeys, len),
         *(functools.partial(jobs.add, 1), operator.itemgetter(1), json.JSONEncoder().encode, functools.wraps),
     ],
-    ids=repr,
+    ids=placeless,
 )
 def test_what_a_worker_can_import_goes_by_name(func: Any) -> None:
     """Its value holds no code, and is small."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers import placeless
 from test_enqueue import on_topic
 
 import kq
@@ -65,7 +66,7 @@ def test_words_are_json_or_strings(words: list[str], expected: list[Any]) -> Non
         (base64.b64decode, ["aGVsbG8=", "validate=true"], (["aGVsbG8="], {"validate": True})),
         (str.upper, ["name=Bob"], (["name=Bob"], {})),
     ],
-    ids=str,
+    ids=placeless,
 )
 def test_a_keyword_is_a_parameter_of_the_function(
     function: Callable[..., Any], words: list[str], expected: tuple[list[Any], dict[str, Any]]

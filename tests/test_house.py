@@ -24,40 +24,42 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Packages from the lowest up, and in each its modules. A module imports only what stands before it, and of another
 #: package only the package itself. Modules of no package stand under words of their own.
 HOUSE = {
-    "words": "errors utils job message context logs retry letter",
+    "words": "errors utils job message context logs retry letter rights",
     "what signs": "signing",
-    "clients": "kafka_python making doorbell assignor config connect topics reader scan",
+    "clients": "kafka_python asking reasons making doorbell assignor tokens properties config connect "
+    "topics reader scan",
     "what is on brokers": "survey",
     "serializers": "names handles byvalue legacy default allowed tagged plain content",
     "messagelog": "entries rows schema writing recorder store",
     "producing": "binding timing ids calls delivery later window aio publishing spec decorator",
     "resulting": "event feed consumer watcher",
-    "controlling": "wishes reports board",
+    "controlling": "wishes seal reports board",
     "scheduling": "table entries when schedule stamp part rereader owner reading schedules",
     "what waits for results": "results",
     "what enqueues": "queue",
     "what looks after messages": "replaying deadletters requeueing",
     "what steers workers": "control",
-    "executors": "coroutine calling interrupt lines packing running base fitness inline thread process",
+    "executors": "coroutine calling interrupt telling lines packing running base fitness inline thread process",
     "executors.process": "protocol output packing child handle forkserver spawner outcomes children executor",
     "consuming": "metadata tracker assignment committer feed presence pump peeking skipping resetting",
     "working": "garbage callback waker stop state backlog brake reruns companions reporter timekeeper agent publisher "
     "settings verifier settle messages retrier letters replies recording watchdog loop",
     "what works": "worker",
     "fleet": "virtual_host entry pauses hooks attendant consumer consumer_set",
-    "local": "install supervisor broker",
+    "local": "install supervisor ports tls security broker",
     "what tests": "frozen testing",
     "the top": "kq",
     "django": "conf tables models admin apps management.commands.kq_worker management.commands management",
     "web": "settings words inside spark history letters single delays watcher tasks steering guard pages site server",
-    "cli": "logs reload together targets options output result check topics broker dead demo enqueue schedule "
-    "skip log groups info control web worker main",
+    "cli": "logs reload together targets options output acls result check topics broker dead demo enqueue "
+    "schedule skip log groups info control web worker main",
     "the command": "__main__",
 }
 #: Modules that are pure: no Kafka, no thread, no clock of their own; the present is an argument.
 PURE = [
     *("producing.binding", "producing.calls", "serializers.names", "serializers.handles", "serializers.byvalue"),
     *("serializers.legacy", "serializers.default", "serializers.allowed", "serializers.plain", "serializers.content"),
+    "rights",
     "controlling.wishes",
     *("scheduling.table", "scheduling.entries"),
     "messagelog.rows",

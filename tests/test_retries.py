@@ -153,7 +153,7 @@ def test_what_runs_again_is_the_same_message(queue: kq.Queue, hosts: str) -> Non
 def test_a_policy_survives_a_delay_and_a_schedule(queue: kq.Queue, hosts: str) -> None:
     """It stands in the header of whatever becomes the job."""
     queue.using(retry=SOON, delay=0.1).enqueue(retry_jobs.wrong)
-    queue.using(retry=SOON).schedule("again", kq.Every(3600, start=time.time() + 1), retry_jobs.flaky)
+    queue.using(retry=SOON).schedule("again", kq.Every(3600, start=time.time() + 4), retry_jobs.flaky)
     calls = Calls()
     with at_work(kq.Worker(queue.topic, hosts=hosts, callback=calls)):
         wait_until(lambda: len(calls) == 6, timeout=30)

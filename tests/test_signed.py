@@ -23,11 +23,14 @@ from test_retries import records
 
 import kq
 from kq import Message, Queue, Signer, Worker
+from kq.executors import Finished
+from kq.job import Outcome
 from kq.message import Record
 from kq.scheduling.stamp import Stamp
-from kq.signing import DEAD, JOB, LATER, RESULT
+from kq.signing import CONTROL, DEAD, JOB, LATER, RESULT
 from kq.testing import drain
 from kq.working import Context, Retrier
+from kq.working.recording import Rows
 
 SIGNER = Signer({"new": b"n" * 32, "old": b"o" * 32})
 linux = pytest.mark.skipif(sys.platform != "linux", reason="forks")
@@ -103,6 +106,7 @@ ATTACKS: dict[str, tuple[Alter, str]] = {
     "another topic": (lambda record: sign(record, topic="x"), "or made for another place"),
     "of a delayed job": (lambda record: SIGNER.sign(LATER, record, now()), "or made for another place"),
     "of a result": (lambda record: SIGNER.sign(RESULT, record, now()), "or made for another place"),
+    "of a wish": (lambda record: SIGNER.sign(CONTROL, record, now()), "or made for another place"),
     "of a letter": (lambda record: SIGNER.sign(DEAD, record, now()), "the message is not signed"),
     "a header added": (lambda record: headers_of(sign(record), "kq-expires", b"1"), "it was altered"),
     "a header removed": (lambda record: headers_of(sign(record), "kq-id", None), "it was altered"),
@@ -320,3 +324,21 @@ def test_keys_do_not_reach_children(topic: str, hosts: str) -> None:
     with Queue(topic, hosts=hosts, signer=SIGNER) as queue:
         queue.enqueue(json_jobs.signers)
     assert run(topic, hosts, 1, executor="process").results == [0]
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_row_of_the_log_is_the_same_whether_its_message_is_signed_or_not(hides: bool) -> None:
+    """Also where other headers stand among them; keys are in it unless they are to stay out."""
+    rows = Rows("worker", has_letters=False, hides_keys=hides)
+    record = Record("t", b"v", b"key", [("kq-id", b"1a"), ("kq-func", b"a.b")], 0, 0)
+    attempt = record._replace(headers=[*record.headers, ("kq-attempt", b"2")])
+    made = []
+    for one in (record, attempt):
+        for _ in range(2):  # the second time the function's name is known
+            for sent in (one, SIGNER.sign(JOB, one, now())):
+                message = Message("t", 0, 7, b"key", b"v", 5, tuple(sent.headers))
+                made += rows.of_ends([Finished(message, None, Outcome("success"))], 9)
+    assert made[:4] == [made[0]] * 4
+    assert made[4:] == [made[4]] * 4
+    assert made[4] != made[0]
+    assert {row[7] for row in made} == {None if hides else b"key"}

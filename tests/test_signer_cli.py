@@ -9,13 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import json_jobs
 import pytest
 from jobs import ROOT
 from kafka import KafkaProducer
 from test_retries import records
-from test_signed import SIGNER, canary, now
+from test_signed import SIGNER, canary, now, send
 
 import kq
+from kq.message import Record
 from kq.signing import JOB, LATER
 
 Tell = Callable[..., tuple[int, str, str]]
@@ -114,3 +116,39 @@ def test_keys_are_in_no_line(tell: Tell, topic: str, keys: Path, caplog: pytest.
         told = [*tell("enqueue", *at, "json_jobs:add", 1), *tell("worker", *at, "--verbose", "--inline", "--burst")]
     text = caplog.text + "".join(map(str, told))
     assert [secret for secret in ("6e6e6e", "nnnnnn", "6f6f6f", "oooooo") if secret in text] == []
+
+
+def test_a_signature_that_is_too_old_is_invalid(
+    tell: Tell, topic: str, keys: Path, client: KafkaProducer, tmp_path: Path
+) -> None:
+    """With ``--signer-max-age``, wherever that stands; a file that is read again has it still."""
+    path = tmp_path / "ran"
+    job = kq.Job("1", func=json_jobs.touch, args=(str(path),), kwargs={})
+    record = Record(topic, kq.dumps(job), None, [("kq-id", b"1")], 0, 0)
+    send(client, SIGNER.sign(JOB, record, now() - 10**7))
+    client.flush()
+    given = ("worker", "--topic", topic, "--inline", "--max-messages", 1)
+    code, _, stderr = tell(*given, "--signer-keys", keys, "--signer-max-age", "2h", "--group", "young")
+    assert (code, "is 10000 s old, and may be 7200 s" in stderr, path.exists()) == (0, True, False)
+    assert tell(*given, "--signer-max-age", "3h", "--signer-keys", keys)[0] == 0
+    assert path.exists()
+    code, _, stderr = tell(*given, "--signer-max-age", "3h")
+    assert (code, "--signer-max-age goes with --signer-keys" in stderr) == (2, True)
+
+
+def test_a_worker_of_json_alone(tell: Tell, topic: str, hosts: str, client: KafkaProducer, tmp_path: Path) -> None:
+    """It calls what ``--json-allow`` names, and unpickles nothing, ``--check`` neither."""
+    path = tmp_path / "canary"
+    client.send(topic, canary(path)).get(10)
+    serializer = kq.JSONSerializer(["json_jobs:*", "os.path:basename"])
+    with kq.Queue(topic, hosts=hosts, serializer=serializer.dumps) as queue:
+        queue.enqueue(json_jobs.touch, str(tmp_path / "one"))
+        queue.enqueue(os.path.basename, "/two")
+    allow = ("--topic", topic, "--json-allow", "json_jobs:touch")
+    code, stdout, _ = tell("worker", *allow, "--check")
+    assert (code, "reads JSON alone" in " ".join(stdout.split()), "can run" in stdout) == (1, True, True)
+    code, _, stderr = tell("worker", *allow, "--inline", "--max-messages", 3)
+    assert (code, "3 messages processed: 1 well, 2 invalid" in stderr) == (0, True)
+    assert (path.exists(), (tmp_path / "one").exists()) == (False, True)
+    code, _, stderr = tell("worker", "--topic", topic, "--json-allow", "os.system")
+    assert (code, "allow must hold names such as \"package.module:function\", not 'os.system'" in stderr) == (1, True)

@@ -166,7 +166,7 @@ def test_a_consumer_may_be_subscribed_already(queue: Queue, consumer: Callable[.
     """To this topic, and even have polled: nothing is lost."""
     numbers(queue, 3)
     client = consumer(queue.topic)
-    assert wait_until(lambda: client.poll(100))
+    assert wait_until(lambda: client.poll(100), timeout=30)
     calls = jobs.Calls()
     assert Worker(queue.topic, client, calls).start(max_messages=3) == 3
     assert calls.results == [0, 1, 2]

@@ -27,14 +27,24 @@ TERMINATED = 128 + signal.SIGTERM
 @click.option("--nodes", type=click.IntRange(min=1), default=1, show_default=True, help="How many brokers.")
 @click.option("--port", type=click.IntRange(1, 65535), help=f"By default {DEFAULT_PORT}, if it is free.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the data.")
-def broker(nodes: int, port: int | None, data: Path | None) -> None:
+@click.option(
+    "--security", type=click.Choice(["ssl", "mtls", "sasl_ssl", "sasl_plaintext"]), help="How clients connect."
+)
+@click.option("--user", "users", multiple=True, metavar="NAME", help="Who may log in, beside admin; several times.")
+@click.option("--acls", is_flag=True, help="Users may do only what access control lists allow.")
+def broker(
+    nodes: int, port: int | None, data: Path | None, security: str | None, users: tuple[str, ...], acls: bool
+) -> None:
     """Run a real Kafka for development on this machine until Ctrl-C."""
     from kq.local import is_free  # no other command needs it, and each would wait for its import
 
     if port is None and all(is_free(DEFAULT_PORT + node) for node in range(nodes)):
         port = DEFAULT_PORT
-    with exit_on_sigterm(), kq.LocalKafka(nodes, data=data, port=port, on_progress=to_stderr) as local:
+    local = kq.LocalKafka(nodes, data=data, port=port, on_progress=to_stderr, security=security, users=users, acls=acls)
+    with exit_on_sigterm(), local:
         click.echo(f"Kafka {local.version} is ready: --hosts {local.hosts}")
+        for user in dict.fromkeys((*users, "admin")) if security else ():
+            click.echo(f"{user}: --config {local.config_file(user)}")
         try:
             while True:
                 time.sleep(WATCH_INTERVAL)

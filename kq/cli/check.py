@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kafka import KafkaConsumer
@@ -20,13 +20,18 @@ from kq.utils import safe_str
 
 __all__ = ["check_next"]
 
+_Reader = Callable[[bytes], Any]
+
 #: Messages of each partition that are tried.
 MOST = 10
 
 
-def check_next(topic: str, hosts: str, group: str, config: Mapping[str, Any], signer: kq.Signer | None = None) -> None:
+def check_next(
+    topic: str, hosts: str, group: str, config: Mapping[str, Any], signer: kq.Signer | None, read: _Reader | None
+) -> None:  # fmt: skip
     """Read the next messages of a topic as its worker would, print what came of each, and commit nothing.
 
+    :param read: The deserializer of the worker; its own unless given.
     :raises kq.WorkerError: A job could not run here.
     """
     settings = {**clients.check_config(config, KafkaConsumer.DEFAULT_CONFIG, ()), "group_id": group}
@@ -36,7 +41,7 @@ def check_next(topic: str, hosts: str, group: str, config: Mapping[str, Any], si
         messages = peek(consumer, topic, MOST)
     rows, bad = [], 0
     for message in messages:
-        fault = _unsigned(message, signer) or _fault(message)
+        fault = _unsigned(message, signer) or _fault(message, read or kq.loads)
         bad += fault is not None
         known = job_from_headers(message).id or "–", name_of(message) or "–"
         rows.append((str(message.partition), str(message.offset), *known, fault or "can run"))
@@ -59,13 +64,13 @@ def _unsigned(message: Message, signer: kq.Signer | None) -> str | None:
     return None
 
 
-def _fault(message: Message) -> str | None:
+def _fault(message: Message, read: _Reader) -> str | None:
     """Return why a message's job cannot run here, None if it can. The job is read, which imports, and not called."""
     end = unfit(message)
     if end is not None and end.unimportable is not None:
         return end.unimportable[0]
     try:
-        job = kq.loads(message.value)  # type: ignore[arg-type]  # None, a tombstone, is no job either
+        job = read(message.value)  # type: ignore[arg-type]  # None, a tombstone, is no job either
         check_binding(job.func, job.args or (), job.kwargs or {})
     except BaseException as error:  # the door of user code: unpickling imports
         if isinstance(error, KeyboardInterrupt):

@@ -17,7 +17,7 @@ from rich.text import Text
 
 import kq
 from kq.cli.info import INTERVAL, keep_showing
-from kq.cli.options import config_option, hosts_option
+from kq.cli.options import config_option, hosts_option, signer_option
 from kq.cli.output import FAILED, counted, json_option, make_console, make_table, to_stderr
 
 __all__ = ["cancel", "pause", "ps", "resume", "stop", "terminate", "top"]
@@ -27,16 +27,16 @@ _NOTHING = "–"
 
 
 def _topic_options(command: Callable[..., None]) -> Callable[..., None]:
-    return hosts_option(config_option(click.argument("topic")(command)))
+    return hosts_option(config_option(signer_option(click.argument("topic")(command))))
 
 
 @click.command()
 @_topic_options
 @json_option
-def ps(hosts: str, config: dict[str, Any], topic: str, as_json: bool) -> None:
+def ps(hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic: str, as_json: bool) -> None:
     """Show the workers of TOPIC, and what they run. The exit code is 1 where none is there."""
     console = make_console()
-    with kq.Control(topic, hosts, config) as control:
+    with kq.Control(topic, hosts, config, signer=signer) as control:
         workers = control.workers()
         pauses = control.pauses()
     if as_json:
@@ -54,10 +54,10 @@ def ps(hosts: str, config: dict[str, Any], topic: str, as_json: bool) -> None:
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=INTERVAL, show_default=True, help="Seconds between looks."
 )
-def top(hosts: str, config: dict[str, Any], topic: str, interval: float) -> None:
+def top(hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic: str, interval: float) -> None:
     """Show the workers of TOPIC, and what they run, again and again until Ctrl-C."""
     console = make_console()
-    with kq.Control(topic, hosts, config) as control:
+    with kq.Control(topic, hosts, config, signer=signer) as control:
 
         def look() -> list[RenderableType]:
             workers, pauses = control.workers(), control.pauses()
@@ -70,25 +70,29 @@ def top(hosts: str, config: dict[str, Any], topic: str, interval: float) -> None
 @_topic_options
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @json_option
-def cancel(hosts: str, config: dict[str, Any], topic: str, ids: tuple[str, ...], as_json: bool) -> None:
+def cancel(
+    hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic: str, ids: tuple[str, ...], as_json: bool
+) -> None:
     """Have jobs of TOPIC never run, by their IDs, if they have not started yet."""
-    _wish(hosts, config, topic, ids, as_json, "cancelled", lambda control: control.cancel)
+    _wish(hosts, config, signer, topic, ids, as_json, "cancelled", lambda control: control.cancel)
 
 
 @click.command()
 @_topic_options
 @click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @json_option
-def terminate(hosts: str, config: dict[str, Any], topic: str, ids: tuple[str, ...], as_json: bool) -> None:
+def terminate(
+    hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic: str, ids: tuple[str, ...], as_json: bool
+) -> None:
     """Cancel jobs of TOPIC, by their IDs, and end those that run."""
-    _wish(hosts, config, topic, ids, as_json, "terminated", lambda control: control.terminate)
+    _wish(hosts, config, signer, topic, ids, as_json, "terminated", lambda control: control.terminate)
 
 
 def _wish(
-    hosts: str, config: dict[str, Any], topic: str, ids: tuple[str, ...], as_json: bool, done: str,
-    wish: Callable[[kq.Control], Callable[[str], None]],
+    hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic: str, ids: tuple[str, ...], as_json: bool,
+    done: str, wish: Callable[[kq.Control], Callable[[str], None]],
 ) -> None:  # fmt: skip
-    with kq.Control(topic, hosts, config) as control:
+    with kq.Control(topic, hosts, config, signer=signer) as control:
         for job_id in ids:
             wish(control)(job_id)
         workers = control.workers()
@@ -104,9 +108,11 @@ def _wish(
 @_topic_options
 @click.option("--group", help="Only this consumer group; by default all.")
 @json_option
-def pause(hosts: str, config: dict[str, Any], topic: str, group: str | None, as_json: bool) -> None:
+def pause(
+    hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic: str, group: str | None, as_json: bool
+) -> None:
     """Have no worker start a job of TOPIC, until it is resumed; what runs finishes."""
-    with kq.Control(topic, hosts, config) as control:
+    with kq.Control(topic, hosts, config, signer=signer) as control:
         control.pause(group)
         _tell_pauses(control, as_json)
 
@@ -115,9 +121,11 @@ def pause(hosts: str, config: dict[str, Any], topic: str, group: str | None, as_
 @_topic_options
 @click.option("--group", help="Only this consumer group; by default every pause ends.")
 @json_option
-def resume(hosts: str, config: dict[str, Any], topic: str, group: str | None, as_json: bool) -> None:
+def resume(
+    hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic: str, group: str | None, as_json: bool
+) -> None:
     """End a pause of TOPIC."""
-    with kq.Control(topic, hosts, config) as control:
+    with kq.Control(topic, hosts, config, signer=signer) as control:
         control.resume(group)
         _tell_pauses(control, as_json)
 
@@ -133,12 +141,13 @@ def _tell_pauses(control: kq.Control, as_json: bool) -> None:
 @click.option("--all", "every", is_flag=True, help="All that are there now.")
 @json_option
 def stop(
-    hosts: str, config: dict[str, Any], topic: str, workers: tuple[str, ...], every: bool, as_json: bool
+    hosts: str, config: dict[str, Any], signer: kq.Signer | None, topic: str, workers: tuple[str, ...], every: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Stop workers of TOPIC, as kq ps names them: what runs may finish. The exit code is 1 where none is there."""
     if bool(workers) == every:
         raise click.UsageError("say which workers: as kq ps names them, or --all")
-    with kq.Control(topic, hosts, config) as control:
+    with kq.Control(topic, hosts, config, signer=signer) as control:
         asked = control.shutdown() if every else [name for worker in workers for name in control.shutdown(worker)]
     if as_json:
         click.echo(json.dumps({"stopping": asked}))

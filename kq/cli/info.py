@@ -69,11 +69,14 @@ def info(
     console = make_console()
     show = _show_json if as_json else _show_one if topic else _show_all
     with open_admin(hosts, config) as admin:
+        told: list[str] = []
 
         def look() -> list[RenderableType]:
+            waits = None
             if topic:
                 partitions_of(admin, hosts, topic)
-            return show(console, _look(admin, topic, group, waiting(topic, hosts, config) if topic else None))
+                waits = _what_waits(topic, hosts, config, told)
+            return show(console, _look(admin, topic, group, waits))
 
         if watch:
             keep_showing(console, look, interval, in_place=console.is_terminal and not as_json)
@@ -127,6 +130,17 @@ def _show_one(console: Console, look: Look) -> list[RenderableType]:
         end = f"lag {standing.lag}, members {len(standing.members)}"
         shown.append(Text(f"topic {standing.topic.name}, group {standing.group}: {end}"))
     return [*shown, *_waiting(look)]
+
+
+def _what_waits(topic: str, hosts: str, config: dict[str, Any], told: list[str]) -> Waiting | None:
+    """Return what waits for a topic; where it cannot be read, say so once, and show the rest."""
+    try:
+        return waiting(topic, hosts, config)
+    except kq.KQError as error:
+        if not told:
+            told.append(str(error))
+            to_stderr(f"Warning: {error}")
+        return None
 
 
 def _waiting(look: Look) -> Iterator[Text]:

@@ -17,6 +17,8 @@ import click
 from kafka.errors import KafkaError
 
 import kq
+from kq import clients
+from kq.cli.acls import acls
 from kq.cli.broker import broker
 from kq.cli.control import cancel, pause, ps, resume, stop, terminate, top
 from kq.cli.dead import dead
@@ -61,7 +63,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except kq.LocalKafkaError as error:  # many lines: it ends with the log of the Kafka that did not start
         click.echo(f"Error: {error}", err=True)
         return FAILED
-    except (kq.KQError, KafkaError, OSError) as error:
+    except KafkaError as error:
+        return fail(clients.denied(error) or str(error))
+    except (kq.KQError, OSError) as error:
         return fail(str(error))
     except Exception as error:  # the door: one line, and a non-zero exit
         if sys.flags.dev_mode:
@@ -89,6 +93,6 @@ def cli(context: click.Context) -> None:
 
 
 _STEERING = (cancel, pause, ps, resume, stop, terminate, top)
-_OTHERS = (broker, dead, demo, enqueue, group, info, log, result, schedule, scheduler, skip, topic, web, worker)
+_OTHERS = (acls, broker, dead, demo, enqueue, group, info, log, result, schedule, scheduler, skip, topic, web, worker)
 for command in (*_OTHERS, *_STEERING):
     cli.add_command(command)

@@ -34,17 +34,20 @@ __all__ = [
     "config_option",
     "group_option",
     "hosts_option",
+    "max_age_option",
     "signer_option",
 ]
 
 #: Kafka's own port: ``kq broker`` in one terminal and ``kq worker`` in another find each other without options.
 DEFAULT_PORT = 9092
 _ENVIRONMENT = ParameterSource.ENVIRONMENT
+#: Where a context keeps how old signatures may be.
+_MAX_AGE = "kq.cli.max_age"
 DEFAULT_HOSTS = f"127.0.0.1:{DEFAULT_PORT}"
 
 
 class Config(click.Path):
-    """A file of settings for kafka-python: TOML or, whatever its name, JSON."""
+    """A file of client settings: Java's ``client.properties``, JSON, or TOML; names are kafka-python's or Java's."""
 
     name = "file"
 
@@ -53,20 +56,46 @@ class Config(click.Path):
             return value
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         try:
-            config = self._read(path)
-        except ValueError as error:
-            self.fail(f"{path}: {error}", param, ctx)
-        if not isinstance(config, dict):
-            self.fail(f'{path}: must hold an object, such as {{"client_id": "me"}}', param, ctx)
-        return config
+            return self._read(path)
+        except (kq.ArgumentError, ValueError) as error:
+            return self.fail(f"{path}: {error}", param, ctx)
 
-    def _read(self, path: Path) -> Any:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() != ".toml":
-            return json.loads(text)
-        if sys.version_info >= (3, 11):
-            return tomllib.loads(text)
-        raise ValueError("TOML needs Python 3.11 or later; use JSON")
+    def _read(self, path: Path) -> dict[str, Any]:
+        text, suffix = path.read_text(encoding="utf-8"), path.suffix.lower()
+        if suffix == ".toml":
+            return _usable(_flat(_toml(text)))
+        if suffix != ".json" and (suffix == ".properties" or text.lstrip()[:1] not in ("{", "[")):
+            return _usable(clients.parse_properties(text), is_text=True)
+        config = json.loads(text)
+        if not isinstance(config, dict):
+            raise ValueError('must hold an object, such as {"client_id": "me"}')
+        return _usable(_flat(config))
+
+
+def _toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        return tomllib.loads(text)
+    raise ValueError("TOML needs Python 3.11 or later; use JSON")
+
+
+def _flat(config: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Return settings by their whole names: a dot in a name makes a table in TOML."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat.update(_flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value})
+    return flat
+
+
+def _usable(config: dict[str, Any], *, is_text: bool = False) -> dict[str, Any]:
+    """Return settings by kafka-python's names.
+
+    :raises kq.ArgumentError: One is unknown, or has an option of its own.
+    """
+    settings = clients.translate(config, is_text=is_text)
+    for name, option in (("bootstrap_servers", "--hosts"), ("group_id", "--group")):
+        if name in settings:
+            raise kq.ArgumentError(f"{name.replace('_', '.')} is what {option} is for")
+    return settings
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -137,9 +166,10 @@ class SignerKeys(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         name = param.name if param is not None else None
         is_hidden = ctx is not None and name is not None and ctx.get_parameter_source(name) is _ENVIRONMENT
         try:
+            age = None if ctx is None else ctx.meta.get(_MAX_AGE)
             if is_hidden and ":" in value and not {"/", "\\"} & set(value):
-                return kq.Signer(parse_keys(value))
-            return kq.Signer(lambda: read_keys(value))
+                return kq.Signer(parse_keys(value), max_age=age)
+            return kq.Signer(lambda: read_keys(value), max_age=age)
         except kq.ArgumentError as error:
             self.fail(str(error), param, ctx)
         except OSError as error:  # from the environment it may be a key that lacks its name: it is not repeated
@@ -155,9 +185,27 @@ topic_option = click.option(
 config_option = click.option(
     "--config", type=Config(exists=True, dir_okay=False), default={}, help="More client settings."
 )
+
+
+def _note_age(ctx: click.Context, _: click.Parameter, age: float | None) -> None:
+    """Keep the age for the keys, which are read after it."""
+    if age is not None:
+        ctx.meta[_MAX_AGE] = age
+
+
+def _check_keys(ctx: click.Context, _: click.Parameter, signer: kq.Signer | None) -> kq.Signer | None:
+    if signer is None and _MAX_AGE in ctx.meta:
+        raise click.UsageError("--signer-max-age goes with --signer-keys")
+    return signer
+
+
 signer_option = click.option(
-    "--signer-keys", "signer", type=SignerKeys(), envvar="KQ_SIGNER_KEYS", show_envvar=True,
+    "--signer-keys", "signer", type=SignerKeys(), envvar="KQ_SIGNER_KEYS", show_envvar=True, callback=_check_keys,
     help="Keys that sign and verify, one name:hex a line.",
+)  # fmt: skip
+max_age_option = click.option(
+    "--signer-max-age", type=Duration(), metavar="SECONDS", is_eager=True, expose_value=False, callback=_note_age,
+    help="How old a signature may be, such as 3600 or 7d.",
 )  # fmt: skip
 group_option = click.option("--group", help="Consumer group; by default named like the topic.")
 

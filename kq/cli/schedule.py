@@ -16,11 +16,11 @@ import kq
 from kq import clients
 from kq.cli.enqueue import LITERAL, enqueue
 from kq.cli.logs import FORMATS, LEVELS, log_to_stderr
-from kq.cli.options import Duration, Time, client_options, config_option, hosts_option, signer_option
+from kq.cli.options import Duration, Time, client_options, config_option, hosts_option, max_age_option, signer_option
 from kq.cli.output import counted, json_option, make_console, print_table, to_stderr
 from kq.cli.targets import import_from_here, load_function, parse_arguments
 from kq.cli.topics import open_admin
-from kq.controlling import Board
+from kq.controlling import Board, Seal
 from kq.producing import LATER, SUFFIX
 from kq.working import Context, Timekeeper
 
@@ -107,6 +107,7 @@ def schedule_remove(hosts: str, topic: str, config: dict[str, Any], name: str) -
 @hosts_option
 @config_option
 @signer_option
+@max_age_option
 @click.option("--log-level", type=click.Choice(LEVELS), help="What is logged; by default warnings.")
 @click.option("--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="How it is logged.")
 @click.argument("topics", metavar="TOPIC...", nargs=-1, required=True)
@@ -125,7 +126,7 @@ def scheduler(
     ended = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: ended.set())
-    boards = [Board(topic, hosts, config) for topic in topics]
+    boards = [Board(topic, hosts, config, seal=Seal(topic, signer)) for topic in topics]
     keepers = [Timekeeper(cancels=board.cancels) for board in boards]
     for board, keeper, topic in zip(boards, keepers, topics, strict=True):
         board.start()

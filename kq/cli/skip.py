@@ -23,7 +23,7 @@ __all__ = ["skip"]
 def skip(hosts: str, config: dict[str, Any], group: str | None, topic: str, partition: int, offset: int) -> None:
     """Have a stopped group go on after the message at OFFSET; if its batch cannot be read, after the batch."""
     group = group or topic
-    settings = clients.settings_for(KafkaConsumer.DEFAULT_CONFIG, config)
+    settings = clients.check_config(config, KafkaConsumer.DEFAULT_CONFIG, ())
     settings |= {"group_id": group, "enable_auto_commit": False, "auto_offset_reset": "earliest"}
     consumer = clients.connect(KafkaConsumer, clients.check_hosts(hosts), settings)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 import kq
 from kq.cli.check import check_next
 from kq.cli.logs import FORMATS, LEVELS, log_to_stderr
-from kq.cli.options import Size, config_option, group_option, hosts_option, signer_option
+from kq.cli.options import Size, config_option, group_option, hosts_option, max_age_option, signer_option
 from kq.cli.output import FAILED, counted, fail
 from kq.cli.reload import Watcher, restart
 from kq.cli.targets import check_modules, import_from_here, load_callback
@@ -45,6 +45,13 @@ _OF_THE_LIBRARY = ("timeout", "unimportable", "ordering", "shutdown_timeout", "r
 @config_option
 @group_option
 @signer_option
+@max_age_option
+@click.option(
+    "--json-allow",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="Run jobs of JSON alone, and call nothing but this; MODULE:* for all that a module defines.",
+)
 @click.option("--callback", metavar="FILE.py|MODULE[:NAME]", help="Called with each outcome. NAME: callback.")
 @click.option("--timeout", type=float, help="How long a job may take, in seconds, whatever the job says.")
 @click.option("--max-messages", type=click.IntRange(min=0), help="Stop after so many messages.")
@@ -117,7 +124,7 @@ def _check(options: Mapping[str, Any]) -> None:
     for module in options["preload"]:  # as the children would have them
         import_module(module)
     for topic, made in workers.items():
-        check_next(topic, options["hosts"], made.group, options["config"], options["signer"])
+        check_next(topic, options["hosts"], made.group, options["config"], options["signer"], _reader(options))
 
 
 def _work(options: Mapping[str, Any], watcher: Watcher | None = None) -> None:
@@ -214,6 +221,7 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     results = {"results": "asked" if options["results_asked"] else options["results"]}
     return {
         **chosen,
+        "deserializer": _reader(options),
         **results,
         "callback": callback,
         "dead_letters": dead_letters,
@@ -221,6 +229,11 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "message_log": options["store"],
         "control": not options["no_control"],
     }
+
+
+def _reader(options: Mapping[str, Any]) -> Callable[[bytes], Any] | None:
+    """Return what reads jobs of JSON, if there are to be no others."""
+    return kq.JSONSerializer(options["json_allow"]).loads if options["json_allow"] else None
 
 
 def _work_and_reload(options: Mapping[str, Any]) -> None:

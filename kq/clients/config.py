@@ -15,6 +15,7 @@ from typing import Any
 from kafka import codec
 from kafka.net.sasl import SASL_MECHANISMS
 
+from kq.clients.properties import translate
 from kq.errors import ArgumentError
 
 __all__ = ["check_config", "check_files"]
@@ -38,9 +39,11 @@ def check_config(
 ) -> dict[str, Any]:
     """Return a copy of the settings; raise :class:`kq.ArgumentError` where they do not fit.
 
+    Names may be kafka-python's or Java's. Passwords are such that no repr shows them.
+
     :param known: The client's own settings, with the values that it takes if nothing is said.
     """
-    settings = dict(config or {})
+    settings = translate(config or {})
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ArgumentError(f"config has settings that kafka-python does not know: {', '.join(map(str, unknown))}")

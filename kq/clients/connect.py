@@ -14,6 +14,8 @@ from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 from kq.clients import kafka_python
 from kq.clients.config import check_files
 from kq.clients.making import losses
+from kq.clients.properties import hide_secrets
+from kq.clients.reasons import REFUSALS, explain
 from kq.errors import ArgumentError, BrokerUnreachable
 
 __all__ = [
@@ -82,7 +84,7 @@ def check_topic(topic: object) -> str:
 
 def access_of(client: Any) -> dict[str, Any]:
     """Return those settings of a user's client that another client needs to get to the same brokers."""
-    return {name: value for name, value in client.config.items() if name.startswith(_ACCESS)}
+    return hide_secrets({name: value for name, value in client.config.items() if name.startswith(_ACCESS)})
 
 
 def settings_for(known: Collection[str], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,7 +95,8 @@ def settings_for(known: Collection[str], settings: Mapping[str, Any]) -> dict[st
 def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any], *topics: str) -> _Client:
     """Return a new client; a consumer subscribes to the topics.
 
-    :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``; the message has the first reason.
+    :raises kq.BrokerUnreachable: No broker answered within ``bootstrap_timeout_ms``, or one refused the client; the
+        message has the first reason.
     :raises kq.ArgumentError: A setting names a file that is not there.
     """
     config = {**CLIENT_DEFAULTS, **settings}
@@ -102,7 +105,9 @@ def connect(make: Callable[..., _Client], hosts: str, settings: Mapping[str, Any
     with losses() as lost:
         try:
             client = make(*topics, bootstrap_servers=hosts, **config)
-        except (KafkaTimeoutError, KafkaConnectionError) as error:
+        except (KafkaTimeoutError, KafkaConnectionError, *REFUSALS) as error:
+            if reason := explain([*lost, error], config):
+                raise BrokerUnreachable(f"cannot connect to Kafka at {hosts}: {reason}") from error
             seconds, first = config["bootstrap_timeout_ms"] / 1000, next(iter(lost), error)
             text = f"no Kafka broker answered at {hosts} within {seconds:g} s: {first}"
             raise BrokerUnreachable(text) from error

@@ -19,20 +19,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from kafka import AsyncConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import Cancelled, KafkaError, OffsetOutOfRangeError, TopicAuthorizationFailedError
-from kafka.protocol.metadata import MetadataRequest
 from kafka.record import MemoryRecords
 from kafka.structs import MemberState, OffsetAndMetadata
 
 __all__ = [
     "Fault",
     "ask_again",
-    "ask_for",
     "await_topic",
     "batch_of",
     "disown",
@@ -69,6 +66,8 @@ _logger = logging.getLogger("kq.clients")
 _MAKING = 5.0
 #: Bytes of a value with which a record is below all limits of a producer's.
 _SMALL = 4096
+#: The number of the request that logs in, SaslAuthenticate, as it goes over the wire.
+_LOGIN = b"\x00\x24"
 #: Topic -> when it was first said not to be there.
 _missing: dict[str, float] = {}
 
@@ -82,11 +81,24 @@ class Fault(NamedTuple):
 
 
 def hush() -> None:
-    """Keep out of the log, for good, what the client calls an error and is none.
+    """Keep out of the log, for good, what the client calls an error and is none, and what nobody is to read.
 
-    That it was closed while it asked for metadata; and that a topic is not there, while its first record makes it.
+    That it was closed while it asked for metadata; that a topic is not there, while its first record makes it; and
+    requests that log in, which have a password or a token in them and which its debugging would show.
     """
     logging.getLogger("kafka.cluster").addFilter(_is_error)
+    for name in ("kafka.protocol.parser", "kafka.net.connection"):
+        logging.getLogger(name).addFilter(_has_no_login)
+
+
+def _has_no_login(record: logging.LogRecord) -> bool:
+    args = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(arg).__name__.startswith("Sasl") or _is_login(arg) for arg in args)
+
+
+def _is_login(arg: object) -> bool:
+    """Return whether these are the bytes of a request that logs in: its number stands behind the length."""
+    return isinstance(arg, (bytes, bytearray)) and arg[4:6] == _LOGIN
 
 
 def _is_error(record: logging.LogRecord) -> bool:
@@ -262,25 +274,6 @@ def partitions(client: Any, topic: str) -> set[int] | None:
     """Return the partitions of a topic as far as a client knows, without asking; None if it knows nothing of it."""
     cluster = _cluster(client)
     return None if cluster is None else cluster.partitions_for_topic(topic)
-
-
-def ask_for(consumer: KafkaConsumer, topic: str, answer: Callable[[bool], None]) -> None:
-    """Ask a broker whether there is a topic, without waiting; the client's thread gives the answer, if one comes."""
-    manager = getattr(consumer, "_manager", None)
-    if manager is None:
-        return
-    topics = [MetadataRequest.MetadataRequestTopic(name=topic)]
-    request = MetadataRequest(
-        topics=topics,
-        allow_auto_topic_creation=False,
-        include_cluster_authorized_operations=False,
-        include_topic_authorized_operations=False,
-    )
-    try:
-        asked = manager.call_soon(manager.send, request)
-    except Exception:  # noqa: BLE001 - its client is closed, or its loop has ended of something: nobody answers
-        return
-    asked.add_callback(lambda response: answer(response.topics[0].error_code == 0))
 
 
 def partition_of(producer: KafkaProducer, topic: str, partition: int | None, key: bytes) -> int:

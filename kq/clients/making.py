@@ -7,9 +7,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from kafka.errors import BrokerResponseError, KafkaConnectionError, KafkaError
 from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
+
+from kq.clients.reasons import is_lasting
 
 __all__ = ["losses"]
 
@@ -33,6 +38,8 @@ def losses() -> Iterator[list[BaseException]]:
             _abandon(selector)
         raise
     finally:
+        for selector in _making.selectors:
+            selector.kq_losses = selector.kq_lasting = None
         _making.losses, _making.selectors = None, []
 
 
@@ -52,6 +59,7 @@ def _tell_losses() -> None:
     def init(selector: Any, /, **options: Any) -> None:
         make(selector, **options)
         selector.kq_losses = getattr(_making, "losses", None)  # it is the client's own, and its connections know it
+        selector.kq_lasting = None
         if selector.kq_losses is not None:
             _making.selectors.append(selector)
 
@@ -59,12 +67,51 @@ def _tell_losses() -> None:
         found = getattr(connection.net, "kq_losses", None)
         if found is not None and error is not None and len(found) < _MOST_LOSSES:
             found.append(error)
+        if found is not None and is_lasting(error):
+            connection.net.kq_lasting = error
         lose(connection, error)
 
     NetworkSelector.__init__, KafkaConnection.connection_lost = init, connection_lost
 
 
 _tell_losses()
+
+
+def _give_up() -> None:
+    """Have a client that is made stop where another try cannot help: it would send a wrong password for 8 seconds.
+
+    Where there are several brokers to ask, the certificate of one may be wrong, and the login is the same for all.
+    """
+    get_connection = KafkaConnectionManager.get_connection
+
+    def get(manager: Any, *args: Any, **options: Any) -> Any:
+        lasting = getattr(manager._net, "kq_lasting", None)
+        is_the_only_one = len(manager.cluster.bootstrap_brokers()) == 1
+        if lasting is not None and (is_the_only_one or isinstance(lasting, BrokerResponseError)):
+            raise lasting if isinstance(lasting, KafkaError) else KafkaConnectionError(lasting)
+        return get_connection(manager, *args, **options)
+
+    KafkaConnectionManager.get_connection = get
+
+
+_give_up()
+
+
+def _read_to_the_end() -> None:
+    """Have what a broker said before it closed the connection be read: else nobody hears that a password is wrong."""
+    for transport in (KafkaTCPTransport, KafkaSSLTransport):
+        transport._sock_recv = _until_empty(transport._sock_recv)
+
+
+def _until_empty(receive: Any) -> Any:
+    def sock_recv(transport: Any) -> Any:
+        data, error = receive(transport)
+        return data, None if data else error  # the next call meets the end again
+
+    return sock_recv
+
+
+_read_to_the_end()
 
 
 def _close_refused() -> None:

@@ -14,16 +14,19 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import UnsupportedCodecError
+from kafka.errors import TopicAuthorizationFailedError, UnsupportedCodecError
 
 from kq.clients import kafka_python
+from kq.clients.asking import is_hidden
 from kq.clients.connect import connect
 from kq.clients.doorbell import Doorbell
+from kq.clients.reasons import denied
 from kq.errors import KQError
 
 __all__ = ["TableReader"]
@@ -42,6 +45,8 @@ SETTINGS: Mapping[str, Any] = {
 }
 #: Milliseconds of a poll: it returns as soon as there is data, so this only bounds how long ``close`` takes.
 POLL_MS = 250
+#: Seconds between looks whether a right is missing, while somebody waits.
+_LOOK_EVERY = 0.05
 #: Milliseconds until the broker has told where a log begins and ends, and until the client is closed.
 ASK_MS, CLOSE_MS = 5_000, 1_000
 #: Seconds between looks for a topic that is not there, and before a client is made anew: the first and the longest.
@@ -87,6 +92,10 @@ class TableReader:
         self._pause = PAUSES[0]
         self._loaded = threading.Event()
         self._closing = threading.Event()
+        #: Which right is missing, and whether that was said.
+        self._denied: str | None = None
+        self._has_told = False
+        self._must_ask = True
         self._bell = Doorbell()
         self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run, name=f"kq-reader-{topic}", daemon=True)
@@ -99,10 +108,18 @@ class TableReader:
     def wait_loaded(self, timeout: float | None = None) -> bool:
         """Return whether all that was there at the start is applied, or is within so many seconds.
 
-        :raises kq.KQError: The reader is a parent process's.
+        :raises kq.KQError: The reader is a parent process's, or may not read its topic.
         """
         self._check_process()
-        return self._loaded.wait(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._loaded.is_set():
+            if self._denied is not None:
+                raise KQError(f"topic {self._topic} cannot be read: {self._denied}")
+            left = _LOOK_EVERY if deadline is None else min(_LOOK_EVERY, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            self._loaded.wait(left)
+        return True
 
     def close(self, timeout: float = 2.0) -> bool:
         """End the reader; return whether that was over within so many seconds. In a forked process it does nothing."""
@@ -126,8 +143,14 @@ class TableReader:
             try:
                 self._read()
             except Exception as error:  # the door of the thread: whatever it is, another client may do  # noqa: BLE001
-                _logger.warning("Topic %s cannot be read, in %.1f s again: %s", self._topic, self._pause, error)
+                self._tell(error)
                 self._wait()
+
+    def _tell(self, error: Exception) -> None:
+        reason, self._denied = denied(error), denied(error)
+        level = logging.DEBUG if reason is not None and self._has_told else logging.WARNING
+        self._has_told = reason is not None
+        _logger.log(level, "Topic %s cannot be read, in %.1f s again: %s", self._topic, self._pause, reason or error)
 
     def _wait(self) -> None:
         self._closing.wait(self._pause)
@@ -136,6 +159,7 @@ class TableReader:
     def _read(self) -> None:
         """Read by one client, until that fails."""
         consumer, self._followed = connect(KafkaConsumer, self._hosts, self._config), set()
+        self._must_ask = True
         try:
             kafka_python.mend(consumer)
             while not self._closing.is_set():
@@ -155,7 +179,7 @@ class TableReader:
             for record in polled:
                 self._call(self._apply, record)
             self._next[tp.partition] = polled[-1].offset + 1
-            self._pause = PAUSES[0]
+            self._pause, self._denied = PAUSES[0], None
         self._pass_faults(consumer)
         if not self._loaded.is_set() and all(
             (consumer.position(tp, timeout_ms=0) or 0) >= self._ends[tp.partition] for tp in self._tps(self._followed)
@@ -168,6 +192,8 @@ class TableReader:
             found = kafka_python.partitions(consumer, self._topic) or set()
         else:
             found = consumer.partitions_for_topic(self._topic)
+            if not found and self._is_hidden(consumer):
+                raise TopicAuthorizationFailedError(self._topic)
         if found <= self._followed or self._is_made_anew(consumer):
             return
         tps = self._tps(found - self._followed)
@@ -182,6 +208,11 @@ class TableReader:
             self._ends.setdefault(tp.partition, ends[tp])
             consumer.seek(tp, self._next.setdefault(tp.partition, begins[tp]))
         self._followed |= found
+
+    def _is_hidden(self, consumer: KafkaConsumer) -> bool:
+        """Return whether the topic is not seen for want of a right; each client is asked once."""
+        must_ask, self._must_ask = self._must_ask, False
+        return must_ask and is_hidden(consumer, self._topic, ASK_MS / 1000)
 
     def _is_made_anew(self, consumer: KafkaConsumer) -> bool:
         """Notice another topic of the same name, and begin anew with that."""

@@ -34,6 +34,7 @@ __all__ = [
     "companion",
     "companion_at",
     "ensure",
+    "is_hidden",
     "is_there",
     "limit_at",
     "setting_at",
@@ -193,6 +194,12 @@ def setting_at(hosts: str, config: Mapping[str, Any], topic: str, name: str) -> 
     with connect(KafkaAdminClient, hosts, {"request_timeout_ms": ASK_MS, **access}) as admin:
         found: str | None = _settings(admin, topic, name)[name]
         return found
+
+
+def is_hidden(admin: KafkaAdminClient, topic: str) -> bool:
+    """Return whether a topic is not seen for want of a right; whether there is one is not told then."""
+    (described,) = admin.describe_topics([topic])
+    return for_code(described["error_code"]) is TopicAuthorizationFailedError
 
 
 def is_there(hosts: str, config: Mapping[str, Any], topic: str) -> bool:

@@ -2,6 +2,7 @@
 
 from kq.controlling.board import Board
 from kq.controlling.reports import REPORT_EVERY, RunningJob, WorkerInfo, parsed, report_of
+from kq.controlling.seal import Seal
 from kq.controlling.wishes import CONTROL, SUFFIX, Cancels, Wish, key_of, packed
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Board",
     "Cancels",
     "RunningJob",
+    "Seal",
     "Wish",
     "WorkerInfo",
     "key_of",

@@ -15,6 +15,7 @@ from kafka import KafkaConsumer
 
 from kq.clients import TableReader, settings_for
 from kq.controlling.reports import GONE_AFTER
+from kq.controlling.seal import Seal
 from kq.controlling.wishes import LONGEST_KEY, SUFFIX, Cancels, Wish, unpacked
 
 __all__ = ["Board", "Seen"]
@@ -48,6 +49,7 @@ class Board:
 
     :param config: More settings of any Kafka client.
     :param cancels: Where cancelled jobs are noted.
+    :param seal: Looks at each record; what it refuses has no effect.
     :param on_change: Called after something was noted, in the reader's thread; it must be quick.
     """
 
@@ -58,6 +60,7 @@ class Board:
         config: Mapping[str, Any],
         *,
         cancels: Cancels | None = None,
+        seal: Seal | None = None,
         on_change: Callable[[], object] = lambda: None,
     ) -> None:
         self.cancels = Cancels() if cancels is None else cancels
@@ -70,6 +73,7 @@ class Board:
         #: The offset of what was noted last.
         self.offset = -1
         self._on_change = on_change
+        self._holds = (seal or Seal(topic, None)).holds
         settings = {**settings_for(KafkaConsumer.DEFAULT_CONFIG, config), **_IDLE}
         name, wait = f"{topic}.{SUFFIX}", _IDLE["fetch_max_wait_ms"]
         self._reader = TableReader(hosts, name, self._apply, reset=self._reset, config=settings, poll_ms=wait)
@@ -103,6 +107,12 @@ class Board:
         self._on_change()
 
     def _apply(self, record: Any) -> None:
+        if self._holds(record):
+            self._take(record)
+        self.offset = record.offset
+        self._on_change()
+
+    def _take(self, record: Any) -> None:
         key, fields = record.key or b"", unpacked(record.key, record.value)
         kind, _, name = key[:LONGEST_KEY].partition(b":")
         if kind == Wish.CANCEL:
@@ -114,8 +124,6 @@ class Board:
             (named.discard if fields is None else named.add)(name.decode("utf-8", "replace"))
         elif kind == Wish.PING and fields is not None and self._reader.wait_loaded(0):
             self.ping = str(fields.get("nonce"))[:LONGEST_KEY]
-        self.offset = record.offset
-        self._on_change()
 
     def _note_report(self, name: str, record: Any, fields: Mapping[str, Any] | None) -> None:
         if fields is None:

@@ -77,7 +77,8 @@ class MessageLogAdmin(admin.ModelAdmin):
         for alias, chosen in entries.items():
             given = options(alias)
             try:
-                done += kq.requeue(chosen, given["HOSTS"], given.get("CONFIG"), store=store(alias))
+                access = given["HOSTS"], given.get("CONFIG")
+                done += kq.requeue(chosen, *access, store=store(alias), signer=given.get("SIGNER"))
             except kq.KQError as error:
                 self.message_user(request, str(error), messages.ERROR)
         if done:

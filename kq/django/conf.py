@@ -24,7 +24,7 @@ __all__ = ["alias_of", "fresh_connections", "options", "queue", "set_up", "store
 #: What may stand in the settings of a queue.
 _KNOWN = {
     *("HOSTS", "TOPIC", "GROUP", "CONFIG", "TIMEOUT", "RETRY", "DEAD_LETTERS"),
-    *("STORE", "MASK_ARGUMENTS", "DATABASE"),
+    *("STORE", "MASK_ARGUMENTS", "DATABASE", "SIGNER", "LOG_ARGUMENTS"),
 }
 _lock = threading.Lock()
 #: What was made, by the process that made it.
@@ -90,7 +90,7 @@ def queue(alias: str = "default") -> kq.Queue:
         if name not in _queues:
             _queues[name] = kq.Queue(
                 given["TOPIC"], hosts=given["HOSTS"], config=given.get("CONFIG"), timeout=given.get("TIMEOUT", 0),
-                retry=given.get("RETRY"), message_log=log,
+                retry=given.get("RETRY"), message_log=log, **_secrets(given),
             )  # fmt: skip
         return _queues[name]
 
@@ -107,7 +107,12 @@ def worker(alias: str = "default", executor: Executor | None = None, concurrency
     return kq.Worker(
         given["TOPIC"], hosts=given["HOSTS"], group=given.get("GROUP"), config=given.get("CONFIG"), executor=executor,
         concurrency=concurrency, dead_letters=given.get("DEAD_LETTERS", False), message_log=store(alias),
+        **_secrets(given),
     )  # fmt: skip
+
+
+def _secrets(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {"signer": given.get("SIGNER"), "log_arguments": given.get("LOG_ARGUMENTS")}
 
 
 def set_up() -> None:

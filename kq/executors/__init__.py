@@ -9,6 +9,7 @@ from kq.executors.lines import describe, log_interrupted, log_invalid
 from kq.executors.packing import pack_error
 from kq.executors.process import ProcessExecutor
 from kq.executors.running import Run, is_asked
+from kq.executors.telling import told
 from kq.executors.thread import ThreadExecutor
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "pack_error",
     "run_message",
     "stacktrace_of",
+    "told",
     "unfit",
 ]

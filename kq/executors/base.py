@@ -23,11 +23,12 @@ from kq.executors.interrupt import Called, Interrupter
 from kq.executors.lines import log_executing, log_invalid, log_outcome, log_processing
 from kq.executors.packing import pack, pack_error, why_not
 from kq.executors.running import Run, is_asked, with_report
+from kq.executors.telling import masked_trace, told
 from kq.job import FAILURE, INVALID, SUCCESS, TIMEOUT, Cause, Outcome
 from kq.logs import Capture, Router, capturing
 from kq.message import Message, job_from_headers, with_id
 from kq.serializers import is_unimportable, loads, serializer_of
-from kq.utils import get_call_repr, safe_str, type_name
+from kq.utils import call_repr, get_call_repr, safe_str, type_name
 
 __all__ = [
     "LONGEST",
@@ -80,6 +81,8 @@ class Setting(NamedTuple):
     #: Returns the job of a message whose value is not a serialized one, as it is or as ``kq.dumps`` writes it, to cross
     #: to a child; None where the value is one. From any thread.
     given: Callable[[Message], Any] | None = None
+    #: Whether arguments, results and what exceptions say stay out of all that is written.
+    hides: bool = False
 
     def wants_bytes(self, message: Message) -> bool:
         """Return whether the result of a message's job is wanted as bytes."""
@@ -181,20 +184,21 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
             func, args, kwargs, timeout = call_of(job, setting.timeout)
             job_id = job.id
     except BaseException as error:  # the door of user code: unpickling imports, and a script may exit  # noqa: BLE001
-        invalid = Outcome(INVALID, cause=cause_of(error, stacktrace_of(error)))
+        invalid = Outcome(INVALID, cause=cause_of(error, stacktrace_of(error, setting.hides), setting.hides))
         if is_unimportable(error):
             return Finished(message, None, invalid, (safe_str(error), error))
-        log_invalid(log, message, safe_str(error), error)
+        log_invalid(log, message, told(error, setting.hides), error, setting.hides)
         return Finished(message, None, invalid)
     begun = time.monotonic()
     run = None if setting.runs is None else _begin(message, begun, setting)
     try:
         if log.isEnabledFor(logging.INFO):
-            log_executing(log, message, job_id, get_call_repr(func, *args, **kwargs))
+            log_executing(log, message, job_id, call_repr(func, args, kwargs, setting.hides))
         enter(job_id, timeout, begun, message, run and run.report)
         if run is not None:
             capturing.set(run.capture)
-        outcome = _describe(interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout, message), timeout)
+        called = interrupter.call(caller.call, (job_id, func, args, kwargs), {}, timeout, message)
+        outcome = _describe(called, timeout, setting.hides)
     except BaseException as error:  # not the job's, but without an outcome its message is stuck  # noqa: BLE001
         return failed(message, error, setting, job)
     finally:
@@ -202,7 +206,7 @@ def run_message(message: Message, setting: Setting, interrupter: Interrupter, ca
         if run is not None:
             _end(run, setting)
     if outcome is not None:
-        _log_end(log, message, job, outcome, time.monotonic() - begun, timeout)
+        _log_end(setting, message, job, outcome, time.monotonic() - begun, timeout)
         if run is not None:
             outcome = _told(outcome, run, setting)
     return Finished(message, job, outcome)
@@ -245,23 +249,25 @@ def _told(outcome: Outcome, run: Run, setting: Setting) -> Outcome:
     if outcome.status == SUCCESS:
         serializer = serializer_of(setting.deserialize, run.message.value)
         packed = pack(outcome.result, errors, serializer)
-        return outcome._replace(packed=packed, unpacked="" if packed is not None else why_not(errors))
+        return outcome._replace(packed=packed, unpacked="" if packed is not None else why_not(errors, setting.hides))
     if outcome.exception is None or serializer_of(setting.deserialize, run.message.value) is not None:
         return outcome  # what came as JSON is told in words
     return outcome._replace(packed=pack_error(outcome.exception))
 
 
-def _log_end(log: logging.Logger, message: Message, job: Any, outcome: Outcome, seconds: float, timeout: float) -> None:
+def _log_end(setting: Setting, message: Message, job: Any, outcome: Outcome, seconds: float, timeout: float) -> None:
+    log, hides = setting.logger, setting.hides
     if outcome.status != SUCCESS or log.isEnabledFor(logging.INFO):  # the name is not for nothing
         name = get_call_repr(job.func)[:-2]
-        log_outcome(log, message, job.id, outcome, outcome.result, name=name, seconds=seconds, limit=timeout)
+        more: dict[str, Any] = {"name": name, "seconds": seconds, "limit": timeout, "hides": hides}
+        log_outcome(log, message, job.id, outcome, outcome.result, **more)
 
 
 def failed(message: Message, error: BaseException, setting: Setting, job: Any = None) -> Finished:
     """Return the end of a run that was ended by an error of its surroundings."""
-    outcome = Outcome(FAILURE, None, error, stacktrace_of(error))
+    outcome = _failure(error, setting.hides)
     job = job or job_from_headers(message)
-    log_outcome(setting.logger, message, job.id, outcome)
+    log_outcome(setting.logger, message, job.id, outcome, hides=setting.hides)
     return Finished(message, job, outcome)
 
 
@@ -276,12 +282,19 @@ def terminated() -> Outcome:
     return Outcome(FAILURE, None, error, stacktrace_of(error))
 
 
-def cause_of(error: BaseException, trace: str = "") -> Cause:
-    """Return an exception in words: its classes, its text, and what it asks for."""
+def _failure(error: BaseException, hides: bool) -> Outcome:
+    return Outcome(FAILURE, None, error, stacktrace_of(error, hides), cause_of(error, hides=True) if hides else None)
+
+
+def cause_of(error: BaseException, trace: str = "", hides: bool = False) -> Cause:
+    """Return an exception in words: its classes, its text, and what it asks for.
+
+    :param hides: Whether its text stays out.
+    """
     delay = getattr(error, "delay", None) if isinstance(error, RetryLater) else None
     if not (isinstance(delay, (int, float)) and 0 <= delay < LONGEST):  # a subclass may have its own idea
         delay = None
-    return Cause(tuple(map(type_name, type(error).__mro__)), safe_str(error)[:_LONGEST_TEXT], trace, delay)
+    return Cause(tuple(map(type_name, type(error).__mro__)), told(error, hides)[:_LONGEST_TEXT], trace, delay)
 
 
 def explained(outcome: Outcome) -> Cause:
@@ -291,7 +304,7 @@ def explained(outcome: Outcome) -> Cause:
     return _UNKNOWN if outcome.exception is None else cause_of(outcome.exception)
 
 
-def _describe(called: Called, limit: float) -> Outcome | None:
+def _describe(called: Called, limit: float, hides: bool) -> Outcome | None:
     if called.interrupted == "stop":
         return None
     if called.interrupted == "timeout":
@@ -299,7 +312,7 @@ def _describe(called: Called, limit: float) -> Outcome | None:
     if called.interrupted == "cancel":
         return terminated()
     if called.error is not None:
-        return Outcome(FAILURE, None, called.error, stacktrace_of(called.error))
+        return _failure(called.error, hides)
     return Outcome(SUCCESS, called.result)
 
 
@@ -312,9 +325,14 @@ def call_of(job: Any, timeout: float | int | None) -> tuple[Callable[..., Any], 
     return job.func, tuple(job.args), _keywords(job.kwargs), _limit(job.timeout if timeout is None else timeout)
 
 
-def stacktrace_of(error: BaseException) -> str:
-    """Return the traceback of an exception as text, whatever the exception does about it."""
+def stacktrace_of(error: BaseException, hides: bool = False) -> str:
+    """Return the traceback of an exception as text, whatever the exception does about it.
+
+    :param hides: Whether what exceptions say stays out.
+    """
     try:
+        if hides:
+            return masked_trace(error)
         return "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - fields of its own are in the way, as a SyntaxError has: where it was is told
         return "".join(traceback.format_tb(error.__traceback__)) + f"{type(error).__name__}: {safe_str(error)}\n"

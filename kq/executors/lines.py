@@ -12,9 +12,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
+from kq.executors.telling import masked_trace
 from kq.job import SUCCESS, TIMEOUT, Outcome
 from kq.message import Message, job_from_headers, name_of
-from kq.utils import safe_str
+from kq.utils import MASKED, safe_str
 
 __all__ = [
     "describe",
@@ -66,8 +67,12 @@ def log_executing(log: logging.Logger, message: Message, job_id: Any, call: str)
 
 
 @_harmless
-def log_invalid(log: logging.Logger, message: Message, text: str, error: BaseException | str) -> None:
+def log_invalid(
+    log: logging.Logger, message: Message, text: str, error: BaseException | str, hides: bool = False
+) -> None:
     """Log that a message holds no job that could be run, with an exception or the text of its traceback."""
+    if hides and isinstance(error, BaseException):
+        error = masked_trace(error)
     job_id, place = job_from_headers(message).id, _place(message, name_of(message))
     where = place if job_id is None else f"job {job_id}, {place}"
     exception, trace = (error, "") if isinstance(error, BaseException) else (None, error)
@@ -101,6 +106,7 @@ def log_outcome(
     name: str | None = None,
     seconds: float | None = None,
     limit: float = 0,
+    hides: bool = False,
 ) -> None:
     """Log what became of a job.
 
@@ -108,6 +114,7 @@ def log_outcome(
     :param name: Of its function; the one in the headers if left out.
     :param seconds: How long it ran, if that is known.
     :param limit: How long it was allowed to run, in seconds.
+    :param hides: Whether what it returned, and what its exception says, stays out.
     """
     level = logging.INFO if outcome.status == SUCCESS else logging.ERROR
     if not log.isEnabledFor(level):
@@ -115,13 +122,13 @@ def log_outcome(
     where = _place(message, name or name_of(message), seconds)
     extra = _where(message, job_id)
     if outcome.status == SUCCESS:
-        log.info("Job %s returned: %s (%s)", job_id, safe_str(result), where, extra=extra)
+        log.info("Job %s returned: %s (%s)", job_id, MASKED if hides else safe_str(result), where, extra=extra)
     elif outcome.status == TIMEOUT:
         told = f"; its limit was {limit:g} s" if limit else ""
         log.error("Job %s timed out or was interrupted (%s%s)", job_id, where, told, extra=extra)
     else:
         line, args = "Job %s raised an exception: %s", (job_id, where)
-        _log_error(log, line, args, extra, outcome.exception, outcome.stacktrace or "")
+        _log_error(log, line, args, extra, None if hides else outcome.exception, outcome.stacktrace or "")
 
 
 def _log_error(

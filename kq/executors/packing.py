@@ -12,6 +12,7 @@ from typing import Any
 import dill
 
 from kq.errors import RemoteError
+from kq.executors.telling import told
 from kq.serializers import JSONSerializer, safe_loads
 from kq.utils import safe_str
 
@@ -43,9 +44,9 @@ def pack_error(error: BaseException) -> bytes:
     return packed or pickle.dumps(RemoteError(type(error).__qualname__, safe_str(error)))
 
 
-def why_not(errors: list[BaseException]) -> str:
+def why_not(errors: list[BaseException], hides: bool = False) -> str:
     """Return why something could not be packed, in words; "" where nothing was wrong."""
-    return f"{type(errors[0]).__name__}: {safe_str(errors[0])}" if errors else ""
+    return f"{type(errors[0]).__name__}: {told(errors[0], hides)}" if errors else ""
 
 
 def _pickled(thing: Any, errors: list[BaseException], is_good: Callable[[Any], bool] = lambda _: True) -> bytes | None:

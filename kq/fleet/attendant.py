@@ -16,13 +16,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kq.errors import ChildTraceback, JobTimeout, KQError, MessageRefused, RemoteError
-from kq.executors import Caller, Finished, cause_of, explained, log_invalid, stacktrace_of
+from kq.executors import Caller, Finished, cause_of, explained, log_invalid, stacktrace_of, told
 from kq.fleet.entry import entry_of
 from kq.fleet.hooks import FAILED, Hooks, call_hook, tell_failure
 from kq.job import INVALID, SUCCESS, TIMEOUT, Job, Outcome
 from kq.message import Message, Record, job_from_headers
 from kq.serializers import dumps
-from kq.utils import safe_str
 from kq.worker import Worker
 from kq.working import Companion, Context, Move
 
@@ -54,12 +53,14 @@ class Attendant(Companion):
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
         self._partitions: set[int] = set()
+        #: Whether what exceptions say stays out of lines.
+        self._hides = False
         self.worker: Worker | None = None
         #: When the connection was opened, by the monotonic clock; None while there was none.
         self.opened: float | None = None
 
     def open(self, context: Context) -> None:
-        self.opened = time.monotonic()
+        self.opened, self._hides = time.monotonic(), context.hides
         call_hook(self._hooks, "on_connection_open", self.worker)
 
     def on_moved(self, kind: Move, partitions: Sequence[int]) -> None:
@@ -140,9 +141,10 @@ class Asking(Attendant):
     def _refuse(self, held: _Held, error: BaseException) -> Finished:
         held.error = error
         is_decision = isinstance(error, MessageRefused)  # whose traceback tells nothing
-        text = f"{type(error).__name__}: {safe_str(error)}"
-        log_invalid(self._hooks.logger, held.message, text, "" if is_decision else error)
-        return Finished(held.message, None, Outcome(INVALID, cause=cause_of(error, stacktrace_of(error))))
+        text = f"{type(error).__name__}: {told(error, self._hides)}"
+        log_invalid(self._hooks.logger, held.message, text, "" if is_decision else error, self._hides)
+        cause = cause_of(error, stacktrace_of(error, self._hides), self._hides)
+        return Finished(held.message, None, Outcome(INVALID, cause=cause))
 
     def _job_of(self, message: Message, name: Any) -> Job:
         """Return the job that a record of another program stands for; raise where it stands for none."""

@@ -9,28 +9,27 @@
 from __future__ import annotations
 
 import base64
-import errno
 import functools
 import logging
 import re
-import secrets
 import shutil
 import signal
-import socket
-import struct
 import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from kq.errors import ArgumentError, LocalKafkaError
 from kq.local.install import JVM_FLAGS, VERSION, as_properties, cached, find_java
+from kq.local.ports import answers, check_ports, client_ports, free_ports, taken
+from kq.local.security import Security, java_names
 from kq.local.supervisor import Supervisor, await_frozen
+from kq.local.tls import write_secret
 
-__all__ = ["LocalKafka", "is_free"]
+__all__ = ["LocalKafka"]
 
 #: Seconds until a start counts as failed. An idle machine takes 3; a busy one, ten times as long.
 STARTUP_TIMEOUT = 60.0
@@ -38,17 +37,10 @@ STARTUP_TIMEOUT = 60.0
 HEAP = "512m"
 #: Seconds between two checks of what cannot notify us.
 POLL = 0.02
-#: The smallest request to a broker: length, ApiVersions version 0, correlation ID, no client ID.
-API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 #: Lines of log in an error: the cause of a failed start, with its Java stack.
 TAIL = 30
-#: Seconds until a port that is asked for counts as taken: a Kafka whose owner was killed just now is about to leave it.
-PORT_PATIENCE = 2.0
 #: How Kafka says that a port is taken.
 BIND_FAILURE = re.compile(rb"failed to bind to \S+:(\d+): Address already in use")
-#: Free ports are taken from this range. Systems do not use it for outgoing connections, one of which could take the
-#: port of a node between its death and its restart.
-PORTS = range(20_000, 32_000)
 
 #: The same for every node. Sizes are for little data, and files that Kafka allocates in advance are small.
 PROPERTIES: Mapping[str, Any] = {
@@ -84,6 +76,14 @@ class LocalKafka:
     :param config: More broker properties, in Kafka's words.
     :param heap: Memory of each node's Java heap, in Java's words.
     :param on_progress: Called with one line of text before each step that takes seconds.
+    :param security: How clients connect: ``"ssl"``, ``"mtls"`` (each user has a certificate), ``"sasl_ssl"`` or
+        ``"sasl_plaintext"``. By default in the clear, and without a login.
+    :param users: Names of those who may log in, or a dict of names and passwords; a password that is left out, or
+        None, is made up. There is always one more, ``admin``.
+    :param acls: Whether users other than ``admin`` may do only what access control lists allow.
+    :param mechanisms: How users may log in by SASL, the preferred way first: of ``"SCRAM-SHA-512"``,
+        ``"SCRAM-SHA-256"`` and ``"PLAIN"``, which hold if nothing is said, and ``"OAUTHBEARER"``, with tokens that
+        nobody signs: where it is on, anybody can be any user.
     :raises kq.ArgumentError: An argument is of the wrong type or value.
     """
 
@@ -98,8 +98,14 @@ class LocalKafka:
         config: Mapping[str, Any] | None = None,
         heap: str = HEAP,
         on_progress: Callable[[str], None] | None = None,
+        security: str | None = None,
+        users: Mapping[str, str | None] | Collection[str] = (),
+        acls: bool = False,
+        mechanisms: Collection[str] = (),
     ) -> None:
         _check_arguments(nodes, port, version)
+        if security is None and (users or acls or mechanisms):
+            raise ArgumentError("users, acls and mechanisms need security")
         self.nodes = nodes
         self.version = version
         self._data = None if data is None else Path(data).absolute()
@@ -108,6 +114,7 @@ class LocalKafka:
         self._config = dict(config or {})
         self._heap = heap
         self._on_progress = on_progress
+        self._security = None if security is None else Security(security, users, acls, mechanisms)
         self._supervisor: Supervisor | None = None
         self._folder = Path()
         self._cluster = ""
@@ -133,6 +140,37 @@ class LocalKafka:
         return ",".join(f"127.0.0.1:{port}" for port in self._ports[: self.nodes])
 
     @property
+    def client_config(self) -> dict[str, Any]:
+        """What a client needs beside ``hosts``, as ``config``: that of the first of ``users``. It holds secrets."""
+        return self.config_for() if self._security is not None else {}
+
+    def config_for(self, user: str | None = None, mechanism: str | None = None) -> dict[str, Any]:
+        """Return what a client of a user needs, as ``config``, in kafka-python's words. It holds secrets.
+
+        :param user: Name of the user; the first of ``users`` if left out.
+        :param mechanism: How to log in by SASL; the first of ``mechanisms`` if left out.
+        :raises kq.ArgumentError: There is no such user, or no such mechanism.
+        :raises kq.LocalKafkaError: It does not run: certificates are made anew for each start.
+        """
+        self._running()
+        if self._security is None:
+            raise ArgumentError("LocalKafka without security has no users")
+        return self._security.config(user or next(iter(self._security.users)), mechanism)
+
+    def config_file(self, user: str | None = None) -> Path:
+        """Write what a client of a user needs into a file that only its owner can read, and return that.
+
+        It is a ``client.properties``, for ``kq … --config`` and for Kafka's own commands. It holds until Kafka stops.
+
+        :raises kq.ArgumentError: There is no such user.
+        """
+        config = self.config_for(user)
+        name = user or next(iter(self._security.users)) if self._security else ""
+        path = self._folder / "tls" / f"{name}.properties"
+        write_secret(path, as_properties(java_names(config)).encode())
+        return path
+
+    @property
     def pids(self) -> list[int]:
         """Process IDs of the nodes that run, in the order of the nodes."""
         return [pid for _, pid in sorted(self._pids.items())]
@@ -154,7 +192,7 @@ class LocalKafka:
         if self._supervisor is not None:
             return
         try:
-            _check_ports(_client_ports(self.nodes, self._port))
+            check_ports(client_ports(self.nodes, self._port))
             java = find_java()
             kafka = cached(self.version, java, self._tell)
             self._tell(f"Starting Apache Kafka {self.version} ...")
@@ -162,6 +200,7 @@ class LocalKafka:
             self._command = [java, *flags, "kafka.Kafka", "server.properties"]
             self._lay_out(kafka)
             self._launch(range(self.nodes))
+            self._let_users_in()
         except OSError as error:
             self.stop()
             raise LocalKafkaError(f"cannot start a local Kafka: {error}") from error
@@ -186,7 +225,7 @@ class LocalKafka:
             code = supervisor.ask("poll", node)
             if code is not None:
                 if (port := self._failed_to_bind(node)) is not None:  # it was free a moment ago
-                    raise LocalKafkaError(_is_taken(port))
+                    raise LocalKafkaError(taken(port))
                 raise self._error(f"node {node} of the local Kafka ended with exit code {code}")
 
     def kill(self, node: int = 0) -> None:
@@ -232,13 +271,17 @@ class LocalKafka:
             nodes = "1 node" if known == 1 else f"{known} nodes"
             raise ArgumentError(f"{self._folder} holds the data of {nodes}, not of {self.nodes}")
         self._cluster = _cluster_of(self._folder) or _new_id()
-        self._ports = _free_ports(self.nodes, self._port)
+        self._ports = free_ports(self.nodes, self._port)
+        if self._security is not None:
+            self._security.prepare(self._folder)
         for node in range(self.nodes):
             self._write_node(node, self._folder / f"node-{node}", kafka)
 
     def _write_node(self, node: int, folder: Path, kafka: Path) -> None:
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        (folder / "server.properties").write_text(as_properties(self._properties(node)), encoding="utf-8")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / "data").mkdir(exist_ok=True)
+        # it may hold passwords
+        write_secret(folder / "server.properties", as_properties(self._properties(node)).encode())
         meta = folder / "data" / "meta.properties"
         if not meta.exists():
             identity = {"version": 1, "cluster.id": self._cluster, "node.id": node, "directory.id": _new_id()}
@@ -260,6 +303,7 @@ class LocalKafka:
             "transaction.state.log.min.isr": min(2, replicas),
             "share.coordinator.state.topic.replication.factor": replicas,
             "share.coordinator.state.topic.min.isr": min(2, replicas),
+            **({} if self._security is None else self._security.properties(port, controller)),
             **self._config,
         }
 
@@ -272,8 +316,9 @@ class LocalKafka:
             self._pids[node] = supervisor.ask("start", node, self._command, str(self._folder / f"node-{node}"))
         if len(self._pids) <= self.nodes // 2:
             return
+        tls = None if self._security is None else self._security.context()
         for node in nodes:
-            self._wait(functools.partial(_answers, self._ports[node]), deadline)
+            self._wait(functools.partial(answers, self._ports[node], tls), deadline)
         self._wait(functools.partial(self._is_ready, nodes), deadline)
 
     def _wait(self, condition: Callable[[], bool], deadline: float) -> None:
@@ -284,14 +329,27 @@ class LocalKafka:
             time.sleep(POLL)
             self.check()
 
+    def _let_users_in(self) -> None:
+        """Have the brokers know the users whose passwords they keep, and return when they do."""
+        if self._security is None or not self._security.scram:
+            return
+        with self._admin(self.hosts.split(",")) as admin:
+            self._security.add_users(admin)
+            self._wait(functools.partial(self._security.are_known, admin), time.monotonic() + self._timeout)
+
+    def _admin(self, servers: list[str]) -> Any:
+        from kafka import KafkaAdminClient
+
+        config = {} if self._security is None else self._security.for_nodes()
+        return KafkaAdminClient(bootstrap_servers=servers, **config)
+
     def _is_ready(self, nodes: Collection[int]) -> bool:
         """Return whether these nodes are brokers of this cluster, and it has a coordinator for groups."""
-        from kafka import KafkaAdminClient
         from kafka.errors import KafkaError
 
         servers = [f"127.0.0.1:{self._ports[node]}" for node in nodes]
         try:
-            with KafkaAdminClient(bootstrap_servers=servers) as admin:
+            with self._admin(servers) as admin:
                 cluster = admin.describe_cluster()
                 brokers = {broker["broker_id"] for broker in cluster["brokers"] if not broker.get("is_fenced")}
                 if cluster["cluster_id"] != self._cluster or not brokers.issuperset(nodes):
@@ -376,62 +434,6 @@ def _cluster_of(folder: Path) -> str | None:
         if found:
             return found[1]
     return None
-
-
-def _free_ports(nodes: int, first: int | None) -> list[int]:
-    """Return a port for clients for each node, then one for controllers for each."""
-    ports = list(_client_ports(nodes, first))
-    while len(ports) < 2 * nodes:
-        port = secrets.choice(PORTS)
-        if port not in ports and is_free(port):
-            ports.append(port)
-    return ports
-
-
-def _client_ports(nodes: int, first: int | None) -> range:
-    """Return the ports for clients that were asked for; none where any will do."""
-    return range(0) if first is None else range(first, first + nodes)
-
-
-def _check_ports(ports: Iterable[int]) -> None:
-    """Raise :class:`kq.LocalKafkaError` if a node could not listen at one of its ports: Java's own words are a page."""
-    deadline = time.monotonic() + PORT_PATIENCE
-    for port in ports:
-        while (error := _why_not(port)) is not None:
-            if error.errno != errno.EADDRINUSE:
-                raise LocalKafkaError(f"cannot listen at port {port}: {error.strerror}") from error
-            if time.monotonic() > deadline:
-                raise LocalKafkaError(_is_taken(port)) from error
-            time.sleep(POLL)
-
-
-def _is_taken(port: int) -> str:
-    who = "a Kafka that answers: use that" if _answers(port) else "another program: end that"
-    return f"port {port} of 127.0.0.1 is taken by {who}, or give another port"
-
-
-def is_free(port: int) -> bool:
-    """Return whether nobody listens at a port of the loopback interface."""
-    return _why_not(port) is None
-
-
-def _why_not(port: int) -> OSError | None:
-    """Return why nobody can listen at a port of the loopback interface."""
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError as error:
-        return error
-    return None
-
-
-def _answers(port: int) -> bool:
-    """Return whether a broker answers at this port; a Kafka client that finds none leaks a thread and complains."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1.0) as probe:
-            probe.sendall(API_VERSIONS)
-            return probe.recv(8, socket.MSG_WAITALL)[4:] == API_VERSIONS[8:12]  # the correlation ID comes back
-    except OSError:
-        return False
 
 
 def _size(path: Path) -> int:

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from reprlib import Repr
 from typing import Any
 
-from kq.utils import safe_repr
+from kq.utils import MASKED, safe_repr
 
 __all__ = ["FIELDS", "FILLED", "LATEST", "MASKED", "MORE", "Row", "brief", "call_text", "cleaned", "merged", "size_of"]
 
-#: Stands for arguments that are to stay out.
-MASKED = "***"
 #: Characters of arguments, or of what a job returned.
 LONGEST = 2_000
 

@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 #: So much of a key is shown in a hint: enough to know it, and no page of text.
-_HINT_LENGTH = 40
 #: Makes a named tuple of all its fields, in half the time of calling its class.
 _make_job = tuple.__new__
 #: Terms that hold wherever a decorated function is enqueued.
@@ -202,7 +201,7 @@ def _check_key(key: Any, name: str) -> bytes:
         return key
     error = ArgumentError(f"{name} must be a bytes")
     if isinstance(key, str):  # the words are KQ's; a note stands below them in a traceback, from Python 3.11 on
-        error.__notes__ = [f"hint: encode it, as in {key[:_HINT_LENGTH]!r}.encode()"]  # type: ignore[attr-defined,unused-ignore]
+        error.__notes__ = ["hint: encode it, as in key.encode()"]  # type: ignore[attr-defined,unused-ignore]
     raise error
 
 

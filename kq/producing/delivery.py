@@ -34,7 +34,7 @@ from kafka.errors import (
     UnknownError,
 )
 
-from kq.clients import CLIENT_DEFAULTS, connect, kafka_python
+from kq.clients import CLIENT_DEFAULTS, connect, denied, kafka_python
 from kq.errors import BrokerUnreachable, KQError
 from kq.job import Job
 from kq.message import Record
@@ -408,6 +408,8 @@ def _shut(producer: KafkaProducer, timeout: float) -> None:
 
 def describe(error: BaseException) -> str:
     """Return an error as text that begins with its name."""
+    if (right := denied(error)) is not None:
+        return right
     name, text = type(error).__name__, str(error)
     text = re.sub(rf"^\[Error \d+\] (?={name})", "", text)  # which is how errors of the client begin
     return text if text.startswith(name) else f"{name}: {text}" if text else name

@@ -26,9 +26,11 @@ class Publishing:
     """What one queue has to say to a message log. Any thread may use it.
 
     :param given: The store, or its address: then the store is made, and closed, by this.
+    :param hides: Whether arguments and keys stay out.
     """
 
-    def __init__(self, given: MessageStore | str) -> None:
+    def __init__(self, given: MessageStore | str, hides: bool = False) -> None:
+        self._hides = hides
         self.store = given if isinstance(given, MessageStore) else MessageStore(given)
         self._is_owner = self.store is not given
         self._feed = self.store.feed(_rows)
@@ -36,8 +38,10 @@ class Publishing:
     def note(self, sent: Sent) -> None:
         """Note that a job is on its topic."""
         job = sent.job
-        arguments = MASKED if self.store.mask_arguments else call_text(job.args or (), job.kwargs or {})
-        self._feed.put((job._replace(args=None, kwargs=None), getattr(sent.future, "value", None), arguments))
+        is_masked = self._hides or self.store.mask_arguments
+        arguments = MASKED if is_masked else call_text(job.args or (), job.kwargs or {})
+        key = None if self._hides else job.key
+        self._feed.put((job._replace(args=None, kwargs=None, key=key), getattr(sent.future, "value", None), arguments))
 
     def close(self, timeout: float | None) -> None:
         """Write what was put, within so many seconds."""

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from typing import Any, ParamSpec, overload
 
 from kq.errors import ArgumentError
-from kq.job import EnqueuedJob, EnqueueItem, Job
+from kq.job import EnqueuedJob, EnqueueItem, Job, masked
 from kq.message import (
     HEADER_CONTENT_TYPE,
     HEADER_EXPIRES,
@@ -55,6 +55,7 @@ class Sender:
         signer: Signer | None = None,
         *,
         wants_results: bool = False,
+        hides: bool = False,
     ) -> None:
         self.delivery = delivery
         self.later = later
@@ -64,6 +65,8 @@ class Sender:
         #: Called with each record that was acknowledged; None if nobody asks.
         self.note: Callable[[Sent], object] | None = None
         self._logger = logger
+        #: Whether arguments and keys stay out of lines.
+        self._hides = hides
         content = content_type_of(serializer)
         self._content: Headers = [] if content is None else [(HEADER_CONTENT_TYPE, content)]
         #: Headers of all jobs.
@@ -73,7 +76,8 @@ class Sender:
         """Return what goes to Kafka of a job."""
         if self._logger.isEnabledFor(logging.INFO):
             where = {"job_id": job.id, "topic": terms.topic}
-            self._logger.info("Enqueueing %s ...", safe_str(job), extra=where)
+            shown = masked(job) if self._hides else job
+            self._logger.info("Enqueueing %s ...", safe_str(shown), extra=where)
         assert job.timestamp is not None
         value = self.serializer(job)
         if not isinstance(value, bytes):

@@ -226,7 +226,8 @@ class Watcher:
             return f"job {job_id}: topic {name} cannot be read: {consumer.trouble}"
         if not self._has_topic(name):
             return (
-                f"job {job_id}: there is no topic {name}: no worker with results=True has run jobs of {consumer.topic}"
+                f"job {job_id}: there is no topic {name}: no worker with results=True has run jobs of "
+                f"{consumer.topic}, or this user may not see it: see kq acls"
             )
         if watch is not None and watch.events:
             last = watch.events[-1]

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer
+from kafka.errors import TopicAuthorizationFailedError
 
-from kq.clients import TableReader, connect, settings_for
+from kq.clients import TableReader, connect, denied, settings_for, topics
 from kq.errors import KQError
 from kq.producing import SUFFIX
 from kq.scheduling.part import Part
@@ -42,6 +43,8 @@ def read_parts(topic: str, hosts: str, config: Mapping[str, Any]) -> list[Part] 
     later = f"{topic}.{SUFFIX}"
     with connect(KafkaAdminClient, hosts, settings_for(KafkaAdminClient.DEFAULT_CONFIG, config)) as admin:
         if later not in admin.list_topics():
+            if topics.is_hidden(admin, later):
+                raise KQError(f"topic {later} cannot be read: {denied(TopicAuthorizationFailedError(later))}")
             return None
     parts: dict[int, Part] = {}
 

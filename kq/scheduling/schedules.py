@@ -20,7 +20,7 @@ from kq.scheduling.reading import read_parts
 from kq.scheduling.schedule import FIRED, SCHEDULE, Plan, Schedule, definition
 from kq.scheduling.when import Cron, Every
 from kq.signing import LATER, Signer
-from kq.utils import get_call_repr
+from kq.utils import call_repr
 
 __all__ = ["Schedules", "check_schedule"]
 
@@ -43,6 +43,7 @@ class Schedules:
 
     :param access: Returns what another client needs to get to the brokers, of the settings that it knows.
     :param signer: Signs what is made; what it does not verify is replaced as if it were not there.
+    :param hides: Whether the arguments of calls stay out of what is shown of them.
     """
 
     def __init__(
@@ -51,9 +52,12 @@ class Schedules:
         later: Later,
         access: Callable[[Collection[str]], dict[str, Any]],
         signer: Signer | None = None,
+        *,
+        hides: bool = False,
     ) -> None:
         self._delivery = delivery
         self._signer = signer
+        self._hides = hides
         self._later = later
         self._access = access
 
@@ -87,7 +91,7 @@ class Schedules:
         self, name: str, when: Cron | Every, job: Job, value: bytes, headers: Headers, expires: int | None, since: int
     ) -> Record:
         """Return the record of a schedule that was first made at a time, in Unix milliseconds."""
-        call = get_call_repr(job.func, *(job.args or ()), **(job.kwargs or {}))[:_LONGEST_CALL]  # type: ignore[arg-type]
+        call = call_repr(job.func, job.args or (), job.kwargs or {}, self._hides)[:_LONGEST_CALL]  # type: ignore[arg-type]
         partition, own = self._later.place(job, name.encode())
         made = [definition(when, call, since, expires), *own, *headers]
         now = int(time.time() * 1000)

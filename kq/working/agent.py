@@ -25,7 +25,7 @@ from typing import Any
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from kq.clients import settings_for, topics
+from kq.clients import denied, settings_for, topics
 from kq.context import Place, note_cancelled
 from kq.controlling import (
     CONTROL,
@@ -34,6 +34,7 @@ from kq.controlling import (
     Board,
     Cancels,
     RunningJob,
+    Seal,
     Wish,
     key_of,
     report_of,
@@ -90,10 +91,13 @@ class Agent(ThreadedCompanion):
         #: Set where a report is to go out before its time.
         self._news = threading.Event()
         self._pong: str | None = None
+        #: Whether it was said that reports are not taken.
+        self._has_told = False
 
     def open(self, context: Context) -> None:
         self.context = context
         self._topic = f"{context.topic}.{SUFFIX}"
+        self._seal = Seal(context.topic, context.signer)
         host = socket.gethostname()
         self.id = f"{host}-{os.getpid()}-{os.urandom(2).hex()}"
         self._about = {
@@ -200,7 +204,7 @@ class Agent(ThreadedCompanion):
     def run(self, stopping: threading.Event) -> None:
         context = self.context
         board = self._board = Board(
-            context.topic, context.hosts, context.config, cancels=self._cancels, on_change=self._note
+            context.topic, context.hosts, context.config, cancels=self._cancels, seal=self._seal, on_change=self._note
         )
         writing = {**settings_for(KafkaProducer.DEFAULT_CONFIG, context.config), **_WRITING}
         delivery = Delivery(f"the agent of {self._topic}", context.topic, None, context.hosts, writing)
@@ -236,9 +240,18 @@ class Agent(ThreadedCompanion):
     def _write(self, delivery: Delivery, key: bytes, value: bytes | None) -> None:
         """Write a report or a tombstone; one that is not taken costs nothing: the next is soon due."""
         try:
-            delivery.producer.send(self._topic, value, key=key, partition=0)
+            sent = self._seal.write(delivery.producer, key, value)
         except (KafkaError, KQError) as error:
-            _logger.debug("Topic %s did not take a report: %s", self._topic, error)
+            self._note_refusal(error)
+        else:
+            sent.add_errback(self._note_refusal)
+
+    def _note_refusal(self, error: BaseException) -> None:
+        """Say once that this worker is not seen for want of a right."""
+        reason = denied(error)
+        level = logging.DEBUG if reason is None or self._has_told else logging.WARNING
+        self._has_told = self._has_told or reason is not None
+        _logger.log(level, "Topic %s did not take a report: %s", self._topic, reason or error)
 
     def _sweep(self, delivery: Delivery, board: Board) -> None:
         """Remove what is left behind; one of all agents does."""

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from kq.clients import denied
 from kq.executors import Finished, Run
 from kq.job import SUCCESS, Outcome
 from kq.message import Message, Record
@@ -69,6 +70,8 @@ class Context(NamedTuple):
     tell: Callable[[Companion, Record], None] = lambda companion, record: None
     #: Signs what the worker publishes, and has verified what it is made of.
     signer: Signer | None = None
+    #: Whether arguments, results and keys stay out of what companions write.
+    hides: bool = False
     #: What a companion may have the loop do.
     steering: Steering = Steering()
 
@@ -254,12 +257,19 @@ class ThreadedCompanion(Companion):
             try:
                 self.run(self._stopping)
                 return
-            except Exception:  # the door of the thread: it must not end in silence, nor take the worker with it
+            except Exception as error:  # noqa: BLE001 - the door of the thread: it must not end in silence
                 if time.monotonic() - begun > longest:  # it had worked
                     wait = RESTART_WAIT[0]
-                _logger.exception("%s failed; it is started again in %g s", type(self).__name__, wait)
+                self._complain(error, wait)
             self._stopping.wait(wait)
             wait = min(wait * 2, longest)
+
+    def _complain(self, error: Exception, wait: float) -> None:
+        name, reason = type(self).__name__, denied(error)
+        if reason is None:
+            _logger.exception("%s failed; it is started again in %g s", name, wait)
+        else:
+            _logger.error("%s failed; it is started again in %g s: %s", name, wait, reason)
 
 
 class Companions:

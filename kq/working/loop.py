@@ -129,7 +129,7 @@ class Loop:
         asked = settings.deserializer, settings.timeout, settings.logger, settings.callback is not None
         runs: dict[int, Run] | None = {} if self._plan.companions.follow_runs or settings.most_lines else None
         wants = settings.packs, runs, self._router, settings.most_lines
-        more = self._plan.companions.wants_errors, self._plan.companions.given
+        more = self._plan.companions.wants_errors, self._plan.companions.given, settings.hides_arguments
         setting = Setting(*asked, waker.wake, waker.watch, waker.unwatch, *wants, *more)
         self._executor.open(setting, settings.concurrency)
         self._watchdog.executor = self._executor

@@ -32,6 +32,7 @@ from kq.message import (
     millis_in,
 )
 from kq.messagelog import MASKED, MOST_ATTEMPTS, LogStatus, MessageStore, Row, brief, cleaned, position, size_of
+from kq.signing import HEADER_SIGNATURE, HEADER_SIGNED_AT
 from kq.utils import type_name
 from kq.working.companions import Companion, Context
 
@@ -48,6 +49,8 @@ _CANCELLED = "kq.errors.Cancelled"
 _EXPIRED, _CANCELLED = type_name(JobExpired), type_name(Cancelled)
 _CANCELLED = type_name(Cancelled)
 _COMPLETED_FIRST = position("COMPLETED")
+#: Headers behind those of a plain job, where it is signed.
+_SIGNED = HEADER_SIGNED_AT, HEADER_SIGNATURE
 #: Names that are remembered, and rows that are handed on at once.
 _MOST_NAMES, _AT_ONCE = 1_000, 64
 
@@ -66,7 +69,8 @@ class Recording(Companion):
     def open(self, context: Context) -> None:
         self._store = self._given if isinstance(self._given, MessageStore) else MessageStore(self._given)
         worker = f"{socket.gethostname()}:{os.getpid()}-{os.urandom(3).hex()}"
-        self._rows = Rows(worker, self._has_letters, MASKED if self._store.mask_arguments else None)
+        mask = MASKED if self._store.mask_arguments or context.hides else None
+        self._rows = Rows(worker, self._has_letters, mask, hides_keys=context.hides)
         self._feed = self._store.feed(self._rows.handed_on, worker)
 
     def on_started_many(self, messages: Sequence[Message]) -> None:
@@ -90,9 +94,11 @@ class Rows:
     """Makes rows of what a worker sees. Belongs to the loop's thread, but for ``handed_on``.
 
     :param mask: Stands for what jobs return; None where that may be shown.
+    :param hides_keys: Whether keys stay out.
     """
 
-    def __init__(self, worker: str, has_letters: bool, mask: str | None = None) -> None:
+    def __init__(self, worker: str, has_letters: bool, mask: str | None = None, *, hides_keys: bool = False) -> None:
+        self._hides_keys = hides_keys
         self._mask = mask
         self._worker = worker
         self._has_letters = has_letters
@@ -149,10 +155,11 @@ class Rows:
         for message, job, outcome, why in ended:
             headers = message[6]
             is_plain = outcome is not None and outcome[0] == SUCCESS and outcome[1] is None and not outcome[8]
-            if is_plain and len(headers) == 2:
-                (first, name), (second, func) = headers
+            if is_plain and (len(headers) == 2 or (len(headers) == 4 and (headers[2][0], headers[3][0]) == _SIGNED)):
+                (first, name), (second, func) = headers[:2]
                 if first == HEADER_ID and second == HEADER_FUNC and func in names and name.isalnum() and len(name) < 99:
                     topic, partition, offset, key, _, timestamp, _ = message
+                    key = None if self._hides_keys else key
                     function, begun = names[func], self._begun(message)
                     rows.append(
                         (
@@ -198,6 +205,7 @@ class Rows:
 
     def _row(self, message: Message, status: LogStatus, begun: int | None, ended: int | None) -> Row:
         topic, partition, offset, key, _, timestamp, headers = message
+        key = None if self._hides_keys else key
         attempt, place, told = 1, _COMPLETED_FIRST, dict(headers)
         name, func = told.get(HEADER_ID), told.get(HEADER_FUNC)
         job_id = f"{topic}-{partition}-{offset}" if name is None else _text(name, _LONGEST_ID)

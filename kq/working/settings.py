@@ -15,6 +15,7 @@ from kq.messagelog import MessageStore, check_store
 from kq.retry import Retry, check_retry
 from kq.serializers import loads
 from kq.signing import Signer, check_signer
+from kq.utils import hides_arguments
 from kq.working.backlog import Ordering
 from kq.working.brake import Unimportable
 from kq.working.callback import takes_message
@@ -93,6 +94,8 @@ class Settings(NamedTuple):
     signer: Signer | None = None
     #: Whether the worker takes part in control; None where it does once there is something to read.
     control: bool | None = None
+    #: Whether arguments, results and keys stay out of what is written.
+    hides_arguments: bool = False
 
     @property
     def packs(self) -> Literal["none", "asked", "all"]:
@@ -126,9 +129,11 @@ class Settings(NamedTuple):
             "message_log": check_store(given["message_log"]),
             "dead_letters": _dead_letters(given["dead_letters"], topic),
             "signer": check_signer(given["signer"]),
+            "hides_arguments": hides_arguments(given["log_arguments"]),
             "executor": _executor(given["executor"], given["concurrency"]),
         }
-        return cls(**{**given, **made})
+        told = {name: value for name, value in given.items() if name != "log_arguments"}
+        return cls(**{**told, **made})
 
 
 def _require(condition: bool, message: str) -> None:

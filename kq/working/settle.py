@@ -18,10 +18,9 @@ from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from kq.errors import PoisonMessage
-from kq.executors import Caller, Finished, cancelled
+from kq.executors import Caller, Finished, cancelled, told
 from kq.job import FAILURE, INVALID, SUCCESS, Outcome
 from kq.message import Message, job_from_headers
-from kq.utils import safe_str
 from kq.working.companions import RESTART_WAIT, Companions, Refusal
 from kq.working.publisher import Publisher
 from kq.working.reporter import Reporter
@@ -127,9 +126,10 @@ class Settler:
                 else:
                     callback(outcome.status, job, outcome.result, outcome.exception, outcome.stacktrace)
         except BaseException as error:  # the door of the user's hook: it is logged, and changes nothing  # noqa: BLE001
-            self._log(logging.ERROR, "Callback raised an exception: %s", safe_str(error), exc_info=True)
+            hides = self._settings.hides_arguments
+            self._log(logging.ERROR, "Callback raised an exception: %s", told(error, hides), exc_info=not hides)
 
-    def _log(self, level: int, line: str, *args: object, exc_info: bool | None = None) -> None:
+    def _log(self, level: int, line: str, *args: object, exc_info: bool = False) -> None:
         """Log; a filter or handler of the program that raises costs its line, but no outcome."""
         with contextlib.suppress(Exception):
             self._settings.logger.log(level, line, *args, exc_info=exc_info)

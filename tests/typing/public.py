@@ -179,6 +179,10 @@ def workers(consumer: KafkaConsumer) -> None:
     kq.Worker(hosts="h:1", executor=kq.ProcessExecutor(kill_grace=1, max_jobs=5, preload=("json",), on_start=print))
     kq.Worker(hosts="h:1", executor=kq.ThreadExecutor())
     kq.Worker(hosts="h:1", executor=kq.InlineExecutor())
+    kq.Worker(hosts="h:1", log_arguments=False, signer=kq.Signer({"a": b"k" * 32}, max_age=60))
+    kq.Worker(hosts="h:1", signer="k")  # type: ignore[arg-type]
+    kq.Control("topic", "h:1", signer=kq.Signer(lambda: [("a", b"k" * 32)]))
+    kq.Control("topic", signer=b"k")  # type: ignore[arg-type]
     kq.Worker(hosts="h:1", executor=5)  # type: ignore[arg-type]
     kq.Worker(hosts="h:1", concurrency="4")  # type: ignore[arg-type]
     assert_type(worker.start(max_messages=5, commit_offsets=False), int)

@@ -31,7 +31,7 @@ from typing import Any
 
 import dill
 
-from kq.context import Report, Said, ask_too, enter, leave
+from kq.context import Report, ask_too, enter, leave
 from kq.errors import ChildLost, JobExpired
 from kq.executors import coroutine
 from kq.executors.base import LONGEST, call_of, cause_of, stacktrace_of
@@ -50,14 +50,15 @@ from kq.executors.process.protocol import (
     Packed,
     Result,
     Shared,
+    SharedReport,
     blocking,
     unpack_jobs,
-    write_said,
 )
+from kq.executors.telling import of_exit, told
 from kq.job import FAILURE, INVALID, SUCCESS, Status
 from kq.logs import Router
 from kq.serializers import JSONSerializer, is_unimportable, loads, serializer_of
-from kq.utils import get_call_repr, safe_str
+from kq.utils import MASKED, call_repr, safe_str
 
 __all__ = ["run_child"]
 
@@ -186,7 +187,7 @@ class _Child:
             jobs.extend(unpack_jobs(self._read_frame()))
 
     def _run(self, number: int) -> None:
-        settings = self._settings
+        settings, hides = self._settings, self._settings.hides
         self._shared[Shared.IS_READ] = self._shared[Shared.IS_TELLING] = 0
         self._report, self.has_logged = _NOBODY, False  # what the job before it said is not its own
         begun = time.monotonic()
@@ -204,9 +205,9 @@ class _Child:
             job = loads(value[0]) if isinstance(value, tuple) else settings.deserialize(value)
             func, args, kwargs, timeout = call_of(job, settings.timeout)
             job_id = job.id if job.id is None else safe_str(job.id)
-            text = get_call_repr(func, *args, **kwargs) if settings.is_verbose else ""
+            text = call_repr(func, args, kwargs, hides) if settings.is_verbose else ""
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            self._send_result(number, INVALID, begun, safe_str(error), stacktrace_of(error), error=error)
+            self._send_result(number, INVALID, begun, told(error, hides), stacktrace_of(error, hides), error=error)
             return
         self.running_id = job_id
         if settings.is_verbose:
@@ -238,7 +239,7 @@ class _Child:
     def _listen(self, number: int) -> None:
         """Have a job that begins heard, by who is interested."""
         if self._settings.reports:
-            self._report = _SharedReport(self._shared, number)
+            self._report = SharedReport(self._shared, number)
         if self._settings.captures:
             self.running_number = number
             self._router.attach()
@@ -266,13 +267,13 @@ class _Child:
             self._is_ending = True  # with all that such a job has left
             self._fail(number, begun, ChildLost("the job forked and returned twice"))
             return
-        settings = self._settings
+        settings, hides = self._settings, self._settings.hides
         wants_result = settings.wants_outcome or self._packs
         if wants_result or settings.is_verbose or self._report.said is not None or self.has_logged:
-            text = safe_str(result) if settings.is_verbose else ""
+            text = "" if not settings.is_verbose else MASKED if hides else safe_str(result)
             errors: list[BaseException] = []
             packed = pack(result, errors, self._serializer, self._packs) if wants_result else None
-            self._send_result(number, SUCCESS, begun, text, "" if packed is not None else why_not(errors), packed)
+            self._send_result(number, SUCCESS, begun, text, why_not([] if packed else errors, hides), packed)
             return
         now = time.monotonic()
         self._ended = number
@@ -282,11 +283,11 @@ class _Child:
             self._send_done()
 
     def _fail(self, number: int, begun: float, error: BaseException) -> None:
-        stacktrace = stacktrace_of(error)
+        settings, hides = self._settings, self._settings.hides
+        stacktrace = stacktrace_of(error, hides)
         if isinstance(error, SystemExit):
-            error = ChildLost(f"the job called sys.exit({safe_str(error.code)})", _exit_code(error))
+            error = ChildLost(of_exit(error, hides), _exit_code(error))
         packed: Packed = None
-        settings = self._settings
         if settings.wants_outcome or settings.wants_errors or self._packs:
             packed = pack_error(error, self._serializer)
         self._send_result(number, FAILURE, begun, "", stacktrace, packed, error=error)
@@ -345,7 +346,8 @@ class _Child:
     ) -> None:
         self._shared[Shared.IS_TELLING] = 1
         is_foreign = status == INVALID and error is not None and is_unimportable(error)
-        cause = None if error is None else tuple(cause_of(error))  # of a class that the worker may not know
+        # of a class that the worker may not know
+        cause = None if error is None else tuple(cause_of(error, hides=self._settings.hides))
         said = self._report.said
         result = Result(number, status, begun, time.monotonic(), text, stacktrace, packed, is_foreign, cause, said)
         self.send((Frame.RESULT, *result))
@@ -370,20 +372,6 @@ class _Child:
         if is_main and self._must_end:
             self._must_end = False
             raise Interrupt
-
-
-class _SharedReport(Report):
-    """Tells how far a job is where the worker sees it without a message, whatever the job does meanwhile."""
-
-    __slots__ = ("_number", "_shared")
-
-    def __init__(self, shared: mmap.mmap, number: int) -> None:
-        super().__init__()
-        self._shared, self._number = shared, number
-
-    def tell(self, said: Said) -> None:
-        self.said = said
-        write_said(self._shared, self._number, said)
 
 
 #: What nothing is told to.

@@ -131,6 +131,7 @@ class ProcessExecutor(Executor):
             packs=setting.packs,
             reports=setting.runs is not None,
             captures=setting.most_lines > 0,
+            hides=setting.hides,
         )
         try:
             file = io.BytesIO()

@@ -23,11 +23,12 @@ from kq.executors.process.handle import Handle
 from kq.executors.process.packing import unpack, unpack_error
 from kq.executors.process.protocol import Frame, Result
 from kq.executors.running import with_report
+from kq.executors.telling import told
 from kq.job import FAILURE, INVALID, SUCCESS, Cause, Outcome
 from kq.logs import FORMAT
 from kq.message import Message, job_from_headers
 from kq.serializers import serializer_of
-from kq.utils import safe_str, type_name
+from kq.utils import type_name
 
 __all__ = ["Outcomes"]
 
@@ -224,9 +225,10 @@ class Outcomes:
         serializer = serializer_of(setting.deserialize, message.value)
         kept = packed if isinstance(packed, bytes) else None
         if result.status == SUCCESS:
-            thing = unpack(packed, serializer) if setting.wants_outcome else None
+            thing = unpack(packed, serializer, setting.hides) if setting.wants_outcome else None
             return told._replace(result=thing, packed=kept, unpacked=result.stacktrace)
-        error = unpack_error(result, serializer) if setting.wants_outcome or setting.wants_errors else None
+        wants_error = setting.wants_outcome or setting.wants_errors
+        error = unpack_error(result, serializer, setting.hides) if wants_error else None
         trace, cause = result.stacktrace, _cause(result)
         return told._replace(status=FAILURE, exception=error, stacktrace=trace, cause=cause, packed=kept)
 
@@ -236,14 +238,14 @@ class Outcomes:
         finished.append(Finished(message, None, invalid, why if result.is_unimportable else None))
         log_processing(self._setting.logger, message)
         if not result.is_unimportable:
-            log_invalid(self._setting.logger, message, *why)
+            log_invalid(self._setting.logger, message, *why, hides=self._setting.hides)
 
     def _finish(self, finished: list[Finished], message: Message, outcome: Outcome, ran: Ran) -> None:
         finished.append(Finished(message, self._job(message, ran.is_read), outcome))
         if outcome.status != SUCCESS or ran.job_id is not None:
             job_id = job_from_headers(message).id if ran.job_id is None else ran.job_id
-            log = self._setting.logger
-            log_outcome(log, message, job_id, outcome, ran.text, seconds=ran.seconds, limit=ran.limit)
+            log, hides = self._setting.logger, self._setting.hides
+            log_outcome(log, message, job_id, outcome, ran.text, seconds=ran.seconds, limit=ran.limit, hides=hides)
 
     def _job(self, message: Message, is_read: bool) -> Any:
         """Return the job for the callback: where a child could unpickle it, this process probably can."""
@@ -254,7 +256,11 @@ class Outcomes:
         try:
             return job_of(message, self._setting)
         except BaseException as error:  # the door of user code: unpickling imports  # noqa: BLE001
-            warn_own("A job that a child could read cannot be read here: %s: %s", type(error).__name__, safe_str(error))
+            warn_own(
+                "A job that a child could read cannot be read here: %s: %s",
+                type(error).__name__,
+                told(error, self._setting.hides),
+            )
             return job_from_headers(message)
 
 

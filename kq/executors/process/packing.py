@@ -13,8 +13,9 @@ from kq.errors import ChildLost, ChildTraceback, JobExpired, RemoteError
 from kq.executors import packing
 from kq.executors.lines import warn_own
 from kq.executors.process.protocol import Packed, Result
+from kq.executors.telling import told
 from kq.serializers import JSONSerializer, safe_loads
-from kq.utils import safe_str, type_name
+from kq.utils import type_name
 
 __all__ = ["pack", "pack_error", "unpack", "unpack_error"]
 
@@ -46,25 +47,25 @@ def pack_error(error: BaseException, serializer: JSONSerializer | None) -> Packe
     return packing.pack_error(error)
 
 
-def unpack(packed: Packed, serializer: JSONSerializer | None) -> Any:
+def unpack(packed: Packed, serializer: JSONSerializer | None, hides: bool = False) -> Any:
     """Return what a child has packed; None, and a warning, where this process cannot read it: no payload ends it."""
     if packed is None or isinstance(packed, tuple):
         return packed and packed[0]
     try:
         return safe_loads(packed) if serializer is None else serializer.unpack(packed)
     except BaseException as error:  # the door of user code: the child could, this process cannot  # noqa: BLE001
-        warn_own("What a job returned or raised cannot be read here: %s: %s", type(error).__name__, safe_str(error))
+        warn_own("What a job returned or raised cannot be read here: %s: %s", type(error).__name__, told(error, hides))
         return None
 
 
-def unpack_error(result: Result, serializer: JSONSerializer | None) -> BaseException | None:
+def unpack_error(result: Result, serializer: JSONSerializer | None, hides: bool = False) -> BaseException | None:
     """Return the exception of a run that failed, with the child's traceback as its cause."""
     if serializer is not None:
         error = _told(result)
     elif result.packed is None:
         return None
     else:
-        unpacked = unpack(result.packed, None)
+        unpacked = unpack(result.packed, None, hides)
         last_line = result.stacktrace.rstrip().rpartition("\n")[2]
         error = unpacked if isinstance(unpacked, BaseException) else RemoteError(last_line)
     # its class may refuse attributes

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from kq.context import NO_TIME, Said, Where
+from kq.context import NO_TIME, Report, Said, Where
 from kq.executors.calling import Around
 from kq.job import Status
 from kq.message import (
@@ -34,8 +34,8 @@ from kq.message import (
 
 __all__ = [
     *("LENGTH", "MESSAGE", "NEVER", "TOKEN"),
-    *("ChildSettings", "Frame", "Given", "Packed", "Result", "Shared", "Verb"),
-    *("blocking", "pack_jobs", "read_said", "unpack_jobs", "write_said"),
+    *("ChildSettings", "Frame", "Given", "Packed", "Result", "Shared", "SharedReport", "Verb"),
+    *("blocking", "pack_jobs", "read_said", "unpack_jobs"),
 ]
 
 #: Number of a job that may be started.
@@ -79,6 +79,8 @@ class Shared:
     #: Where it stands what a job said last of how far it is: a version, odd while this is being written; the job's
     #: number; a fraction, not a number where it is not known; the length of a text. The text stands behind it.
     SAID_AT, SAID, LONGEST_SAID = 64, struct.Struct("@QQdQ"), 1000
+    #: The fraction alone, in one piece: it may change without a new version.
+    FRACTION_AT, FRACTION = 80, struct.Struct("@d")
 
 
 class Result(NamedTuple):
@@ -122,6 +124,8 @@ class ChildSettings(NamedTuple):
     packs: str
     reports: bool
     captures: bool
+    #: Whether arguments, results and what exceptions say stay out of all words.
+    hides: bool = False
 
 
 #: What a child is told of a job: its value, or in a tuple what ``kq.dumps`` wrote in place of it; its limit in seconds,
@@ -183,7 +187,7 @@ def _with(
     return value, own if override is None else limit, expires, (*where[:4], enqueued or where[4], attempt), is_asked
 
 
-def write_said(shared: Any, number: int, said: Said) -> None:
+def _write_said(shared: Any, number: int, said: Said) -> None:
     """Write down what a job said of how far it is. One process writes."""
     at, (fraction, words) = Shared.SAID_AT, said
     text = words.encode("utf-8", "replace")[: Shared.LONGEST_SAID]
@@ -194,13 +198,32 @@ def write_said(shared: Any, number: int, said: Said) -> None:
     Shared.SAID.pack_into(shared, at, (version | 1) + 1, number, NEVER if fraction is None else fraction, len(text))
 
 
+class SharedReport(Report):
+    """Tells how far a job is where the worker sees it without a message, whatever the job does meanwhile."""
+
+    __slots__ = ("_number", "_shared", "_words")
+
+    def __init__(self, shared: Any, number: int) -> None:
+        super().__init__()
+        self._shared, self._number = shared, number
+        self._words: str | None = None
+
+    def tell(self, said: Said) -> None:
+        self.said = said
+        fraction, words = said
+        if words == self._words:  # in an inner loop, mostly
+            Shared.FRACTION.pack_into(self._shared, Shared.FRACTION_AT, NEVER if fraction is None else fraction)
+            return
+        _write_said(self._shared, self._number, said)
+        self._words = words
+
+
 def read_said(shared: Any, number: int) -> Said | None:
     """Return what a job said last of how far it is; None where it said nothing, or is saying it."""
-    head = Shared.SAID.unpack_from(shared, Shared.SAID_AT)
-    version, of, fraction, length = head
+    version, of, fraction, length = Shared.SAID.unpack_from(shared, Shared.SAID_AT)
     begin = Shared.SAID_AT + Shared.SAID.size
     text = bytes(shared[begin : begin + min(length, Shared.LONGEST_SAID)])
-    if version % 2 or of != number or Shared.SAID.unpack_from(shared, Shared.SAID_AT) != head:
+    if version % 2 or of != number or Shared.SAID.unpack_from(shared, Shared.SAID_AT)[0] != version:
         return None
     return None if fraction == NEVER else fraction, text.decode("utf-8", "replace")
 
