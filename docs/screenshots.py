@@ -34,8 +34,8 @@ LEAD = 100.0
 PORT = 18817
 #: Width and height of the pictures: of a desk and of a phone.
 DESK, PHONE = (1200, 800), (390, 844)
-#: Pages that are worth a longer picture, and its height.
-LONG, HEIGHT = ("topic",), 1500
+#: Height of the pictures, on a desk, of pages that are longer or shorter than that.
+HEIGHTS = {"overview": 460, "topic": 1120, "job": 490}
 #: What is pictured: a name, and the address.
 PAGES = {
     "overview": "/",
@@ -126,8 +126,8 @@ def picture(folder: Path, name: str, scheme: str, size: tuple[int, int]) -> None
         if name == "confirm":
             driver.execute_script("document.querySelector('form[action=\"/actions/purge\"] button').click()")
         time.sleep(3.0)
-        if name in LONG and size == DESK:
-            metrics = {"width": size[0], "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        if name in HEIGHTS and size == DESK:
+            metrics = {"width": size[0], "height": HEIGHTS[name], "deviceScaleFactor": 1, "mobile": False}
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         driver.save_screenshot(str(folder / f"dashboard-{name}-{scheme}.png"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +14,7 @@ import kq
 from kq import clients
 from kq.cli.options import config_option, hosts_option, signer_option
 from kq.cli.output import to_stderr
+from kq.utils import hides_arguments
 
 __all__ = ["web"]
 
@@ -54,7 +54,7 @@ def web(
         password=None if password_file is None else dashboard.read_password(password_file),
         behind_proxy=behind_proxy,
         read_only=read_only,
-        hides_arguments=os.environ.get("KQ_LOG_ARGUMENTS") == "0",
+        hides_arguments=hides_arguments(None),
     )
     mode = ", read-only" if read_only else ""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends it well is one thing

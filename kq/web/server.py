@@ -53,5 +53,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=100)
     except OSError as error:
         is_known = error.errno is not None and not isinstance(error, socket.gaierror)
-        words = os.strerror(error.errno or 0) if is_known else error.strerror  # the socket's own words say the address twice
+        # the socket's own words say the address twice
+        words = os.strerror(error.errno or 0) if is_known else error.strerror
         raise KQError(f"{host}:{port} cannot be had: {words}; --host and --port name another one") from error
