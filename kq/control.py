@@ -21,6 +21,7 @@ from kafka.errors import KafkaError
 
 from kq.clients import (
     DEFAULT_TOPIC,
+    LOOKING,
     check_config,
     check_hosts,
     check_topic,
@@ -49,15 +50,7 @@ _WRITING: Mapping[str, Any] = {
     "linger_ms": 0,
 }
 #: Settings of a consumer that looks at what a group has not done yet.
-_READING: Mapping[str, Any] = {
-    "group_id": None,
-    "enable_auto_commit": False,
-    "auto_offset_reset": "earliest",
-    "isolation_level": "read_committed",
-    "allow_auto_create_topics": False,
-    "max_poll_records": 1,
-    "metrics_enabled": False,
-}
+_READING: Mapping[str, Any] = {**LOOKING, "max_poll_records": 1}
 #: Seconds until the broker has acknowledged a wish, until the producer knows the topic, and until it is closed.
 _PATIENCE, _KNOWN_IN, _CLOSING = 40.0, 10.0, 5.0
 #: Seconds until the topic is read, and until what was written just now is read back.

@@ -21,6 +21,7 @@ from kafka.errors import KafkaError
 
 from kq.clients import (
     DEFAULT_TOPIC,
+    LOOKING,
     check_config,
     check_hosts,
     check_topic,
@@ -41,15 +42,7 @@ __all__ = ["DeadLetters"]
 _logger = logging.getLogger("kq.dead_letters")
 
 #: Settings of the clients. A look must not make a topic.
-_READING: Mapping[str, Any] = {
-    "group_id": None,
-    "enable_auto_commit": False,
-    "auto_offset_reset": "earliest",
-    "isolation_level": "read_committed",
-    "allow_auto_create_topics": False,
-    "max_poll_records": 5_000,
-    "metrics_enabled": False,
-}
+_READING: Mapping[str, Any] = {**LOOKING, "max_poll_records": 5_000}
 _WRITING: Mapping[str, Any] = {
     "acks": "all",
     "allow_auto_create_topics": False,

@@ -19,12 +19,13 @@ from kq.clients.kafka_python import Fault
 from kq.clients.properties import hide_secrets, parse_properties, translate
 from kq.clients.reader import TableReader
 from kq.clients.reasons import denied
-from kq.clients.scan import ends_of, scan
+from kq.clients.scan import LOOKING, ends_of, scan
 from kq.clients.tokens import TokenProvider, token_from_file, unsecured_token
 
 __all__ = [
     "CLIENT_DEFAULTS",
     "DEFAULT_TOPIC",
+    "LOOKING",
     "BusyFirstAssignor",
     "Doorbell",
     "Fault",

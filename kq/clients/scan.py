@@ -11,7 +11,17 @@ from kafka import KafkaConsumer, TopicPartition
 from kq.clients import kafka_python
 from kq.errors import KQError
 
-__all__ = ["ends_of", "scan"]
+__all__ = ["LOOKING", "ends_of", "scan"]
+
+#: Settings of a consumer that looks at what is there: it is in no group, and makes no topic.
+LOOKING: Mapping[str, Any] = {
+    "group_id": None,
+    "enable_auto_commit": False,
+    "auto_offset_reset": "earliest",
+    "isolation_level": "read_committed",
+    "allow_auto_create_topics": False,
+    "metrics_enabled": False,
+}
 
 #: Milliseconds of a poll, and until the broker has told where a log begins and ends.
 _POLL_MS, _ASK_MS = 250, 10_000

@@ -10,22 +10,13 @@ from typing import Any
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError
 
-from kq.clients import connect, kafka_python, scan, settings_for
+from kq.clients import LOOKING, connect, kafka_python, scan, settings_for
 from kq.errors import KQError
 from kq.producing import describe
 
 __all__ = ["SingleReader"]
 
-#: Settings of the consumer. A look must not make a topic.
-_READING: Mapping[str, Any] = {
-    "group_id": None,
-    "enable_auto_commit": False,
-    "auto_offset_reset": "earliest",
-    "isolation_level": "read_committed",
-    "allow_auto_create_topics": False,
-    "max_poll_records": 1,
-    "metrics_enabled": False,
-}
+_READING: Mapping[str, Any] = {**LOOKING, "max_poll_records": 1}
 #: Records that are kept, for pages that are looked at again and again; and the bytes of one that is.
 _MOST, _LARGEST = 500, 65_536
 
