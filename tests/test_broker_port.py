@@ -34,9 +34,16 @@ def refusal(local: kq.LocalKafka) -> str:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """Return a port at which another program listens, and says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        yield other.getsockname()[1]
+    """Return a port at which another program listens, and says nothing; those beside it are free.
+
+    Outside of what the system gives to clients, or one of them may sit there.
+    """
+    while True:
+        (port,) = ports.free_ports(1, None)[:1]
+        if all(ports.is_free(port + beside) for beside in range(-2, 3)):
+            break
+    with socket.create_server(("127.0.0.1", port)):
+        yield port
 
 
 TAKEN = "port {} of 127.0.0.1 is taken by another program: end that, or give another port"

@@ -43,6 +43,8 @@ _NO_TLS = re.compile(r"Handshake failed.*(EOF|WRONG_VERSION_NUMBER|RECORD_LAYER|
 _CLOSED = re.compile(r"socket disconnected|reset by peer", re.I)
 #: How Kafka says that a right is missing, and on what, wherever in a text: what the client makes of it differs.
 _DENIED = re.compile(r"\b(Topic|Group|Cluster|TransactionalId)AuthorizationFailedError")
+#: Stands in what says how a topic is made by somebody who may.
+_COMMAND = "kafka-topics.sh"
 _NAMES = (
     re.compile(r"name='([\w.-]+)'"),
     re.compile(r"GROUP/([\w.-]+)"),
@@ -51,7 +53,9 @@ _NAMES = (
 
 
 def denied(error: BaseException) -> str | None:
-    """Return which right is missing, as a line; None where it is something else."""
+    """Return which right is missing, as a line; None where it is something else, or the text says what to do."""
+    if _COMMAND in str(error):
+        return None
     text = str(error) if _DENIED.search(str(error)) else f"{type(error).__name__}: {error}"
     found = _DENIED.search(text)
     if found is None:
