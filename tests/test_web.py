@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from helpers import wait_until
+from helpers import at_work, wait_until
 from starlette.testclient import TestClient
 from web_scene import Scene, scene_at
 
@@ -220,6 +220,24 @@ def test_a_topic_and_a_group_are_paused_and_resumed(web: TestClient, scene: Scen
         wait_until(lambda: "paused for all groups" in web.get(f"/topics/{scene.topic}").text, timeout=20)
         assert do(web, "resume", scene) == f"Topic {scene.topic} is resumed"
         assert control.pauses() == []
+
+
+def test_workers_that_sign_hear_of_what_is_wished(topic: str, hosts: str) -> None:
+    """What the dashboard wishes is signed with its keys, and what they say is verified."""
+    signer = kq.Signer({"a": b"k" * 32})
+    calls: list[Any] = []
+    worker = kq.Worker(topic, hosts=hosts, callback=lambda *told: calls.append(told[0]), control=True, signer=signer)
+    site = Site(Settings(hosts, topics=(topic,), signer=signer))
+    with at_work(worker), TestClient(site.app, base_url=ORIGIN, headers={"origin": ORIGIN}) as web:
+        wait_until(lambda: tiles(web.get("/").text)["Workers"] == "1", timeout=30)
+        fields = {"token": token_in(web.get("/workers").text), "topic": topic, "back": "/"}
+        assert web.post("/actions/pause", data=fields).status_code == 200
+        wait_until(lambda: site.watcher.snapshot.topics[topic].workers[0].state == "paused", timeout=30)
+        with kq.Queue(topic, hosts=hosts, signer=signer) as queue:
+            queue.enqueue(abs, -1)
+        wait_until(lambda: worker.stats().backlog == 1, timeout=30)
+        assert web.post("/actions/resume", data=fields).status_code == 200
+        wait_until(lambda: calls == ["success"], timeout=30)
 
 
 def test_jobs_are_cancelled_and_terminated(web: TestClient, scene: Scene) -> None:

@@ -51,7 +51,8 @@ class Scene:
             message_log=self.store,
             capture_logs=True,
         )
-        self.failed = [self.queue.enqueue(fail, f"{EVIL}-{number}") for number in range(3)]
+        failing = self.queue.using(key=b"secret-7", headers=[("mine", b"secret-7")])
+        self.failed = [failing.enqueue(fail, f"{EVIL}-{number}") for number in range(3)]
         self.well = self.queue.enqueue(jobs.add, EVIL, EVIL)
         self.delayed = [self.queue.using(delay=delay).enqueue(jobs.add, 1, 2) for delay in (3600, 7200)]
         self.queue.schedule("nightly", kq.Cron("30 2 * * *"), jobs.add, EVIL, "secret-7")

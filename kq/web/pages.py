@@ -14,7 +14,7 @@ from starlette.datastructures import QueryParams
 from kq.deadletters import DeadLetters
 from kq.errors import KQError, StoreError
 from kq.letter import REASONS, DeadLetter, parsed
-from kq.message import HEADER_FUNC, HEADER_ID
+from kq.message import HEADER_FUNC, HEADER_ID, HEADER_KEY
 from kq.messagelog import STATUSES, MessageLog
 from kq.web.inside import Inside, look_inside
 from kq.web.letters import Filter
@@ -125,10 +125,15 @@ class Pages:
             "letter": letter,
             "job": _decoded(told.get(HEADER_ID)),
             "function": _decoded(told.get(HEADER_FUNC)),
-            "headers": [(name, _decoded(value)) for name, value in letter.headers],
-            "key": _decoded(letter.key),
+            "headers": [(name, self._header(name, value)) for name, value in letter.headers],
+            "key": self._settings.arguments(_decoded(letter.key)),
             **self._inside(letter),
         }
+
+    def _header(self, name: str, value: bytes) -> str | None:
+        """Return a header as it may be shown: those of others may hold anything, and one holds a key."""
+        is_ours = name.startswith("kq-") and name != HEADER_KEY
+        return _decoded(value) if is_ours else self._settings.arguments(_decoded(value))
 
     def _inside(self, letter: DeadLetter) -> dict[str, Any]:
         if self._settings.hides_arguments:
@@ -188,7 +193,7 @@ class Pages:
         return {
             "look": look,
             "entry": entry,
-            "key": _decoded(entry.key),
+            "key": self._settings.arguments(_decoded(entry.key)),
             "steps": _steps(entry),
             "goes_on": entry.status in _GOES_ON,
             "letter": letter if index is not None and index.get(letter) is not None else None,

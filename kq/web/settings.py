@@ -39,9 +39,9 @@ class Settings(NamedTuple):
 
     :param topics: Only these; all where there are none.
     :param store: The message log, where there is one.
-    :param signer: Verifies letters, and signs what is replayed.
+    :param signer: Verifies letters and what workers say, and signs what is replayed and what is wished.
     :param behind_proxy: A proxy asks people who they are, and says to which host they came.
-    :param hides_arguments: Whether the arguments of calls, and what jobs return, are shown to nobody.
+    :param hides_arguments: Whether the arguments of calls, keys, and what jobs return, are shown to nobody.
     """
 
     hosts: str
@@ -60,7 +60,7 @@ class Settings(NamedTuple):
         return f"Settings(hosts={self.hosts})"
 
     def arguments(self, text: str | None) -> str | None:
-        """Return arguments, or what a job returned, as they may be shown: the one place that decides it."""
+        """Return arguments, a key, or what a job returned, as they may be shown: the one place that decides it."""
         return MASKED if self.hides_arguments and text is not None else text
 
     def call(self, text: str) -> str:

@@ -146,5 +146,6 @@ class Steering:
     def _control(self, topic: str) -> Control:
         with self._lock:
             if topic not in self._controls:
-                self._controls[topic] = Control(topic, self._settings.hosts, self._settings.config)
+                settings = self._settings
+                self._controls[topic] = Control(topic, settings.hosts, settings.config, signer=settings.signer)
             return self._controls[topic]

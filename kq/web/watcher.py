@@ -19,7 +19,7 @@ from kafka.errors import KafkaError
 
 from kq.clients import connect, settings_for
 from kq.controlling import SUFFIX as CONTROL
-from kq.controlling import Board, WorkerInfo, parsed
+from kq.controlling import Board, Seal, WorkerInfo, parsed
 from kq.errors import KQError
 from kq.letter import SUFFIX as DEAD
 from kq.producing import SUFFIX as LATER
@@ -276,7 +276,8 @@ class Watcher:
         if len(self._followed) > _MOST:
             return followed
         if followed.board is None and f"{topic}.{CONTROL}" in there:
-            followed.board = Board(topic, settings.hosts, settings.config)
+            seal = Seal(topic, settings.signer)
+            followed.board = Board(topic, settings.hosts, settings.config, seal=seal)
             followed.board.start()
         if followed.delays is None and f"{topic}.{LATER}" in there:
             followed.delays = DelayIndex(topic, settings.hosts, settings.config)
