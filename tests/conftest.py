@@ -58,8 +58,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
     Whoever names files, or a number (``-n 0`` is one process), gets what was asked for.
     """
-    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or hasattr(config, "workerinput"):
-        return  # some files only, or one of these processes
+    if hasattr(config, "workerinput") or not all(Path(arg).is_dir() for arg in config.args):
+        return  # one of these processes, or some files only
     if config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
         config.option.numprocesses = PROCESSES
         config.option.dist = "worksteal"
