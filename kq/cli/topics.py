@@ -22,7 +22,7 @@ __all__ = ["open_admin", "partitions_of", "topic"]
 #: What ``kq topic list`` tells of each topic.
 COLUMNS = ("topic", "partitions", "replication", "messages")
 #: What to do where a topic is not there, for those who want to work.
-MAKE_ONE = ": make it (kq topic create {} …), or enqueue a first job"
+MAKE_ONE = ": make it (kq topic create {0}), or enqueue a first job (kq enqueue --topic {0} …)"
 #: What to do for those who look for one.
 LOOK = ": kq topic list shows those that are there"
 
