@@ -151,6 +151,16 @@ def test_arguments_are_nowhere_when_they_are_switched_off(guest: TestClient, sce
     assert "Arguments are not shown here" in guest.get(list(pages(scene))[-1]).text
 
 
+def test_the_log_is_turned_over_up_to_a_row(web: TestClient, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind it, a database would pass over all the rows before, one by one."""
+    monkeypatch.setattr("kq.web.pages._ROWS", 1)
+    monkeypatch.setattr("kq.web.pages._FURTHEST_ENTRY", 2)
+    first, last, beyond = (web.get(f"/jobs?begin={begin}").text for begin in (0, 2, 999))
+    assert ">Older<" in first and "There are older ones" not in first
+    assert ">Older<" not in last and "There are older ones" in last and "Jobs 3 to 3" in last
+    assert "Jobs 3 to 3" in beyond
+
+
 # -- actions ----------------------------------------------------------------------------------------------------------
 
 

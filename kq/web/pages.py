@@ -26,8 +26,9 @@ __all__ = ["Gone", "Pages"]
 
 #: Rows of a page, and delayed jobs that a topic's page lists.
 _ROWS, _DELAYED = 50, 10
-#: The furthest row that a page may begin with: databases pass over those before it one by one.
-_FURTHEST = 1_000_000
+#: The furthest row that a page may begin with: of letters, and of a log, whose database passes over those before it one
+#: by one.
+_FURTHEST, _FURTHEST_ENTRY = 10_000_000, 100_000
 #: Seconds of each choice of a time.
 _SINCE: Mapping[str, int] = {"10m": 600, "1h": 3_600, "1d": 86_400, "7d": 604_800}
 #: Statuses of messages that go on.
@@ -152,10 +153,11 @@ class Pages:
         store, look = self._settings.store, self._look()
         status = [name for name in query.getlist("status") if name in STATUSES]
         chosen = {name: _text(query, name) for name in ("topic", "function", "text", "since", "id")}
-        begin = _begin(query)
+        begin = _begin(query, _FURTHEST_ENTRY)
         shown = {
             "look": look, "has_store": store is not None, "statuses": STATUSES, "picked": status, "chosen": chosen,
-            "since": _SINCE, "wrong": None, "entries": [], "turn": None, "arguments": self._settings.arguments,
+            "since": _SINCE, "wrong": None, "entries": [], "turn": None, "has_older": False,
+            "arguments": self._settings.arguments,
         }  # fmt: skip
         if store is None:
             return shown
@@ -172,7 +174,9 @@ class Pages:
         except StoreError as error:
             return {**shown, "wrong": str(error)}
         entries = found[:_ROWS]
-        return {**shown, "entries": entries, "turn": _turn(query, begin, len(entries), len(found) > _ROWS)}
+        has_more, is_furthest = len(found) > _ROWS, begin == _FURTHEST_ENTRY
+        turn = _turn(query, begin, len(entries), has_more and not is_furthest)
+        return {**shown, "entries": entries, "turn": turn, "has_older": has_more and is_furthest}
 
     def job(self, query: QueryParams, name: str) -> dict[str, Any]:
         """One job's life."""
@@ -234,9 +238,9 @@ def _text(query: QueryParams, name: str) -> str:
     return query.get(name, "").strip()[:_LONGEST]
 
 
-def _begin(query: QueryParams) -> int:
+def _begin(query: QueryParams, furthest: int = _FURTHEST) -> int:
     told = query.get("begin", "")
-    return min(int(told), _FURTHEST) if told.isascii() and told.isdigit() and len(told) < 10 else 0
+    return min(int(told), furthest) if told.isascii() and told.isdigit() and len(told) < 10 else 0
 
 
 def _turn(query: QueryParams, begin: int, count: int, has_more: bool) -> Turn:
