@@ -218,14 +218,16 @@ def _version(engine: Any, connection: Any) -> int:
 
     :raises kq.StoreError: It is newer than this KQ, or the table is another program's.
     """
-    found = sqlalchemy().inspect(connection)
-    if found.has_table(f"{NAME}_schema"):
+    sa = sqlalchemy()
+    has_log = sa.inspect(connection).has_table(NAME)
+    # this one last: somebody may make both between the two questions
+    if sa.inspect(connection).has_table(f"{NAME}_schema"):
         version = int(connection.execute(tables().schema.select()).scalar() or 0)
         if version > len(STEPS):
             told = f"is of version {version}, and this KQ knows {len(STEPS)}: upgrade KQ"
             raise StoreError(f"the message log at {shown(engine)} {told}")
         return version
-    if found.has_table(NAME):
+    if has_log:
         raise StoreError(f"at {shown(engine)} there is a table {NAME} of another program")
     return 0
 
