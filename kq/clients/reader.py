@@ -147,7 +147,7 @@ class TableReader:
                 self._wait()
 
     def _tell(self, error: Exception) -> None:
-        reason, self._denied = denied(error), denied(error)
+        reason = self._denied = denied(error)
         level = logging.DEBUG if reason is not None and self._has_told else logging.WARNING
         self._has_told = reason is not None
         _logger.log(level, "Topic %s cannot be read, in %.1f s again: %s", self._topic, self._pause, reason or error)

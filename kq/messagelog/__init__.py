@@ -5,12 +5,11 @@ A queue and a worker get a ``MessageStore``, and write with a ``Feed`` of it. No
 
 from kq.messagelog.entries import MOST_ATTEMPTS, STATUSES, LogStatus, MessageLog, position
 from kq.messagelog.recorder import Feed
-from kq.messagelog.rows import MASKED, Row, brief, call_text, cleaned, size_of
+from kq.messagelog.rows import Row, brief, call_text, cleaned, size_of
 from kq.messagelog.schema import statements_of
 from kq.messagelog.store import MessageStore, check_store
 
 __all__ = [
-    "MASKED",
     "MOST_ATTEMPTS",
     "STATUSES",
     "Feed",

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from reprlib import Repr
 from typing import Any
 
-from kq.utils import MASKED, safe_repr
+from kq.utils import safe_repr
 
-__all__ = ["FIELDS", "FILLED", "LATEST", "MASKED", "MORE", "Row", "brief", "call_text", "cleaned", "merged", "size_of"]
+__all__ = ["FIELDS", "FILLED", "LATEST", "MORE", "Row", "brief", "call_text", "cleaned", "merged", "size_of"]
 
 #: Characters of arguments, or of what a job returned.
 LONGEST = 2_000

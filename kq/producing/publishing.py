@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kq.job import Job
-from kq.messagelog import MASKED, MessageStore, Row, call_text, cleaned, position
+from kq.messagelog import MessageStore, Row, call_text, cleaned, position
 from kq.producing.delivery import Sent
-from kq.utils import get_call_repr
+from kq.utils import MASKED, get_call_repr
 
 __all__ = ["Publishing"]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kq.errors import ArgumentError
-from kq.messagelog import MASKED, MessageStore
+from kq.messagelog import MessageStore
 from kq.signing import Signer
+from kq.utils import MASKED
 
 __all__ = ["DEFAULT_PORT", "Password", "Settings", "check_address", "is_loopback", "read_password"]
 

@@ -24,6 +24,7 @@ from kq.errors import KQError
 from kq.letter import SUFFIX as DEAD
 from kq.producing import SUFFIX as LATER
 from kq.producing import describe
+from kq.resulting import SUFFIX as RESULTS
 from kq.scheduling import Schedule
 from kq.survey import Group, Standing, Topic, groups_on, stand, topics_on
 from kq.web.delays import DelayIndex
@@ -47,7 +48,7 @@ _SOON = 10.0
 #: Seconds until what was written is read back, about; and that who has changed something waits for the next look.
 _BACK_IN, _PATIENCE = 0.1, 2.0
 #: What the names of topics beside a topic of jobs end with.
-_BESIDE = (CONTROL, LATER, DEAD, "results")
+_BESIDE = (CONTROL, LATER, DEAD, RESULTS)
 #: Topics whose companions are followed at most: each takes a client.
 _MOST = 100
 

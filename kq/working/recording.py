@@ -31,9 +31,9 @@ from kq.message import (
     Message,
     millis_in,
 )
-from kq.messagelog import MASKED, MOST_ATTEMPTS, LogStatus, MessageStore, Row, brief, cleaned, position, size_of
+from kq.messagelog import MOST_ATTEMPTS, LogStatus, MessageStore, Row, brief, cleaned, position, size_of
 from kq.signing import HEADER_SIGNATURE, HEADER_SIGNED_AT
-from kq.utils import type_name
+from kq.utils import MASKED, type_name
 from kq.working.companions import Companion, Context
 
 __all__ = ["Recording"]
